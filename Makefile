@@ -1,0 +1,44 @@
+# Every target sets itself up: Python >= 3.11 with pip, and make, are all it takes.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check benchmark clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: $(STAMP) ## simulate, undersample, reconstruct and evaluate a scan (under 3 minutes)
+	$(BIN)/mri-posterior demo
+
+test: check ## lint, types and all tests but the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(STAMP) ## lint, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pre-commit validate-config .pre-commit-config.yaml
+
+benchmark: $(STAMP) ## the tables of the README
+	$(BIN)/python benchmarks/scans.py
+
+clean: ## remove caches, build output and demo output; keeps .venv and runs
+	rm -rf build dist demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find recon models service benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One pip call under the constraints: torch is pinned before anything that depends on it is
+# resolved, so no dependency can pull another release (with its CUDA libraries).
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+# The second way is for a Python whose venv module has no ensurepip (Debian's without python3-venv).
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'mri-posterior needs Python 3.11 or newer, and "$(PYTHON)" is not.' >&2; \
+		echo 'Name another one: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null && $(PYTHON) -m venv .venv || { \
+		$(PYTHON) -m venv --without-pip .venv && \
+		$(PYTHON) -m pip --python .venv/bin/python install pip; } || { rm -rf .venv; exit 1; }
