@@ -1,0 +1,159 @@
+"""Reading an untrusted HDF5 file in a process of its own, whose end is the worst it can do.
+
+The child gets no environment, limits on memory and time, and a private folder; what comes back is
+JSON and .npy files that are read without pickle. A child that dies is a ScanError like any other.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.errors import ScanError
+from recon.io.read_limits import ReadLimits, check_signature
+
+BOOT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import recon
+del sys.path[0]
+from recon.io.read_worker import main
+main()
+"""
+"""Isolated mode hides the current folder, so the child is told where this very package lies."""
+
+_OUT_OF_MEMORY = 3  # `recon.io.read_worker.OUT_OF_MEMORY`, not imported: it belongs to the child
+_ANSWER_BYTES = 64 << 20
+_ENVIRONMENT = {
+    "HDF5_PLUGIN_PRELOAD": "::",  # documented to switch all dynamic filter plugins off
+    "HDF5_USE_FILE_LOCKING": "FALSE",  # works on read-only mounts
+    "OPENBLAS_NUM_THREADS": "1",  # each thread would reserve address space
+    "OMP_NUM_THREADS": "1",
+    "LC_ALL": "C.UTF-8",
+}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file held of what was asked for; names that it lacks are absent."""
+
+    arrays: dict[str, NDArray[Any]]
+    """Booleans, integers, floats as stored; complex numbers as complex64."""
+    texts: dict[str, str]
+    attributes: dict[str, str | int | float]
+    """Scalar attributes of the root group."""
+
+
+def read_in_child(
+    path: Path,
+    arrays: Sequence[str] = (),
+    texts: Sequence[str] = (),
+    *,
+    limits: ReadLimits,
+) -> Contents:
+    """Check the whole file, then read the datasets named. Raises ScanError, and nothing else."""
+    check_signature(path, limits)
+    with tempfile.TemporaryDirectory(prefix="recon-read-") as folder:
+        request = {
+            "path": str(path.absolute()),
+            "arrays": list(arrays),
+            "texts": list(texts),
+            "limits": asdict(limits),
+        }
+        _run(json.dumps(request), Path(folder), limits)
+        return _contents(Path(folder))
+
+
+def load_array(path: Path) -> NDArray[Any]:
+    """Numbers from a .npy file, without pickle. Raises ScanError."""
+    if not path.is_file():  # a pipe would block for ever
+        raise ScanError("not-a-file", "there is no regular file at this path; check it")
+    try:
+        # Mapping compares the declared size with the file's; reading would allocate it first.
+        mapped = np.lib.format.open_memmap(path, mode="r")
+        if mapped.dtype.kind not in "biufc":
+            raise ScanError("array-type", f"a .npy file must hold numbers, not {mapped.dtype}")
+        return np.array(mapped)
+    except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TypeError) as error:
+        raise ScanError(
+            "array-file", "this is not a readable .npy file of numbers; save it with numpy.save"
+        ) from error
+
+
+def _run(request: str, folder: Path, limits: ReadLimits) -> None:
+    package_parent = str(Path(__file__).resolve().parents[2])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", BOOT, package_parent],
+            input=request.encode(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+            env=_ENVIRONMENT,
+            timeout=limits.wall_seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:  # the child is killed by then
+        raise _too_slow(limits) from error
+    if done.returncode == -signal.SIGXCPU:
+        raise _too_slow(limits)
+    if done.returncode == _OUT_OF_MEMORY:
+        raise ScanError(
+            "reader-memory",
+            f"reading needs more than {limits.memory_bytes >> 20} MiB; "
+            "save the file with smaller chunks, or allow more memory",
+        )
+    if done.returncode != 0:
+        raise _crashed(f"status {done.returncode}")
+
+
+def _contents(folder: Path) -> Contents:
+    """Take the answer as coming from a process that a hostile file may have taken over."""
+    try:
+        file = folder / "answer.json"
+        if not file.is_file() or file.stat().st_size > _ANSWER_BYTES:
+            raise _crashed("no usable answer")
+        answer = json.loads(file.read_text(encoding="utf-8"))
+        if "error" in answer:
+            code, message = answer["error"]
+            raise ScanError(str(code), str(message))
+        return Contents(
+            arrays={
+                str(name): load_array(folder / Path(file_name).name)
+                for name, file_name in answer["arrays"].items()
+            },
+            texts={str(name): str(text) for name, text in answer["texts"].items()},
+            attributes={
+                str(name): value
+                for name, value in answer["attributes"].items()
+                if isinstance(value, str | int | float)
+            },
+        )
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise _crashed("no usable answer") from error
+
+
+def _too_slow(limits: ReadLimits) -> ScanError:
+    return ScanError(
+        "reader-timeout",
+        f"reading took longer than {limits.cpu_seconds} s of processor time "
+        f"or {limits.wall_seconds:g} s in all; save the file uncompressed, or allow more time",
+    )
+
+
+def _crashed(reason: str) -> ScanError:
+    return ScanError(
+        "reader-crashed",
+        f"the process that read the file died ({reason}); "
+        "the file is probably damaged: export it again",
+    )

@@ -1,0 +1,200 @@
+"""HDF5 in and out: scans, masks, single arrays and results.
+
+Everything is read through `recon.io.child_reader`, our own results too: a file that was somewhere
+else may have changed there. Everything is written aside, synced and renamed, so that a file under
+its final name is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.errors import ScanError
+from recon.io import result_layout, scan_layout
+from recon.io.child_reader import load_array, read_in_child
+from recon.io.read_limits import ReadLimits, check_signature
+from recon.posterior import SlicePosterior
+from recon.scan import Scan
+
+_DEFAULT_LIMITS = ReadLimits()
+_MASK_BYTES = 64 << 20
+_RESERVED = frozenset({"schema", "warnings", "not_for_diagnostic_use"})
+
+Attributes = Mapping[str, str | int | float | bool]
+
+
+def read_scan(
+    path: Path, *, mask: NDArray[Any] | None = None, limits: ReadLimits = _DEFAULT_LIMITS
+) -> Scan:
+    """The scan in a file of fastMRI layout, checked and read in a child process.
+
+    Args:
+        path: HDF5 file; it may be hostile.
+        mask: (columns,), (rows,) or (rows, columns) of 0 and 1. It wins over the file's own mask,
+            which wins over the zeros of k-space; lines that are all zero are never acquired.
+        limits: What the file may declare and the child may use.
+
+    Raises:
+        ScanError: The file is refused; its code says why.
+    """
+    check_signature(path, limits)
+    with path.open("rb") as file:
+        digest = file_digest(file, "sha256").hexdigest()
+    contents = read_in_child(path, scan_layout.ARRAYS, (scan_layout.HEADER,), limits=limits)
+    return scan_layout.scan_from_layout(
+        contents.arrays,
+        contents.attributes,
+        contents.texts.get(scan_layout.HEADER),
+        mask,
+        digest,
+    )
+
+
+def read_mask(path: Path, limits: ReadLimits = _DEFAULT_LIMITS) -> NDArray[np.bool_]:
+    """The mask in a .npy file, or dataset `mask` of an .h5 file, in its own shape.
+
+    Raises ScanError.
+    """
+    if path.suffix == ".npy":
+        if path.is_file() and path.stat().st_size > _MASK_BYTES:
+            raise ScanError(
+                "file-too-large", f"a mask file may have {_MASK_BYTES} bytes; save it as booleans"
+            )
+        return scan_layout.boolean_mask(load_array(path))
+    if path.suffix in {".h5", ".hdf5"}:
+        return scan_layout.boolean_mask(_read_one(path, "mask", limits))
+    raise ScanError("mask-format", "a mask is read from .npy or .h5; save it as one of them")
+
+
+def read_array(path: Path, name: str, limits: ReadLimits = _DEFAULT_LIMITS) -> NDArray[Any]:
+    """One dataset of numbers, finite throughout; complex types as complex64. Raises ScanError."""
+    array = _read_one(path, name, limits)
+    if not np.isfinite(array).all():
+        raise ScanError("not-finite", f"'{name}' holds NaN or infinite values; export it again")
+    return array
+
+
+def write_scan(path: Path, scan: Scan, extra: Mapping[str, NDArray[Any]] | None = None) -> None:
+    """Write a scan in the fastMRI layout, with `extra` datasets beside it.
+
+    Raises ValueError when a name in `extra` is one of the layout's own.
+    """
+    arrays = scan_layout.scan_to_layout(scan)
+    taken = {*scan_layout.ARRAYS, scan_layout.HEADER} & set(extra or {})
+    if taken:
+        raise ValueError(f"these names belong to the scan itself: {sorted(taken)}")
+    with _replacing(path) as file:
+        _write(file, {**arrays, **(extra or {})}, packed={"kspace"})
+        if scan.header is not None:
+            file[scan_layout.HEADER] = scan.header
+        file.attrs.update(scan.attributes)
+
+
+def write_result(
+    path: Path,
+    posteriors: Sequence[SlicePosterior],
+    provenance: Attributes,
+    header: str | None = None,
+    recon_shape: tuple[int, int] | None = None,
+    *,
+    mask: NDArray[np.bool_] | None = None,
+) -> None:
+    """Write one result file for all slices.
+
+    `reconstruction`, the magnitude of the mean cut to `recon_shape` (rows, columns), is what
+    fastMRI's evaluation reads. `mask` (rows, columns) records what was sampled. `provenance`
+    becomes root attributes; `created` is the time of writing unless it is among them. Raises
+    ValueError on reserved names or unequal slices.
+    """
+    taken = _RESERVED & set(provenance)
+    if taken:
+        raise ValueError(f"these attributes belong to the result itself: {sorted(taken)}")
+    arrays = result_layout.result_arrays(posteriors, recon_shape)
+    if mask is not None:
+        arrays["mask"] = mask
+    with _replacing(path) as file:
+        _write(file, arrays, packed={"samples"})
+        file["quality/self_check"].attrs["columns"] = ",".join(result_layout.SELF_CHECK_COLUMNS)
+        if header is not None:
+            file[scan_layout.HEADER] = header
+        file.attrs["schema"] = result_layout.SCHEMA
+        file.attrs["not_for_diagnostic_use"] = 1
+        file.attrs["warnings"] = result_layout.warnings_text(posteriors)
+        file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+        file.attrs.update(provenance)
+
+
+def read_result(
+    path: Path, limits: ReadLimits = _DEFAULT_LIMITS
+) -> tuple[list[SlicePosterior], dict[str, str | int | float]]:
+    """The posteriors of a result file and its root attributes but `warnings`. Raises ScanError."""
+    contents = read_in_child(path, result_layout.ARRAYS, limits=limits)
+    posteriors = result_layout.posteriors_from_layout(contents.arrays, contents.attributes)
+    attributes = {name: value for name, value in contents.attributes.items() if name != "warnings"}
+    return posteriors, attributes
+
+
+def read_result_mask(path: Path, limits: ReadLimits = _DEFAULT_LIMITS) -> NDArray[np.bool_]:
+    """(rows, columns), the samples a result was made from. Raises ScanError if it is silent."""
+    return scan_layout.boolean_mask(_read_one(path, "mask", limits))
+
+
+def _read_one(path: Path, name: str, limits: ReadLimits) -> NDArray[Any]:
+    arrays = read_in_child(path, (name,), limits=limits).arrays
+    if name not in arrays:
+        raise ScanError("no-dataset", f"the file has no dataset '{name}'; check its contents")
+    return arrays[name]
+
+
+def _write(file: h5py.File, arrays: Mapping[str, NDArray[Any]], packed: set[str]) -> None:
+    """Only the large, zero-rich arrays are compressed, one image to a chunk."""
+    for name, array in arrays.items():
+        if name in packed:
+            chunks = (*(1 for _ in array.shape[:-2]), *array.shape[-2:])
+            file.create_dataset(
+                name,
+                data=array,
+                chunks=chunks,
+                shuffle=True,
+                compression="gzip",
+                compression_opts=1,
+            )
+        else:
+            file.create_dataset(name, data=array)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[h5py.File]:
+    """A file under a temporary name beside `path`, which it becomes if the block succeeds.
+
+    The order matters: the data reach the disk before the name does, and the name before we return.
+    A failure leaves what was there before.
+    """
+    aside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
+    try:
+        with h5py.File(aside, "x") as file:
+            yield file
+        _sync(aside)
+        aside.replace(path)
+        _sync(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,190 @@
+"""The child process that opens an input file: checks it, reads it, hands plain arrays back.
+
+Started by `recon.io.child_reader` only, with a JSON request on standard input. It writes `N.npy` for
+the Nth array asked for and one `answer.json` into the current directory, which is private to the
+run. Whatever a file does to the HDF5 library, it does to this process.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.errors import ScanError
+from recon.io.hdf5_safety import CheckedFile, open_checked
+from recon.io.read_limits import ReadLimits
+
+OUT_OF_MEMORY = 3
+"""Exit status; an answer could not be relied on to be written."""
+
+_SLAB_BYTES = 64 << 20
+_WHOLE_CHUNK_BYTES = 512 << 20
+"""Slabs may grow to this to hold whole chunks."""
+_OWN_BYTES = 128 << 20
+"""Address space of the interpreter and its libraries."""
+
+Answer = dict[str, Any]
+
+
+def main() -> None:
+    """Serve one request and exit."""
+    request = json.load(sys.stdin)
+    limits = ReadLimits(**request["limits"])
+    try:
+        limit_process(limits)
+        answer = _serve(request, limits)
+    except MemoryError:
+        sys.exit(OUT_OF_MEMORY)
+    Path("answer.json").write_text(json.dumps(answer), encoding="utf-8")
+
+
+def limit_process(limits: ReadLimits) -> None:
+    """Bound address space, processor time, written bytes and open files of this process."""
+    cpu = limits.cpu_seconds
+    for kind, soft, hard in (
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_NOFILE, 64, 64),
+        (resource.RLIMIT_FSIZE, 2 * limits.declared_bytes, 2 * limits.declared_bytes),
+        (resource.RLIMIT_CPU, cpu, cpu + 5),
+        (resource.RLIMIT_AS, limits.memory_bytes, limits.memory_bytes),
+    ):
+        allowed = resource.getrlimit(kind)[1]
+        if allowed != resource.RLIM_INFINITY:
+            soft, hard = min(soft, allowed), min(hard, allowed)
+        resource.setrlimit(kind, (soft, hard))
+
+
+def _serve(request: dict[str, Any], limits: ReadLimits) -> Answer:
+    try:
+        with open_checked(Path(request["path"]), limits) as file:
+            return _read(file, request, limits)
+    except ScanError as error:
+        return {"error": [error.code, error.message]}
+    except MemoryError:
+        raise
+    except Exception as error:  # h5py raises nearly any type on a damaged file
+        if "memory allocation failed" in str(error):
+            raise MemoryError from error
+        return {"error": ["unreadable", _DAMAGED]}
+
+
+_DAMAGED = "the HDF5 library cannot read the file; it is damaged or cut short: transfer it again"
+
+
+def _read(file: CheckedFile, request: dict[str, Any], limits: ReadLimits) -> Answer:
+    arrays = {}
+    for position, name in enumerate(request["arrays"]):
+        if name in file.datasets:
+            arrays[name] = f"{position}.npy"
+            with Path(arrays[name]).open("wb") as output:
+                _copy_array(file.datasets[name], name, output, limits)
+    texts = {
+        name: _read_text(file.datasets[name], name, limits)
+        for name in request["texts"]
+        if name in file.datasets
+    }
+    return {"arrays": arrays, "texts": texts, "attributes": _read_attributes(file.root, limits)}
+
+
+def _copy_array(dataset: h5py.Dataset, name: str, output: BinaryIO, limits: ReadLimits) -> None:
+    """Write one dataset as .npy, slab by slab, so that memory does not grow with the scan."""
+    if dataset.shape is None or dataset.size == 0:
+        raise ScanError("empty-dataset", f"'{name}' holds no values; acquire or export it again")
+    if dataset.dtype.kind not in "biufcV":
+        raise ScanError("dataset-type", f"'{name}' must hold numbers, not {dataset.dtype}")
+    kind = _converted(dataset[:0] if dataset.ndim else dataset[()]).dtype
+    header = {
+        "descr": np.lib.format.dtype_to_descr(kind),
+        "fortran_order": False,
+        "shape": dataset.shape,
+    }
+    np.lib.format.write_array_header_2_0(output, header)
+    if dataset.ndim == 0:
+        output.write(_converted(dataset[()]).tobytes())
+        return
+    rows = min(_slab_rows(dataset), dataset.shape[0])
+    _require_memory(dataset, rows, limits)
+    for start in range(0, dataset.shape[0], rows):
+        _converted(dataset[start : start + rows]).tofile(output)
+
+
+def _slab_rows(dataset: h5py.Dataset) -> int:
+    """Entries of the first axis to read at a time: whole chunks, so that none is unpacked twice."""
+    row_bytes = _row_bytes(dataset)
+    rows = max(1, _SLAB_BYTES // row_bytes)
+    chunk = dataset.chunks[0] if dataset.chunks else 1
+    whole = max(chunk, rows // chunk * chunk)
+    return whole if whole * row_bytes <= _WHOLE_CHUNK_BYTES else rows
+
+
+def _row_bytes(dataset: h5py.Dataset) -> int:
+    return math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
+
+
+def _require_memory(dataset: h5py.Dataset, rows: int, limits: ReadLimits) -> None:
+    """Foresee what the limit will refuse: out of memory, gzip only says that it failed."""
+    chunk = math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
+    # A slab and its conversion; a chunk packed, unpacked into a growing buffer, and unshuffled.
+    if _OWN_BYTES + 2 * rows * _row_bytes(dataset) + 5 * chunk > limits.memory_bytes:
+        raise MemoryError
+
+
+def _converted(values: NDArray[Any]) -> NDArray[Any]:
+    """Native byte order; every complex type as complex64, the package's convention."""
+    array = np.asarray(values)
+    if array.dtype.names is not None:
+        real, imaginary = array.dtype.names
+        array = array[real] + np.complex64(1j) * array[imaginary]
+    if array.dtype.kind == "c":
+        with np.errstate(over="ignore"):  # becomes infinite and is refused as such
+            return np.ascontiguousarray(array, np.complex64)
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+
+
+def _read_text(dataset: h5py.Dataset, name: str, limits: ReadLimits) -> str:
+    if dataset.shape is None or dataset.size != 1 or dataset.dtype.kind not in "OS":
+        raise ScanError("text-shape", f"'{name}' must be one text; save it as a scalar string")
+    value = np.asarray(dataset[()]).reshape(-1)[0]
+    content = value if isinstance(value, bytes) else str(value).encode("utf-8")
+    if len(content) > limits.text_bytes:
+        raise ScanError(
+            "text-too-large",
+            f"'{name}' has {len(content)} bytes, more than {limits.text_bytes}; shorten it",
+        )
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ScanError("text-encoding", f"'{name}' is not UTF-8; save it as UTF-8") from error
+
+
+def _read_attributes(root: h5py.Group, limits: ReadLimits) -> dict[str, str | int | float]:
+    """Scalar numbers and texts of the root group; the rest has no use here."""
+    found: dict[str, str | int | float] = {}
+    for name in root.attrs:
+        shape = root.attrs.get_id(name).shape
+        if shape is None or math.prod(shape) != 1:  # not read at all: texts may be long
+            continue
+        value = root.attrs[name]
+        if isinstance(value, np.ndarray) and value.size == 1:
+            value = value.reshape(-1)[0]
+        if isinstance(value, np.generic):
+            value = value.item()
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        if isinstance(value, int | float) or (
+            isinstance(value, str) and len(value) <= limits.text_bytes
+        ):
+            found[name] = value
+    return found
+
+
+if __name__ == "__main__":
+    main()

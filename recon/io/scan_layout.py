@@ -1,0 +1,204 @@
+"""The fastMRI layout: from the arrays, texts and attributes of a file to a `Scan`, and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.errors import ScanError
+from recon.scan import Geometry, Scan
+
+ARRAYS = ("kspace", "mask", "noise", "coil_maps")
+HEADER = "ismrmrd_header"
+
+_STRAY_ZEROS = 1e-3
+"""Share of samples that may be exactly zero by rounding without telling of a sampling pattern."""
+_ATTRIBUTE_CHARACTERS = 256
+
+
+def scan_from_layout(
+    arrays: Mapping[str, NDArray[Any]],
+    attributes: Mapping[str, str | int | float],
+    header: str | None,
+    mask: NDArray[Any] | None,
+    sha256: str,
+) -> Scan:
+    """Check and convert. `mask` wins over the file's own, which wins over the zeros of k-space.
+
+    The k-space array is masked in place. Raises ScanError.
+    """
+    kspace = kspace_of(arrays)
+    given = mask if mask is not None else arrays.get("mask")
+    sampled = sampling_mask(kspace, given)
+    if not sampled.all():
+        kspace[..., ~sampled] = 0
+    return Scan(
+        kspace=kspace,
+        mask=sampled,
+        noise_samples=_noise(arrays, kspace.shape[1]),
+        coil_maps=_coil_maps(arrays),
+        geometry=parse_geometry(header) if header is not None else Geometry(),
+        header=header,
+        attributes=harmless_attributes(attributes),
+        sha256=sha256,
+    )
+
+
+def kspace_of(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.complex64]:
+    """(slices, coils, rows, columns), finite and not all zero. Raises ScanError."""
+    if "kspace" not in arrays:
+        raise ScanError(
+            "no-kspace",
+            "the file has no dataset 'kspace' at its root; export it in the fastMRI layout",
+        )
+    kspace = arrays["kspace"]
+    if kspace.ndim == 3:
+        kspace = kspace[:, np.newaxis]
+    if kspace.ndim != 4 or kspace.dtype != np.complex64:
+        raise ScanError(
+            "kspace-shape",
+            "'kspace' must be complex, (slices, coils, rows, columns) or single-coil "
+            f"(slices, rows, columns), not {kspace.dtype} {arrays['kspace'].shape}",
+        )
+    _require_finite(kspace, "k-space")
+    if not kspace.any():
+        raise ScanError("empty-kspace", "all of k-space is zero; export the scan again")
+    return kspace
+
+
+def sampling_mask(kspace: NDArray[np.complex64], given: NDArray[Any] | None) -> NDArray[np.bool_]:
+    """(rows, columns), True where acquired.
+
+    A sample counts as acquired if any coil of any slice is not zero there. Lines that are all
+    zero are never acquired, whatever a given mask says: vendors pad with zeros.
+    """
+    nonzero = (kspace != 0).any(axis=(0, 1))
+    if given is not None:
+        mask = expand_mask(given, kspace.shape[2], kspace.shape[3])
+        return mask & _occupied_lines(nonzero & mask)
+    lines = _occupied_lines(nonzero)
+    stray = np.count_nonzero(lines) - np.count_nonzero(nonzero)
+    # Receivers round: a few zeros inside whole lines are measurements, not holes.
+    return lines if stray <= _STRAY_ZEROS * np.count_nonzero(lines) else nonzero
+
+
+def expand_mask(mask: NDArray[Any], rows: int, columns: int) -> NDArray[np.bool_]:
+    """Boolean (rows, columns) from (columns,), (rows,), (1, columns), (rows, 1) or full shape.
+
+    One axis of a square matrix is the last, as in fastMRI. Raises ScanError.
+    """
+    sampled = boolean_mask(mask)
+    if sampled.shape == (rows,) and rows != columns:
+        sampled = sampled[:, np.newaxis]
+    if sampled.shape not in {(columns,), (1, columns), (rows, 1), (rows, columns)}:
+        raise ScanError(
+            "mask-shape",
+            f"the mask must be ({columns},), ({rows},) or ({rows}, {columns}) "
+            f"for this k-space, not {mask.shape}",
+        )
+    return np.broadcast_to(sampled, (rows, columns)).copy()
+
+
+def boolean_mask(mask: NDArray[Any]) -> NDArray[np.bool_]:
+    """A mask stored as numbers, as booleans. Raises ScanError for values other than 0 and 1."""
+    sampled = mask == 1
+    if not (sampled | (mask == 0)).all():
+        raise ScanError("mask-values", "a mask holds only 0 and 1; this one holds other values")
+    return np.asarray(sampled, np.bool_)
+
+
+def parse_geometry(header: str) -> Geometry:
+    """Field of view and matrix of the reconstructed space of an ISMRMRD header.
+
+    Raises ScanError on a document type (entities can grow without bound) and on bad XML.
+    """
+    if re.search(r"<!(DOCTYPE|ENTITY)", header, re.IGNORECASE):
+        raise ScanError(
+            "header-doctype", "the ISMRMRD header declares a document type; remove the DOCTYPE"
+        )
+    try:
+        space = ElementTree.fromstring(header).find("./{*}encoding/{*}reconSpace")
+        if space is None:
+            return Geometry()
+        view = _axes(space, "fieldOfView_mm")
+        matrix = _axes(space, "matrixSize")
+    except (ElementTree.ParseError, ValueError) as error:
+        raise ScanError(
+            "header-invalid", "the ISMRMRD header is not valid XML; export it again or remove it"
+        ) from error
+    # fastMRI's rows are the readout, which the header calls x.
+    shape = None if matrix is None else (max(1, int(matrix[0])), max(1, int(matrix[1])))
+    return Geometry(field_of_view_mm=view, recon_shape=shape)
+
+
+def scan_to_layout(scan: Scan) -> dict[str, NDArray[Any]]:
+    """Datasets of a scan; the mask is one-dimensional where fastMRI has it so."""
+    arrays: dict[str, NDArray[Any]] = {"kspace": scan.kspace}
+    one_row = bool((scan.mask == scan.mask[0]).all())
+    arrays["mask"] = scan.mask[0] if one_row else scan.mask
+    if scan.noise_samples is not None:
+        arrays["noise"] = scan.noise_samples
+    if scan.coil_maps is not None:
+        arrays["coil_maps"] = scan.coil_maps
+    return arrays
+
+
+def harmless_attributes(
+    attributes: Mapping[str, str | int | float],
+) -> dict[str, str | int | float]:
+    """Numbers and short texts; nothing named after the patient, which would identify."""
+    return {
+        name: value
+        for name, value in attributes.items()
+        if not name.lower().startswith("patient")
+        and not (isinstance(value, str) and len(value) > _ATTRIBUTE_CHARACTERS)
+    }
+
+
+def _occupied_lines(nonzero: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(rows, columns), True where neither the row nor the column is empty."""
+    return np.logical_and(nonzero.any(axis=1, keepdims=True), nonzero.any(axis=0))
+
+
+def _noise(arrays: Mapping[str, NDArray[Any]], coils: int) -> NDArray[np.complex64] | None:
+    noise = arrays.get("noise")
+    if noise is None:
+        return None
+    if noise.ndim != 2 or noise.shape[0] != coils or noise.dtype != np.complex64:
+        raise ScanError(
+            "noise-shape",
+            f"'noise' must be complex ({coils}, samples), not {noise.dtype} {noise.shape}",
+        )
+    _require_finite(noise, "the noise scan")
+    return noise
+
+
+def _coil_maps(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.complex64] | None:
+    maps = arrays.get("coil_maps")
+    if maps is None:
+        return None
+    if maps.dtype != np.complex64:
+        raise ScanError("maps-shape", f"'coil_maps' must be complex, not {maps.dtype}")
+    _require_finite(maps, "the coil maps")
+    return maps
+
+
+def _require_finite(array: NDArray[Any], what: str) -> None:
+    if not np.isfinite(array).all():
+        raise ScanError("not-finite", f"{what} holds NaN or infinite values; export the scan again")
+
+
+def _axes(space: ElementTree.Element, name: str) -> tuple[float, float, float] | None:
+    """x, y and z of one element; None where it is missing. Raises ValueError."""
+    texts = [space.findtext(f"./{{*}}{name}/{{*}}{axis}") for axis in "xyz"]
+    values = [float(text) for text in texts if text is not None]
+    if len(values) < 3:
+        return None
+    if not all(0 < value < 1e5 for value in values):
+        raise ValueError(name)
+    return values[0], values[1], values[2]

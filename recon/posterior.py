@@ -1,0 +1,60 @@
+"""What the sampler returns for one slice, and how it is summarised from the chains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+QUANTILE_LEVELS = (0.05, 0.25, 0.75, 0.95)
+"""Levels stored per pixel: the ends of the 90 % and the 50 % interval."""
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """Prediction of acquired lines that a second, short run did not see: no ground truth needed."""
+
+    lines: int
+    """Number of held-out lines (or samples, for a two-dimensional mask)."""
+    residual_std: float
+    """Standard deviation of (measured - predicted mean) / predicted std; 1 when honest."""
+    coverage_50: float
+    coverage_90: float
+
+
+@dataclass(frozen=True)
+class SlicePosterior:
+    """Posterior of one slice, in the units of the (whitened) input k-space.
+
+    Maps are float32 (rows, columns) unless said; images complex64.
+    """
+
+    index: int
+    mean: NDArray[np.complex64]
+    samples: NDArray[np.complex64]
+    """(samples, rows, columns): one independent draw per chain."""
+    coarse: NDArray[np.complex64]
+    magnitude_std: NDArray[np.float32]
+    phase_std: NDArray[np.float32]
+    """Circular standard deviation, radians."""
+    quantiles: NDArray[np.float32]
+    """(4, rows, columns): quantiles of the magnitude at `QUANTILE_LEVELS`."""
+    mean_error: NDArray[np.float32]
+    """Monte Carlo standard error of the mean's magnitude."""
+    rhat: NDArray[np.float32]
+    """Split R-hat of the magnitude; 1 when chains agree."""
+    effective_samples: NDArray[np.float32]
+    chi2_per_coil: NDArray[np.float32]
+    """(coils,) mean squared residual of acquired samples over the noise variance; 1 when right."""
+    object_mask: NDArray[np.bool_]
+    """(rows, columns): where there is signal to judge."""
+    noise_std: float
+    """Noise per real component of the whitened k-space, in input units."""
+    scale: float
+    """Input units per internal unit."""
+    evaluations: int
+    """Network evaluations per chain."""
+    converged: bool
+    warnings: tuple[str, ...]
+    self_check: SelfCheck | None
