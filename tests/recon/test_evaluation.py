@@ -1,0 +1,153 @@
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from recon.errors import ScanError
+from recon.evaluation import evaluate, slice_scores, volume_scores
+from recon.posterior import QUANTILE_LEVELS, SlicePosterior
+
+SHAPE = (24, 31)
+
+
+def gaussian_posterior(index: int, rng: np.random.Generator, draws: int = 3) -> SlicePosterior:
+    """Magnitudes normal around a positive mean, known standard deviation, random phase."""
+    mean = rng.uniform(5, 9, SHAPE)
+    std = rng.uniform(0.1, 0.5, SHAPE)
+    phase = np.exp(1j * rng.uniform(0, 6, SHAPE))
+    samples = (mean + std * rng.standard_normal((draws, *SHAPE))) * phase
+    levels = norm.ppf(np.array(QUANTILE_LEVELS))[:, None, None]
+    flat = np.full(SHAPE, np.float32(1.0))
+    mask = np.zeros(SHAPE, dtype=np.bool_)
+    mask[3:, 2:] = True
+    return SlicePosterior(
+        index=index,
+        mean=(mean * phase).astype(np.complex64),
+        samples=samples.astype(np.complex64),
+        coarse=(1.1 * mean * phase).astype(np.complex64),
+        magnitude_std=std.astype(np.float32),
+        phase_std=flat,
+        quantiles=(mean + std * levels).astype(np.float32),
+        mean_error=flat,
+        rhat=np.where(np.arange(SHAPE[0])[:, None] < 13, 1.02, 1.3).astype(np.float32) * flat,
+        effective_samples=flat,
+        chi2_per_coil=np.array([0.8, 1.0], dtype=np.float32),
+        object_mask=mask,
+        noise_std=1.0,
+        scale=1.0,
+        evaluations=40,
+        converged=True,
+        warnings=(),
+        self_check=None,
+    )
+
+
+def draw_reference(
+    posteriors: list[SlicePosterior], slices: int, rng: np.random.Generator
+) -> NDArray[np.complex64]:
+    reference = np.ones((slices, *SHAPE), dtype=np.complex64)
+    for p in posteriors:
+        magnitude = np.abs(p.mean) + p.magnitude_std * rng.standard_normal(SHAPE)
+        reference[p.index] = magnitude * np.exp(1j * rng.uniform(0, 6, SHAPE))
+    return reference
+
+
+def direct_ssim(x: NDArray[np.float64], y: NDArray[np.float64], peak: float) -> float:
+    """Wang et al. 2004 with a flat 7 x 7 window and sample covariances, windows inside only."""
+    views = [np.lib.stride_tricks.sliding_window_view(a, (7, 7)).reshape(-1, 49) for a in (x, y)]
+    mean_x, mean_y = (v.mean(1) for v in views)
+    var_x, var_y = (v.var(1, ddof=1) for v in views)
+    covariance = ((views[0] - mean_x[:, None]) * (views[1] - mean_y[:, None])).sum(1) / 48
+    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    top = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    return float(np.mean(top / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))))
+
+
+def test_scores_are_the_formulas_of_fastmri() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.uniform(0, 4, (3, *SHAPE)) * np.arange(1, 4)[:, None, None]
+    found = (true + 0.3 * rng.standard_normal(true.shape)).clip(0)
+    turned = (found * np.exp(1j * rng.uniform(0, 6, true.shape))).astype(np.complex64)
+    peak = true.max()
+    scores = volume_scores(true, turned)
+    error = np.mean((true - found) ** 2)
+    assert scores.psnr == pytest.approx(10 * math.log10(peak**2 / error), abs=1e-4)
+    assert scores.nmse == pytest.approx(error / np.mean(true**2), rel=1e-4)
+    per_slice = [direct_ssim(a, b, peak) for a, b in zip(true, found, strict=True)]
+    assert scores.ssim == pytest.approx(np.mean(per_slice), abs=1e-5)
+    singles = slice_scores(true, turned)
+    assert [s.ssim for s in singles] == pytest.approx(per_slice, abs=1e-5)
+    for k, single in enumerate(singles):
+        error = np.mean((true[k] - found[k]) ** 2)
+        assert single.psnr == pytest.approx(10 * math.log10(peak**2 / error), abs=1e-4)
+        assert single.nmse == pytest.approx(error / np.mean(true[k] ** 2), rel=1e-4)
+
+
+def test_coverage_of_a_true_posterior_is_nominal() -> None:
+    rng = np.random.default_rng(1)
+    posteriors = [gaussian_posterior(k, rng) for k in range(6)]
+    evaluation = evaluate(posteriors, draw_reference(posteriors, 6, rng))
+    pixels = 6 * (SHAPE[0] - 3) * (SHAPE[1] - 2)
+    assert evaluation.volume.object_pixels == pixels
+    for found, nominal in (
+        (evaluation.volume.coverage_50, 0.5),
+        (evaluation.volume.coverage_90, 0.9),
+    ):
+        assert abs(found - nominal) < 4 * math.sqrt(nominal * (1 - nominal) / pixels)
+
+
+def test_slices_are_matched_by_index_and_pooled() -> None:
+    rng = np.random.default_rng(2)
+    posteriors = [gaussian_posterior(k, rng) for k in (3, 1)]
+    reference = draw_reference(posteriors, 5, rng)
+    evaluation = evaluate(posteriors, reference)
+    assert evaluation.indices == (3, 1)
+    chosen = reference[[3, 1]]
+    mean = np.stack([p.mean for p in posteriors])
+    assert evaluation.volume.mean == volume_scores(chosen, mean)
+    assert tuple(s.mean for s in evaluation.slices) == slice_scores(chosen, mean)
+    draws = [volume_scores(chosen, np.stack([p.samples[k] for p in posteriors])) for k in range(3)]
+    assert evaluation.volume.sample.psnr == pytest.approx(np.mean([d.psnr for d in draws]))
+    # A draw is farther from the truth than the mean: twice the variance, 3 dB.
+    assert 2 < evaluation.volume.mean.psnr - evaluation.volume.sample.psnr < 4
+    assert evaluation.volume.coarse.psnr < evaluation.volume.mean.psnr
+    assert evaluation.volume.rhat_share == pytest.approx(10 / 21)
+    assert evaluation.volume.chi2 == pytest.approx(0.9)
+    pooled = np.mean([s.coverage_90 for s in evaluation.slices])
+    assert evaluation.volume.coverage_90 == pytest.approx(pooled)
+
+
+def test_as_dict_is_json_without_nan() -> None:
+    rng = np.random.default_rng(3)
+    posterior = dataclasses.replace(
+        gaussian_posterior(0, rng, draws=1),
+        rhat=np.full(SHAPE, np.float32(np.nan)),
+        object_mask=np.zeros(SHAPE, dtype=np.bool_),
+    )
+    evaluation = evaluate([posterior], posterior.mean[None])
+    assert math.isinf(evaluation.volume.mean.psnr)
+    plain = json.loads(json.dumps(evaluation.as_dict(), allow_nan=False))
+    assert plain["slices"][0]["slice"] == 0
+    assert plain["volume"]["mean"]["psnr"] is None
+    assert plain["volume"]["mean"]["nmse"] == 0
+    assert plain["volume"]["coverage_50"] is None
+    assert plain["volume"]["rhat_share"] is None
+    assert plain["volume"]["object_pixels"] == 0
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    posterior = gaussian_posterior(2, np.random.default_rng(4))
+    for reference in (np.ones((2, *SHAPE)), np.ones((3, 24, 30)), np.ones(SHAPE)):
+        with pytest.raises(ScanError) as refusal:
+            evaluate([posterior], reference)
+        assert refusal.value.code == "reference-shape"
+    with pytest.raises(ScanError, match="no slice"):
+        evaluate([], np.ones((2, *SHAPE)))
+    with pytest.raises(ScanError, match="7 x 7"):
+        volume_scores(np.ones((1, 6, 9)), np.ones((1, 6, 9)))
+    with pytest.raises(ScanError, match="both be"):
+        volume_scores(np.ones((1, 9, 9)), np.ones((1, 9, 8)))
