@@ -1,0 +1,250 @@
+"""Noise level, coil maps and scale of a scan, from the undersampled data alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import sigpy.mri.app as mri_app
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from recon.errors import CalibrationError
+from recon.scan import Scan
+
+MINIMUM_CALIBRATION = 12
+"""Fully sampled central lines that ESPIRiT needs."""
+_MAXIMUM_CALIBRATION = 32
+_OUTER_SHARE = 0.04
+_NO_NOISE_FLOOR = 1.6
+_FLOOR_OF_SIGNAL = 2e-3
+
+Complex = NDArray[np.complex64]
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """What may be chosen; the defaults need no thought."""
+
+    compress_above: int = 12
+    """Coils beyond which SVD compression is applied; 0 switches it off."""
+    compression_energy: float = 0.98
+    """Share of the signal energy that compression keeps, at least 0.95."""
+    kernel_width: int = 6
+    """ESPIRiT kernel."""
+    map_crop: float = 0.7
+    """ESPIRiT eigenvalue below which a pixel is taken to be empty."""
+
+    def __post_init__(self) -> None:
+        if not 0.95 <= self.compression_energy <= 1:
+            raise CalibrationError(
+                "compression-energy", "coil compression must keep 95 % to 100 % of the energy"
+            )
+
+
+class NoiseModel(NamedTuple):
+    """Receiver noise of the scan."""
+
+    whitening: NDArray[np.complex128]
+    """(virtual coils, coils): applied to k-space, it makes the noise white of `noise_std`."""
+    noise_std: float
+    """Per real component after whitening, in units of the input."""
+    source: str
+    """`noise-scan`, `outer-kspace` or `floor`."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is known of one slice before any reconstruction."""
+
+    kspace: Complex
+    """(virtual coils, rows, columns) whitened, compressed, zero outside the mask."""
+    coil_maps: Complex
+    """(virtual coils, rows, columns) with sum |S|^2 of one inside the object, zero outside."""
+    phase: Complex
+    """(rows, columns) unit-modulus reference phase, taken out of the image (into the maps)."""
+    mask: NDArray[np.bool_]
+    noise_std: float
+    noise_source: str
+    warnings: tuple[str, ...]
+
+
+def calibration_width(mask: NDArray[np.bool_]) -> int:
+    """Side of the largest fully sampled square round the centre of k-space (samples)."""
+    rows, columns = mask.shape
+    width = 0
+    while width < min(rows, columns):
+        grown = width + 1
+        top, left = rows // 2 - grown // 2, columns // 2 - grown // 2
+        if not mask[top : top + grown, left : left + grown].all():
+            break
+        width = grown
+    return width
+
+
+def _outer_samples(scan: Scan) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
+    """The outermost acquired samples and the ring inside them, each (coils, samples)."""
+    rows, columns = scan.mask.shape
+    row = (np.arange(rows) - rows // 2) / max(rows / 2, 1)
+    column = (np.arange(columns) - columns // 2) / max(columns / 2, 1)
+    radius = np.hypot(row[:, None], column[None, :])[scan.mask]
+    order = np.argsort(radius)
+    count = max(min(100, len(order) // 2), int(_OUTER_SHARE * len(order)))
+    samples = np.moveaxis(scan.kspace[..., scan.mask], 1, 0)  # (coils, slices, samples)
+    outer = samples[..., order[-count:]].reshape(len(samples), -1)
+    inner = samples[..., order[-3 * count : -count]].reshape(len(samples), -1)
+    return outer, inner
+
+
+def _component_std(samples: Complex) -> NDArray[np.float64]:
+    """Robust noise std per real component of each coil, from the median of the power.
+
+    |n|^2 of complex noise with variance s^2 per component is exponential with median 2 s^2 ln 2.
+    """
+    power = np.abs(samples.astype(np.complex128)) ** 2
+    return np.asarray(np.sqrt(np.median(power, axis=-1) / (2 * np.log(2))))
+
+
+def _robust_covariance(samples: Complex) -> NDArray[np.complex128]:
+    """Covariance per real component: correlations of the quiet samples, robust coil variances."""
+    std = np.maximum(_component_std(samples), 1e-30)
+    normalised = samples / std[:, None]
+    power = (np.abs(normalised) ** 2).mean(axis=0)
+    quiet = normalised[:, power <= np.quantile(power, 0.9)].astype(np.complex128)
+    correlation = quiet @ quiet.conj().T
+    diagonal = np.sqrt(np.diag(correlation).real)
+    correlation = correlation / np.outer(diagonal, diagonal)
+    return np.asarray(correlation * np.outer(std, std))
+
+
+def noise_model(scan: Scan) -> tuple[NoiseModel, tuple[str, ...]]:
+    """Noise covariance and whitening, with warnings in plain words.
+
+    From the noise scan when there is one, else from the outermost acquired samples of k-space.
+    Where these hold no plateau of noise (filtered or tapered k-space), a floor of
+    0.2 % of the image's 99th percentile per component is taken.
+    """
+    coils = scan.kspace.shape[1]
+    warnings: tuple[str, ...] = ()
+    if scan.noise_samples is not None:
+        centred = scan.noise_samples.astype(np.complex128)
+        covariance = centred @ centred.conj().T / (2 * centred.shape[1])
+        source = "noise-scan"
+    else:
+        outer, inner = _outer_samples(scan)
+        falling = np.median(_component_std(inner) / np.maximum(_component_std(outer), 1e-30))
+        if falling > _NO_NOISE_FLOOR or not outer.any():
+            floor = _FLOOR_OF_SIGNAL * _zero_filled_percentile(scan)
+            identity = np.eye(coils, dtype=np.complex128)
+            return NoiseModel(identity, floor, "floor"), (
+                "The edge of k-space holds no noise floor (filtered or tapered by the vendor): "
+                "the noise level starts from 0.2 % of the signal and is fitted to the residual.",
+            )
+        covariance = _robust_covariance(outer)
+        source = "outer-kspace"
+    try:
+        factor = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError as error:
+        raise CalibrationError(
+            "noise-covariance",
+            "the noise covariance is singular: two coils carry the same data, or one is empty",
+        ) from error
+    level = float(np.exp(np.log(np.abs(np.diag(factor))).mean()))
+    whitening = np.asarray(np.linalg.inv(factor) * level, dtype=np.complex128)
+    return NoiseModel(whitening, level, source), warnings
+
+
+def _zero_filled_percentile(scan: Scan) -> float:
+    images = np.fft.ifft2(np.fft.ifftshift(scan.kspace[0], axes=(-2, -1)), norm="ortho")
+    return float(np.percentile(np.sqrt((np.abs(images) ** 2).sum(axis=0)), 99))
+
+
+def compress(model: NoiseModel, scan: Scan, settings: CalibrationSettings) -> NoiseModel:
+    """The whitening followed by the leading principal coils of the whitened data."""
+    coils = scan.kspace.shape[1]
+    if not settings.compress_above or coils <= settings.compress_above:
+        return model
+    samples = np.moveaxis(scan.kspace[..., scan.mask], 1, 0).reshape(coils, -1)
+    whitened = model.whitening @ samples[:, :: max(1, samples.shape[1] // 200_000)]
+    values, vectors = np.linalg.eigh(whitened @ whitened.conj().T)
+    energy = np.cumsum(values[::-1]) / values.sum()
+    keep = int(np.searchsorted(energy, settings.compression_energy)) + 1
+    leading = vectors[:, ::-1][:, :keep]
+    return model._replace(whitening=leading.conj().T @ model.whitening)
+
+
+def _espirit(kspace: Complex, width: int, settings: CalibrationSettings) -> Complex:
+    maps = mri_app.EspiritCalib(
+        kspace,
+        calib_width=width,
+        kernel_width=min(settings.kernel_width, width // 2),
+        crop=settings.map_crop,
+        show_pbar=False,
+    ).run()
+    return np.asarray(maps, dtype=np.complex64)
+
+
+def _low_resolution(kspace: Complex, maps: Complex, width: int) -> Complex:
+    """Coil combination of the Hann-windowed calibration region, (rows, columns)."""
+    windows = []
+    for size in kspace.shape[-2:]:
+        distance = np.abs(np.arange(size) - size // 2)
+        inside = distance < width / 2
+        windows.append(inside * np.cos(np.pi * distance / width) ** 2)
+    filtered = kspace * windows[0][:, None] * windows[1][None, :]
+    axes = (-2, -1)
+    image = np.fft.fftshift(
+        np.fft.ifft2(np.fft.ifftshift(filtered, axes=axes), norm="ortho"), axes=axes
+    )
+    return np.asarray((maps.conj() * image).sum(axis=0), dtype=np.complex64)
+
+
+def calibrate(
+    scan: Scan, index: int, model: NoiseModel, settings: CalibrationSettings | None = None
+) -> Calibration:
+    """Whitened data and coil maps of slice `index`.
+
+    Raises CalibrationError when maps must be estimated and the fully sampled centre is smaller
+    than 12 x 12 samples.
+    """
+    settings = settings or CalibrationSettings()
+    kspace = np.einsum("vc,crk->vrk", model.whitening, scan.kspace[index]).astype(np.complex64)
+    width = min(calibration_width(scan.mask), _MAXIMUM_CALIBRATION)
+    warnings: tuple[str, ...] = ()
+    if scan.coil_maps is not None:
+        # Given maps belong to the unwhitened coils; whitening and compression act on them alike.
+        given = np.einsum("vc,crk->vrk", model.whitening, scan.coil_maps[index])
+        maps = _normalised(given.astype(np.complex64))
+    elif kspace.shape[0] == 1:
+        maps = np.ones_like(kspace)
+    elif width < MINIMUM_CALIBRATION:
+        raise CalibrationError(
+            "no-calibration-region",
+            f"coil maps need at least {MINIMUM_CALIBRATION} fully sampled central lines (in both "
+            f"directions for a 2-D mask); this scan has {width}. Acquire more, or hand maps in "
+            "as the dataset 'coil_maps'.",
+        )
+    else:
+        maps = _espirit(kspace, width, settings)
+    image = _low_resolution(kspace, maps, max(width, 8))
+    image = gaussian_filter(image.real, 1) + 1j * gaussian_filter(image.imag, 1)
+    phase = np.exp(1j * np.angle(image)).astype(np.complex64)
+    return Calibration(
+        kspace, maps * phase, phase, scan.mask, model.noise_std, model.source, warnings
+    )
+
+
+def _normalised(maps: Complex) -> Complex:
+    norm = np.sqrt((np.abs(maps) ** 2).sum(axis=0))
+    safe = np.where(norm > 0, norm, 1)
+    return np.asarray(np.where(norm > 1e-6 * norm.max(), maps / safe, 0), dtype=np.complex64)
+
+
+def scaled(calibration: Calibration, scale: float) -> Calibration:
+    """The same slice in units of `scale`: data and noise alike."""
+    return replace(
+        calibration,
+        kspace=(calibration.kspace / scale).astype(np.complex64),
+        noise_std=calibration.noise_std / scale,
+    )

@@ -1,0 +1,136 @@
+"""The chains of one slice: localization, annealed Langevin, and cycles that give more draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from recon.errors import ConvergenceError
+from recon.noise import NoiseStreams
+from recon.prior import Prior
+from recon.sampler import Info, Problem, State, diffuse, init, spread, step
+from recon.schedule import STEP, Path, Preset, annealing, geometric, prior_path
+
+_GROWTH = 4.0
+"""A draw's chi^2 may not exceed the last one's by more than this, once it is far above one."""
+_FAR = 25.0
+
+
+@dataclass(frozen=True)
+class ChainPlan:
+    """Everything that shapes a chain except its random numbers."""
+
+    preset: Preset
+    path: Path
+    localization_sigma: float
+    """Noise of x0' = coarse + sigma z."""
+    annealing_sigma: float
+    """Prior level at which localization hands over to annealed Langevin."""
+    lowest_sigma: float
+    cycle_sigma: float
+    """Prior level to which a cycle returns."""
+    step: float = STEP
+
+
+class Advance(NamedTuple):
+    """One step done, for progress bars and previews."""
+
+    stage: str
+    evaluations: int
+    """Done so far, per chain."""
+    denoised: Tensor
+
+
+class Draws(NamedTuple):
+    """What the chains retained."""
+
+    images: Tensor
+    """(chains, draws, rows, columns): states at the lowest noise level."""
+    denoised: Tensor
+    """(chains, draws, rows, columns): E[clean | state], the Rao-Blackwell terms of the mean."""
+    step: float
+    """The Langevin step that was used in the end."""
+
+
+class _DivergedError(Exception):
+    """A non-finite value or a growing residual."""
+
+
+def run_chains(
+    problem: Problem,
+    prior: Prior,
+    plan: ChainPlan,
+    coarse: Tensor,
+    seed: tuple[int, str],
+    chains: range,
+) -> Generator[Advance, None, Draws]:
+    """Run the chains numbered `chains`, yielding after each network evaluation.
+
+    `seed` is the run's seed and a name for the slice. A non-finite value or a growing residual
+    starts the chains again with half the step.
+
+    Raises:
+        ConvergenceError: when that happens a second time.
+    """
+    for attempt in (plan, replace(plan, step=plan.step / 2)):
+        noise = NoiseStreams.keyed(seed[0], seed[1], chains)
+        try:
+            return (yield from _run(problem, prior, attempt, coarse, noise))
+        except _DivergedError:
+            continue
+    raise ConvergenceError(
+        "diverged",
+        "the chains left the region of finite, data-consistent images twice, the second time "
+        "with half the step; the noise level or the coil maps of this slice are probably wrong",
+    )
+
+
+def _run(
+    problem: Problem, prior: Prior, plan: ChainPlan, coarse: Tensor, noise: NoiseStreams
+) -> Generator[Advance, None, Draws]:
+    preset, eta = plan.preset, problem.noise_std
+    state = init(problem, coarse, plan.localization_sigma, noise)
+    # The measurement path needs the unsmoothed prior from the start; the prior path takes over
+    # from the diffusion half-way down.
+    measured = plan.path is Path.MEASUREMENT
+    stop = plan.lowest_sigma if measured else plan.annealing_sigma
+    start = plan.localization_sigma if measured else stop
+    first = annealing(plan.path, start, plan.lowest_sigma, preset.annealing, eta, plan.step)
+    again = prior_path(plan.cycle_sigma, plan.lowest_sigma, preset.cycle, eta, plan.step)
+    done, images, denoised, misfit = 0, [], [], math.inf
+    sigmas = geometric(plan.localization_sigma, stop, preset.localization)
+    for sigma, next_sigma in pairwise(sigmas):
+        state, info = diffuse(prior, sigma, next_sigma, state, noise)
+        done += 1
+        yield _advance("localization", done, info)
+    for draw in range(preset.cycles + 1):
+        if draw > 0:
+            state = spread(problem, state, plan.lowest_sigma, plan.cycle_sigma, noise)
+        stage = "annealing" if draw == 0 else f"draw {draw + 1} of {preset.cycles + 1}"
+        for level in first if draw == 0 else again:
+            state, info = step(problem, prior, level, state, noise)
+            done += 1
+            yield _advance(stage, done, info)
+        misfit = _checked_misfit(problem, state, misfit)
+        images.append(state.image)
+        denoised.append(info.denoised)
+    return Draws(torch.stack(images, dim=1), torch.stack(denoised, dim=1), plan.step)
+
+
+def _advance(stage: str, done: int, info: Info) -> Advance:
+    if not info.finite:
+        raise _DivergedError
+    return Advance(stage, done, info.denoised)
+
+
+def _checked_misfit(problem: Problem, state: State, last: float) -> float:
+    misfit = float(problem.chi2(state.image).max())
+    if not math.isfinite(misfit) or (misfit > _FAR and misfit > _GROWTH * last):
+        raise _DivergedError
+    return misfit

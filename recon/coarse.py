@@ -1,0 +1,155 @@
+"""Coarse reconstructions, each with an estimate of its error that sizes the localization."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+
+import numpy as np
+import sigpy
+import sigpy.mri.app as mri_app
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from recon.noise import NoiseStreams
+from recon.operators import CartesianSense
+from recon.prior import GaussianPrior
+from recon.sampler import Level, Problem, init, step
+
+_STEPS = 24
+
+
+class CoarseMethod(StrEnum):
+    """How the first reconstruction is made."""
+
+    ZERO_FILLED = "zero-filled"
+    CG_SENSE = "cg-sense"
+    L1_WAVELET = "l1-wavelet"
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """A first reconstruction and how wrong it may be."""
+
+    image: Tensor
+    """(rows, columns) complex64."""
+    error: Tensor
+    """(rows, columns) estimated error std per real component."""
+
+    def localization_sigma(self) -> float:
+        """2.5 times the root-mean-square error where the image is: wide enough to hold the truth.
+
+        Two to three posterior standard deviations keep the anchor's pull below a quarter.
+        """
+        magnitude = self.image.abs()
+        inside = magnitude > 0.1 * torch.quantile(magnitude.flatten()[:1_000_000], 0.99)
+        error = self.error[inside] if bool(inside.any()) else self.error
+        return 2.5 * float(error.square().mean().sqrt())
+
+
+def radial_spectrum(problem: Problem) -> Tensor:
+    """Power per real component of the image's Fourier coefficients, fitted to the acquired samples.
+
+    A power law in the distance from the centre of k-space, above the noise; (rows, columns).
+    """
+    mask, measured = _mask_of(problem), problem.measurement
+    rows, columns = mask.shape
+    row = (torch.arange(rows, device=mask.device) - rows // 2) / rows
+    column = (torch.arange(columns, device=mask.device) - columns // 2) / columns
+    radius = torch.hypot(row[:, None], column[None, :])
+    # The coils see the image blurred by their maps, and their powers add up to the image's.
+    power = measured.abs().square().sum(dim=0) / 2 - len(measured) * problem.noise_std**2
+    edges = torch.linspace(0.02, float(radius[mask].max()), 13, device=mask.device)
+    log_radius, log_power = [], []
+    for low, high in pairwise(edges):
+        ring = mask & (radius >= low) & (radius < high)
+        mean = float(power[ring].mean()) if bool(ring.any()) else 0.0
+        if mean > 0.1 * problem.noise_std**2:
+            log_radius.append(math.log(float(low + high) / 2))
+            log_power.append(math.log(mean))
+    if len(log_radius) < 2:
+        return torch.full_like(radius, problem.noise_std**2)
+    slope, level = np.polyfit(log_radius, log_power, 1)
+    slope = min(float(slope), -1.0)
+    return torch.exp(
+        torch.tensor(level) + slope * torch.log(radius.clamp_min(0.5 / max(rows, columns)))
+    )
+
+
+def _mask_of(problem: Problem) -> Tensor:
+    if not isinstance(problem.operator, CartesianSense):
+        raise TypeError("the coarse reconstruction needs a Fourier-mask operator")
+    return problem.operator.mask
+
+
+def cg_sense(problem: Problem, spectrum: Tensor) -> Tensor:
+    """SENSE with a Tikhonov weight that expects the signal power of the unmeasured samples."""
+    unmeasured = spectrum[~_mask_of(problem)]
+    power = float(unmeasured.mean()) if len(unmeasured) else problem.noise_std**2
+    precision = problem.noise_std**-2
+    rhs = precision * problem.backprojection
+    return problem.solver.precondition(rhs[None], None, precision, 1 / power)[0]
+
+
+def gaussian_model_draws(
+    problem: Problem, spectrum: Tensor, start: Tensor, noise: NoiseStreams
+) -> Tensor:
+    """Draws (chains, rows, columns) from the posterior under a stationary Gaussian image model.
+
+    Crude, but it knows how much signal the scan has where it did not measure. Drawn by the same
+    annealed steps as the real posterior; the prior costs two Fourier transforms.
+    """
+    mask = _mask_of(problem)
+    prior = GaussianPrior(torch.zeros_like(start), spectrum)
+    top = 3 * float(spectrum[~mask].max().sqrt()) if bool((~mask).any()) else problem.noise_std
+    levels = np.geomspace(max(top, 2 * problem.noise_std), problem.noise_std / 2, _STEPS + 1)
+    state = init(problem, start, float(levels[0]), noise)
+    for sigma, next_sigma in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
+        level = Level(sigma, next_sigma, 1.0, problem.noise_std)
+        state, _ = step(problem, prior, level, state, noise)
+    return state.image
+
+
+def _smooth(power: Tensor, width: int = 9) -> Tensor:
+    return functional.avg_pool2d(
+        power[None, None], width, stride=1, padding=width // 2, count_include_pad=False
+    )[0, 0]
+
+
+def l1_wavelet(problem: Problem, regularisation: float, iterations: int = 60) -> Tensor:
+    """Sigpy's L1-wavelet SENSE reconstruction (FISTA), (rows, columns)."""
+    operator = problem.operator
+    if not isinstance(operator, CartesianSense):
+        raise TypeError("L1-wavelet needs a Fourier-mask operator")
+    app = mri_app.L1WaveletRecon(
+        problem.measurement.cpu().numpy(),
+        operator.coil_maps.cpu().numpy(),
+        regularisation,
+        weights=operator.mask.cpu().numpy().astype(np.float32),
+        device=sigpy.cpu_device,
+        max_iter=iterations,
+        show_pbar=False,
+    )
+    image = np.asarray(app.run(), dtype=np.complex64)
+    return torch.from_numpy(image).to(problem.measurement.device)
+
+
+def coarse_reconstruction(problem: Problem, method: CoarseMethod, noise: NoiseStreams) -> Coarse:
+    """The chosen coarse image, with its error from Gaussian-model draws.
+
+    `noise` needs a few chains; the error is their spread about the coarse image, smoothed.
+    """
+    spectrum = radial_spectrum(problem)
+    linear = cg_sense(problem, spectrum)
+    if method is CoarseMethod.ZERO_FILLED:
+        image = problem.backprojection
+    elif method is CoarseMethod.CG_SENSE:
+        image = linear
+    else:
+        image = l1_wavelet(problem, 0.5 * problem.noise_std)
+    draws = gaussian_model_draws(problem, spectrum, linear, noise)
+    spread = (draws - image).abs().square().mean(dim=0) / 2
+    return Coarse(image, _smooth(spread).sqrt())

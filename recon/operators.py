@@ -1,0 +1,93 @@
+"""Measurement operators: what the scanner does to an image, and its exact adjoint."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+import torch
+from torch import Tensor
+
+_AXES = (-2, -1)
+
+
+def fft2c(image: Tensor) -> Tensor:
+    """Centred orthonormal 2-D Fourier transform over the last two axes, for odd sizes too."""
+    shifted = torch.fft.ifftshift(image, dim=_AXES)
+    return torch.fft.fftshift(torch.fft.fft2(shifted, norm="ortho"), dim=_AXES)
+
+
+def ifft2c(kspace: Tensor) -> Tensor:
+    """Inverse and adjoint of `fft2c`."""
+    shifted = torch.fft.ifftshift(kspace, dim=_AXES)
+    return torch.fft.fftshift(torch.fft.ifft2(shifted, norm="ortho"), dim=_AXES)
+
+
+class MeasurementOperator(ABC):
+    """A linear map A from images (..., rows, columns) to measurements, with its adjoint.
+
+    Leading axes of the image (chains, slices) are batch axes. A may be linear over the reals
+    only; the inner product is then the real part of the complex one.
+    """
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> Tensor:
+        """A x."""
+
+    @abstractmethod
+    def adjoint(self, measurement: Tensor) -> Tensor:
+        """A^H k, exact: <A x, k> = <x, A^H k>."""
+
+    def normal(self, image: Tensor) -> Tensor:
+        """A^H A x."""
+        return self.adjoint(self.forward(image))
+
+    @abstractmethod
+    def measurement_shape(self, image_shape: torch.Size) -> tuple[int, ...]:
+        """Shape of `forward` of an image of this shape."""
+
+    @property
+    @abstractmethod
+    def measured_components(self) -> int:
+        """Number of real numbers measured of one image (two per complex sample)."""
+
+
+@final
+@dataclass(frozen=True)
+class CartesianSense(MeasurementOperator):
+    """Multi-coil Fourier mask (SENSE): (A x)_c = M F (S_c x).
+
+    Measurements are (..., coils, rows, columns), zero outside the mask.
+    """
+
+    coil_maps: Tensor
+    """(..., coils, rows, columns) complex; leading axes broadcast against the image's."""
+    mask: Tensor
+    """(rows, columns) bool."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return fft2c(self.coil_maps * image.unsqueeze(-3)) * self.mask
+
+    def adjoint(self, measurement: Tensor) -> Tensor:
+        return (self.coil_maps.conj() * ifft2c(measurement * self.mask)).sum(dim=-3)
+
+    def normal(self, image: Tensor) -> Tensor:
+        # The shifts commute with everything once maps and mask are shifted beforehand.
+        maps, mask = self._shifted
+        kspace = torch.fft.fft2(maps * torch.fft.ifftshift(image, dim=_AXES).unsqueeze(-3))
+        combined = (maps.conj() * torch.fft.ifft2(kspace.mul_(mask))).sum(dim=-3)
+        return torch.fft.fftshift(combined, dim=_AXES)
+
+    def measurement_shape(self, image_shape: torch.Size) -> tuple[int, ...]:
+        return (*image_shape[:-2], *self.coil_maps.shape[-3:])
+
+    @property
+    def measured_components(self) -> int:
+        return 2 * self.coil_maps.shape[-3] * int(self.mask.sum())
+
+    @cached_property
+    def _shifted(self) -> tuple[Tensor, Tensor]:
+        maps = torch.fft.ifftshift(self.coil_maps, dim=_AXES)
+        return maps, torch.fft.ifftshift(self.mask).to(maps.real.dtype)

@@ -1,0 +1,113 @@
+"""What a prior must offer, and analytic priors whose posteriors are known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, final
+
+import torch
+from torch import Tensor
+
+from recon.operators import fft2c, ifft2c
+
+
+class Prior(Protocol):
+    """A distribution of complex images known through its denoiser.
+
+    Images are (batch, rows, columns) complex64, scaled so that the 99th percentile of the
+    magnitude is about 1. `sigma` is the noise std of one real component.
+    """
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        """Lowest and highest noise level at which `denoise` may be trusted."""
+        ...
+
+    def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
+        """E[clean | clean + sigma * noise = noisy], the shape of `noisy`."""
+        ...
+
+
+def score(prior: Prior, noisy: Tensor, sigma: float) -> Tensor:
+    """Gradient of the log density of the prior smoothed by `sigma` (Tweedie's formula)."""
+    return (prior.denoise(noisy, sigma) - noisy) / sigma**2
+
+
+@final
+@dataclass(frozen=True)
+class GaussianPrior:
+    """Circular Gaussian images with a covariance that is diagonal in Fourier space."""
+
+    mean: Tensor
+    """(rows, columns) complex."""
+    spectrum: Tensor
+    """(rows, columns) variance per real component of each centred Fourier coefficient."""
+    sigma_range: tuple[float, float] = (0.0, math.inf)
+
+    def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
+        gain = self.spectrum / (self.spectrum + sigma**2)
+        return self.mean + ifft2c(gain * fft2c(noisy - self.mean))
+
+
+@final
+@dataclass(frozen=True)
+class DenseGaussianPrior:
+    """Circular Gaussian images with any covariance, for small cases."""
+
+    mean: Tensor
+    """(rows, columns) complex."""
+    covariance: Tensor
+    """(pixels, pixels) Hermitian, variance per real component, row-major pixels."""
+    sigma_range: tuple[float, float] = (0.0, math.inf)
+
+    def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
+        total = self.covariance + sigma**2 * torch.eye(len(self.covariance))
+        centred = (noisy - self.mean).flatten(-2)
+        # Rows of `centred` are vectors: x^T (C (C + s^2)^-1)^T.
+        gain = torch.linalg.solve(total, self.covariance.to(total.dtype))
+        return self.mean + (centred @ gain.mH.conj()).reshape(noisy.shape)
+
+
+@final
+@dataclass(frozen=True)
+class GaussianMixturePrior:
+    """Mixture of isotropic circular Gaussians."""
+
+    means: Tensor
+    """(components, rows, columns) complex."""
+    stds: Tensor
+    """(components,) std per real component."""
+    weights: Tensor
+    """(components,) positive, summing to one."""
+    sigma_range: tuple[float, float] = (0.0, math.inf)
+
+    def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
+        total = self.stds**2 + sigma**2
+        offset = noisy.unsqueeze(1) - self.means
+        energy = offset.abs().square().sum(dim=(-2, -1))
+        count = noisy.shape[-2] * noisy.shape[-1]
+        log_weight = self.weights.log() - energy / (2 * total) - count * total.log()
+        share = torch.softmax(log_weight, dim=1)[..., None, None]
+        gain = (self.stds**2 / total)[:, None, None]
+        return (share * (self.means + gain * offset)).sum(dim=1)
+
+
+@final
+@dataclass(frozen=True)
+class RingPrior:
+    """The noisy ring of Xun, Gupta and Price (their Fig. 1), one in every complex pixel.
+
+    Uniform on the unit circle of the complex plane, convolved with N(0, width^2) per component.
+    """
+
+    width: float
+    sigma_range: tuple[float, float] = (0.0, math.inf)
+
+    def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
+        total = self.width**2 + sigma**2
+        radius = noisy.abs().to(torch.float64).clamp_min(1e-12)
+        argument = radius / total
+        ratio = torch.special.i1e(argument) / torch.special.i0e(argument)
+        shrink = (sigma**2 / total) * (ratio / radius - 1)
+        return noisy + noisy * shrink.to(noisy.real.dtype)

@@ -1,0 +1,77 @@
+"""Honesty without ground truth: acquired samples that a second run did not see, predicted."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+
+from recon.calibration import calibration_width
+from recon.posterior import SelfCheck
+from recon.sampler import Problem
+
+_SHARE = 0.12
+
+
+def hold_out(mask: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:
+    """(rows, columns) acquired samples to leave out: lines of a 1-D mask, else single samples.
+
+    About an eighth of what lies outside the calibration region, at least two lines; all False
+    where fewer than six lines lie there.
+    """
+    rng = np.random.default_rng(seed)
+    width = max(calibration_width(mask), 1)
+    held_out = np.zeros_like(mask)
+    for axis in (0, 1):
+        if (mask == mask.take([0], axis=axis)).all():
+            pattern = np.asarray(mask.take(0, axis=axis))
+            position = np.arange(len(pattern)) - len(pattern) // 2
+            lines = np.flatnonzero(pattern & (np.abs(position) > width / 2))
+            if len(lines) < 6:
+                return held_out
+            chosen = rng.choice(lines, max(2, round(_SHARE * len(lines))), replace=False)
+            if axis == 0:
+                held_out[:, chosen] = True
+            else:
+                held_out[chosen, :] = True
+            return held_out & mask
+    rows, columns = mask.shape
+    outside = np.ones_like(mask)
+    top, left = rows // 2 - width // 2, columns // 2 - width // 2
+    outside[top : top + width, left : left + width] = False
+    candidates = mask & outside
+    if np.count_nonzero(candidates) < 100:
+        return held_out
+    return candidates & (rng.random(mask.shape) < _SHARE)
+
+
+def judge(problem: Problem, draws: Tensor, held_out: Tensor) -> SelfCheck:
+    """Measured against predicted values of the held-out samples.
+
+    `draws` are (n, rows, columns) posterior draws that did not see `held_out`; a prediction is
+    their mean with the variance of one more draw plus the receiver noise.
+    """
+    inside = held_out.to(draws.device)
+    predicted = problem.operator.forward(draws)[..., inside]
+    measured = problem.measurement[..., inside]
+    count = len(draws)
+    mean = predicted.mean(dim=0)
+    variance = (predicted - mean).abs().square().sum(dim=0) / (2 * (count - 1))
+    total = (variance * (1 + 1 / count) + problem.noise_std**2).sqrt()
+    scores = torch.view_as_real((measured - mean) / total).cpu().numpy()
+    return SelfCheck(
+        lines=_count(held_out),
+        residual_std=float(np.sqrt(np.mean(scores**2))),
+        coverage_50=float(np.mean(np.abs(scores) < stats.norm.ppf(0.75))),
+        coverage_90=float(np.mean(np.abs(scores) < stats.norm.ppf(0.95))),
+    )
+
+
+def _count(held_out: Tensor) -> int:
+    """Lines of a one-dimensional pattern, else samples."""
+    for axis in (0, 1):
+        if bool((held_out == held_out.select(axis, 0).unsqueeze(axis)).all()):
+            return int(held_out.select(axis, 0).sum())
+    return int(held_out.sum())

@@ -1,0 +1,208 @@
+"""Gaussian solves with H = A^H A / eta^2 + lambda I, and exact draws from N(0, H^-1).
+
+Both solvers answer one call, `precondition(rhs, white)`: H^-1 rhs + H^-1/2-coloured noise, linear
+in both. White noise is drawn by the solver in the form it needs, once per step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, final
+
+import torch
+from torch import Tensor
+
+from recon.noise import NoiseStreams
+from recon.operators import CartesianSense, MeasurementOperator
+
+
+class Solution(NamedTuple):
+    """Result of an iterative solve; every image has its own stopping point."""
+
+    value: Tensor
+    iterations: int
+    relative_residual: Tensor
+    """Per image: norm of the residual over norm of the right-hand side."""
+    converged: Tensor
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    return (left.conj() * right).real.sum(dim=(-2, -1), keepdim=True)
+
+
+def conjugate_gradient(
+    apply: Callable[[Tensor], Tensor],
+    rhs: Tensor,
+    *,
+    initial: Tensor | None = None,
+    tolerance: float = 1e-5,
+    max_iterations: int = 100,
+) -> Solution:
+    """Solve `apply(x) = rhs` for a positive definite map, each image (..., rows, columns) alone.
+
+    Step sizes and the stopping rule belong to one image: an image that has converged is frozen
+    while louder ones go on. Non-convergence is reported, not raised.
+    """
+    value = torch.zeros_like(rhs) if initial is None else initial.clone()
+    residual = rhs if initial is None else rhs - apply(value)
+    direction = residual.clone()
+    energy = _dot(residual, residual)
+    target = tolerance**2 * _dot(rhs, rhs)
+    iterations = 0
+    while iterations < max_iterations:
+        active = energy > target
+        if not bool(active.any()):
+            break
+        image = apply(direction)
+        curvature = _dot(direction, image)
+        step = torch.where(active, energy / curvature.clamp_min(1e-38), 0.0)
+        value = value + step * direction
+        residual = residual - step * image
+        new_energy = _dot(residual, residual)
+        ratio = torch.where(active, new_energy / energy.clamp_min(1e-38), 0.0)
+        direction = residual + ratio * direction
+        energy = torch.where(active, new_energy, energy)
+        iterations += 1
+    norm = _dot(rhs, rhs).sqrt()
+    relative = (energy.sqrt() / norm.clamp_min(1e-38))[..., 0, 0]
+    return Solution(value, iterations, relative, (energy <= target)[..., 0, 0])
+
+
+class GaussianSolver(Protocol):
+    """Exact Gaussian arithmetic for one operator."""
+
+    def normal(self, image: Tensor) -> Tensor:
+        """A^H A x, in the way that is cheapest for this solver."""
+        ...
+
+    def white(self, noise: NoiseStreams, image_shape: torch.Size) -> Tensor:
+        """White noise in the solver's own coordinates, unit variance per real component."""
+        ...
+
+    def precondition(
+        self, rhs: Tensor, white: Tensor | None, data_precision: float, shift: float
+    ) -> Tensor:
+        """H^-1 rhs + c, with c ~ N(0, H^-1) when `white` has unit variance.
+
+        H = data_precision * A^H A + shift * I, per real component.
+        """
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class RowSolver:
+    """Exact solves for a one-dimensional mask, by one eigendecomposition per line.
+
+    With a mask that does not vary along an axis, the Fourier transform along it cancels and A^H A
+    acts on each image line by itself: B = K * (S^H S), K the circulant of the mask. One batched
+    Hermitian eigendecomposition per slice then serves every noise level, where Cholesky factors
+    would have to be made anew for each.
+    """
+
+    values: Tensor
+    """(lines, n) eigenvalues of A^H A, ascending."""
+    vectors: Tensor
+    """(lines, n, n) eigenvectors."""
+    along_rows: bool
+    """True when the mask varies along the rows axis, so that lines are image columns."""
+
+    def white(self, noise: NoiseStreams, image_shape: torch.Size) -> Tensor:
+        return noise.normal(image_shape[-2:], self.values.device)
+
+    def precondition(
+        self, rhs: Tensor, white: Tensor | None, data_precision: float, shift: float
+    ) -> Tensor:
+        diagonal = data_precision * self.values + shift
+        coefficients = self._analyse(rhs) / diagonal[..., None]
+        if white is not None:
+            coefficients = coefficients + self._lines(white) * diagonal.rsqrt()[..., None]
+        return self._restore(self.vectors @ coefficients, rhs.shape)
+
+    def normal(self, image: Tensor) -> Tensor:
+        """A^H A x, from the same decomposition."""
+        return self._restore(
+            self.vectors @ (self.values[..., None] * self._analyse(image)), image.shape
+        )
+
+    def _analyse(self, image: Tensor) -> Tensor:
+        return self.vectors.mH @ self._lines(image)
+
+    def _lines(self, image: Tensor) -> Tensor:
+        """(batch, rows, columns) → (lines, n, batch)."""
+        flat = image.reshape(-1, *image.shape[-2:])
+        return flat.permute(2, 1, 0) if self.along_rows else flat.permute(1, 2, 0)
+
+    def _restore(self, lines: Tensor, shape: torch.Size) -> Tensor:
+        order = (2, 1, 0) if self.along_rows else (2, 0, 1)
+        return lines.permute(order).reshape(shape)
+
+
+def row_solver(operator: CartesianSense) -> RowSolver | None:
+    """The exact solver of a one-slice operator, or None when the mask is truly two-dimensional."""
+    mask, maps = operator.mask, operator.coil_maps
+    if bool((mask == mask[:1]).all()):
+        along_rows, pattern, lines = False, mask[0], maps.permute(1, 2, 0)
+    elif bool((mask == mask[:, :1]).all()):
+        along_rows, pattern, lines = True, mask[:, 0], maps.permute(2, 1, 0)
+    else:
+        return None
+    # K[i, j] = kernel[(i - j) mod n]: the transform of the mask, seen from its centre.
+    size = len(pattern)
+    kernel = torch.fft.ifft(torch.fft.ifftshift(pattern).to(maps.dtype))
+    index = torch.arange(size, device=maps.device)
+    circulant = kernel[(index[:, None] - index[None, :]) % size]
+    blocks = circulant * (lines.conj() @ lines.mT)
+    values, vectors = torch.linalg.eigh(blocks)
+    return RowSolver(values.clamp_min(0).to(maps.real.dtype), vectors, along_rows)
+
+
+@final
+@dataclass(frozen=True)
+class ConjugateGradientSolver:
+    """Solves for any operator; draws by perturbing the right-hand side (perturb and solve)."""
+
+    operator: MeasurementOperator
+    tolerance: float = 5e-4
+    max_iterations: int = 100
+
+    def normal(self, image: Tensor) -> Tensor:
+        """A^H A x."""
+        return self.operator.normal(image)
+
+    def white(self, noise: NoiseStreams, image_shape: torch.Size) -> Tensor:
+        # One stream for both parts: measurement noise first, image noise after it.
+        device = _device_of(self.operator)
+        shape = self.operator.measurement_shape(torch.Size(image_shape[-2:]))
+        measured = torch.Size(shape).numel()
+        pixels = torch.Size(image_shape[-2:]).numel()
+        return noise.normal((measured + pixels,), device)
+
+    def precondition(
+        self, rhs: Tensor, white: Tensor | None, data_precision: float, shift: float
+    ) -> Tensor:
+        if white is not None:
+            pixels = rhs.shape[-2] * rhs.shape[-1]
+            shape = self.operator.measurement_shape(rhs.shape)
+            measured = white[:, :-pixels].reshape(shape)
+            image = white[:, -pixels:].reshape(rhs.shape)
+            rhs = rhs + data_precision**0.5 * self.operator.adjoint(measured) + shift**0.5 * image
+        return conjugate_gradient(
+            lambda x: data_precision * self.operator.normal(x) + shift * x,
+            rhs,
+            initial=rhs / (shift + data_precision),
+            tolerance=self.tolerance,
+            max_iterations=self.max_iterations,
+        ).value
+
+
+def _device_of(operator: MeasurementOperator) -> torch.device:
+    maps = getattr(operator, "coil_maps", None)
+    return maps.device if isinstance(maps, Tensor) else torch.device("cpu")
+
+
+def solver_for(operator: MeasurementOperator) -> GaussianSolver:
+    """The exact block solver where the mask allows it, conjugate gradients otherwise."""
+    rows = row_solver(operator) if isinstance(operator, CartesianSense) else None
+    return rows if rows is not None else ConjugateGradientSolver(operator)

@@ -1,0 +1,373 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from recon.calibration import (
+    CalibrationSettings,
+    NoiseModel,
+    calibrate,
+    calibration_width,
+    compress,
+    noise_model,
+    scaled,
+)
+from recon.errors import CalibrationError
+from recon.phantom import coil_mixing, receiver_maps, simulate
+from recon.scan import Scan
+from recon.undersampling import undersample, undersampling_mask
+
+# Strongly coupled coils of different loudness: correlations of 0.6, with phases.
+MIXING = np.array([[1, 0, 0], [0.9 + 0.9j, 1.2, 0], [0.5j, -0.8, 2.0]]) * 0.01
+COVARIANCE = MIXING @ MIXING.conj().T
+"""Per real component."""
+
+
+def noise_of(mixing: NDArray[np.complex128], shape: tuple[int, ...], seed: int) -> NDArray:
+    """Complex noise (coils, *shape) of covariance M M^H per real component."""
+    real, imaginary = np.random.default_rng(seed).standard_normal((2, len(mixing), *shape))
+    return np.tensordot(mixing, real + 1j * imaginary, axes=1).astype(np.complex64)
+
+
+def scan_with_noise(slices: int = 4, size: int = 128) -> Scan:
+    """Signal of a few hundred in the middle of k-space, nothing but noise outside it."""
+    kspace = np.moveaxis(noise_of(MIXING, (slices, size, size), 1), 0, 1)
+    place = (np.arange(size) - size // 2) / (size / 2)
+    signal = 300 * np.exp(-(place[:, None] ** 2 + place[None, :] ** 2) / 0.02)
+    kspace = kspace + (signal * np.array([1, 1j, -0.5])[:, None, None]).astype(np.complex64)
+    return Scan(kspace, np.ones((size, size), dtype=np.bool_))
+
+
+def whitened(model: NoiseModel, covariance: NDArray[np.complex128]) -> NDArray[np.complex128]:
+    """Covariance after whitening, in units of the stated noise: the identity if all is right."""
+    white = model.whitening @ covariance @ model.whitening.conj().T
+    return np.asarray(white / model.noise_std**2)
+
+
+def assert_white(covariance: NDArray[np.complex128], standard_error: float) -> None:
+    assert np.abs(covariance - np.eye(len(covariance))).max() < 5 * standard_error
+
+
+def test_noise_scan_gives_the_covariance() -> None:
+    """W C W^H = level^2 I: entries have a standard error of 1 / sqrt(samples)."""
+    samples = 20_000
+    scan = replace(scan_with_noise(1, 32), noise_samples=noise_of(MIXING, (samples,), 2))
+    model, warnings = noise_model(scan)
+    assert model.source == "noise-scan"
+    assert warnings == ()
+    assert_white(whitened(model, COVARIANCE), samples**-0.5)
+    # The level is the geometric mean over whitened coils: det C^(1 / 2 coils).
+    level = float(np.linalg.det(COVARIANCE).real) ** (1 / 6)
+    assert model.noise_std == pytest.approx(level, rel=5 / math.sqrt(2 * 3 * samples))
+    # The estimate itself, from the inverse of the whitening.
+    inverse = np.linalg.inv(model.whitening) * model.noise_std
+    found = inverse @ inverse.conj().T
+    variances = np.diag(COVARIANCE).real
+    standard_error = np.sqrt(np.outer(variances, variances) / samples)
+    assert (np.abs(found - COVARIANCE) / standard_error).max() < 5
+
+
+def test_outer_kspace_gives_the_covariance() -> None:
+    """From the outermost 4 % of all slices; medians have 1.45 times the error of means.
+
+    So many slices that a bias of 5 % in a correlation shows.
+    """
+    scan = scan_with_noise(slices=64)
+    model, warnings = noise_model(scan)
+    assert model.source == "outer-kspace"
+    assert warnings == ()
+    samples = 64 * int(0.04 * 128 * 128)
+    inverse = np.linalg.inv(model.whitening) * model.noise_std
+    found = inverse @ inverse.conj().T
+    variances = np.diag(COVARIANCE).real
+    standard_error = 1.45 * np.sqrt(np.outer(variances, variances) / samples)
+    assert (np.abs(found - COVARIANCE) / standard_error).max() < 5
+
+
+def test_whitening_from_outer_kspace_makes_fresh_noise_white() -> None:
+    """Errors of a few correlated coils add up in the whitening: three of them, 1.45 each."""
+    model, _ = noise_model(scan_with_noise(slices=8))
+    fresh = noise_of(MIXING, (200_000,), 3)
+    found = fresh.astype(np.complex128) @ fresh.conj().T / (2 * 200_000)
+    samples = 8 * int(0.04 * 128 * 128)
+    assert_white(whitened(model, found), 1.45 * math.sqrt(3 / samples))
+
+
+@pytest.mark.parametrize("source", ["noise-scan", "outer-kspace"])
+def test_noise_of_the_phantom(source: str) -> None:
+    """The noise scan within 5 standard errors; the edge of k-space still holds a little signal."""
+    scan, _ = simulate(1, 6, 128, 128, snr=20, seed=3)
+    scan = scan if source == "noise-scan" else replace(scan, noise_samples=None)
+    model, warnings = noise_model(scan)
+    assert (model.source, warnings) == (source, ())
+    mixing = coil_mixing(6) * float(scan.attributes["noise_std"])
+    white = whitened(model, mixing @ mixing.conj().T)
+    if source == "noise-scan":
+        assert_white(white, 4096**-0.5)
+    else:
+        assert np.abs(white - np.eye(6)).max() < 0.25
+        assert np.trace(white).real / 6 > 0.75
+
+
+def test_signal_in_a_few_outer_samples_does_not_matter() -> None:
+    scan = scan_with_noise(slices=8)
+    kspace = scan.kspace.copy()
+    spikes = np.random.default_rng(4).random(kspace[:, :1].shape) < 0.02
+    kspace = kspace + (5 * spikes * np.ones((1, 3, 1, 1))).astype(np.complex64)
+    quiet, loud = noise_model(scan)[0], noise_model(replace(scan, kspace=kspace))[0]
+    # 2 % of outliers move the median of an exponential by 2 % / (2 ln 2 / 2) in power.
+    assert loud.noise_std == pytest.approx(quiet.noise_std, rel=0.03)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_filtered_kspace_gives_the_floor_and_says_so(axis: int) -> None:
+    scan, _ = simulate(1, 4, 64, 64, snr=50, seed=1)
+    window = np.hanning(66)[1:-1].astype(np.float32)
+    kspace = scan.kspace * window[:, None] * window[None, :]
+    mask = undersampling_mask((64, 64), "equispaced", 2, 16 / 64, 0)
+    filtered = undersample(
+        replace(scan, kspace=kspace, noise_samples=None), mask if axis else mask.T.copy()
+    )
+    model, warnings = noise_model(filtered)
+    assert model.source == "floor"
+    np.testing.assert_array_equal(model.whitening, np.eye(4))
+    image = np.fft.ifft2(np.fft.ifftshift(filtered.kspace[0], axes=(-2, -1)), norm="ortho")
+    peak = np.percentile(np.sqrt((np.abs(image) ** 2).sum(axis=0)), 99)
+    assert model.noise_std == pytest.approx(0.002 * peak, rel=1e-5)
+    assert len(warnings) == 1
+    assert "no noise floor" in warnings[0]
+    # A noise scan is believed whatever the edge looks like.
+    measured = replace(filtered, noise_samples=scan.noise_samples)
+    assert noise_model(measured)[0].source == "noise-scan"
+
+
+FAULTS = ("twin", "mixture", "empty")
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [(source, fault) for source in ("noise scan", "outer k-space") for fault in FAULTS]
+    + [("noise scan", "few samples")],
+)
+def test_singular_covariance_is_refused(source: str, fault: str, seed: int) -> None:
+    """Rounding leaves pivots that are tiny, not zero: the whitening would be 1e6 times too loud."""
+    coils = 4
+    scan, _ = simulate(1, coils, 32, 32, snr=30, seed=seed)
+    assert scan.noise_samples is not None
+    samples, kspace = scan.noise_samples.copy(), scan.kspace.copy()
+    for data in (samples, kspace[0]):
+        if fault == "twin":
+            data[3] = data[1]
+        elif fault == "mixture":
+            data[3] = data[1] + (0.5 + 0.5j) * data[0]
+        elif fault == "empty":
+            data[3] = 0
+    if fault == "few samples":
+        samples = samples[:, : coils - 1].copy()
+    broken = replace(scan, kspace=kspace, noise_samples=samples if source == "noise scan" else None)
+    with pytest.raises(CalibrationError, match="singular") as caught:
+        noise_model(broken)
+    assert caught.value.code == "noise-covariance"
+
+
+def lines(size: tuple[int, int], first: int, last: int) -> NDArray[np.bool_]:
+    """Columns `first` to `last` acquired."""
+    mask = np.zeros(size, dtype=np.bool_)
+    mask[:, first : last + 1] = True
+    return mask
+
+
+def square(rows: slice, columns: slice) -> NDArray[np.bool_]:
+    mask = np.zeros((40, 51), dtype=np.bool_)
+    mask[::5, ::5] = True
+    mask[rows, columns] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("mask", "width"),
+    [
+        (lines((64, 64), 24, 39), 16),
+        (lines((64, 64), 24, 40), 17),
+        (lines((64, 65), 26, 38), 13),
+        (lines((64, 64), 24, 39).T, 16),
+        (lines((10, 64), 20, 43), 10),
+        (lines((64, 64), 32, 32), 1),
+        (lines((64, 64), 33, 60), 0),
+        (lines((64, 64), 0, 31), 0),
+        (np.ones((20, 31), dtype=np.bool_), 20),
+        (square(slice(13, 27), slice(18, 32)), 14),
+        (square(slice(13, 27), slice(15, 36)), 14),
+        (square(slice(10, 31), slice(20, 31)), 11),
+        (square(slice(21, 40), slice(0, 51)), 1),
+    ],
+)
+def test_calibration_width(mask: NDArray[np.bool_], width: int) -> None:
+    assert calibration_width(mask) == width
+
+
+def phantom(
+    size: tuple[int, int] = (80, 72), coils: int = 6, centre: int = 18, acceleration: float = 3
+) -> tuple[Scan, NDArray[np.complex64]]:
+    scan, truth = simulate(2, coils, *size, snr=40, seed=2)
+    mask = undersampling_mask(size, "equispaced", acceleration, centre / size[1], 0)
+    return undersample(scan, mask), truth
+
+
+def true_maps(scan: Scan, model: NoiseModel) -> NDArray[np.complex128]:
+    """Whitened sensitivities with sum |S|^2 = 1."""
+    maps = np.einsum("vc,crk->vrk", model.whitening, receiver_maps(*scan.kspace.shape[1:]))
+    return np.asarray(maps / np.sqrt((np.abs(maps) ** 2).sum(axis=0)))
+
+
+def agreement(found: NDArray, truth: NDArray) -> NDArray[np.float64]:
+    """|<S, S'>| / |S| |S'| per pixel: one where they differ by a phase only."""
+    norms = np.linalg.norm(found, axis=0) * np.linalg.norm(truth, axis=0)
+    return np.abs((found.conj() * truth).sum(axis=0)) / np.maximum(norms, 1e-12)
+
+
+@pytest.mark.parametrize("axis", ["columns", "rows"])
+def test_estimated_maps_are_the_true_ones_up_to_a_phase(axis: str) -> None:
+    scan, truth = phantom()
+    if axis == "rows":
+        full, truth = simulate(2, 6, 72, 80, snr=40, seed=2)
+        scan = undersample(full, scan.mask.T.copy())
+    model, _ = noise_model(scan)
+    for index in range(2):
+        found = calibrate(scan, index, model)
+        assert found.coil_maps.dtype == np.complex64
+        inside = np.abs(truth[index]) > 0
+        power = (np.abs(found.coil_maps) ** 2).sum(axis=0)
+        np.testing.assert_allclose(power[inside], 1, atol=1e-4)
+        assert power.max() < 1 + 1e-4
+        assert agreement(found.coil_maps, true_maps(scan, model))[inside].min() > 0.99
+        # Where they are the wrong slice's or coil's maps this fails.
+        swapped = np.roll(true_maps(scan, model), 1, axis=0)
+        assert np.median(agreement(found.coil_maps, swapped)[inside]) < 0.95
+
+
+def test_calibrated_data_are_whitened_and_masked() -> None:
+    scan, _ = phantom()
+    model, _ = noise_model(scan)
+    found = calibrate(scan, 1, model)
+    expected = np.einsum("vc,crk->vrk", model.whitening, scan.kspace[1])
+    np.testing.assert_allclose(found.kspace, expected, rtol=1e-4, atol=1e-6)
+    assert found.kspace.dtype == np.complex64
+    assert not found.kspace[:, ~scan.mask].any()
+    assert (found.noise_std, found.noise_source) == (model.noise_std, "noise-scan")
+
+
+def test_reference_phase_leaves_an_almost_real_image() -> None:
+    """The phase moves from the image into the maps: the combination is real but for detail."""
+    scan, truth = phantom(acceleration=1)
+    model, _ = noise_model(scan)
+    found = calibrate(scan, 0, model)
+    np.testing.assert_allclose(np.abs(found.phase), 1, atol=1e-5)
+    axes = (-2, -1)
+    shifted = np.fft.ifftshift(found.kspace, axes=axes)
+    coil_images = np.fft.fftshift(np.fft.ifft2(shifted, norm="ortho"), axes=axes)
+    image = (found.coil_maps.conj() * coil_images).sum(axis=0)
+    inside = np.abs(truth[0]) > 0.1
+    share = (image.real[inside] ** 2).sum() / (np.abs(image[inside]) ** 2).sum()
+    assert share > 0.98
+    assert image.real[inside].mean() > 0
+
+
+def test_given_maps_are_used() -> None:
+    # Six central lines: nothing could be estimated from them.
+    scan, _ = phantom(centre=6)
+    maps = 3 * np.stack([receiver_maps(6, 80, 72)] * 2)
+    maps[1] = maps[1, ::-1]
+    maps[:, :, :5] = 0
+    given = replace(scan, coil_maps=maps)
+    model, _ = noise_model(given)
+    expected = [true_maps(scan, model)]
+    flipped = np.einsum("vc,crk->vrk", model.whitening, maps[1])
+    expected.append(flipped / np.maximum(np.linalg.norm(flipped, axis=0), 1e-12))
+    for index in range(2):
+        found = calibrate(given, index, model)
+        assert agreement(found.coil_maps, expected[index])[5:].min() > 1 - 1e-5
+        power = (np.abs(found.coil_maps) ** 2).sum(axis=0)
+        np.testing.assert_allclose(power[5:], 1, atol=1e-5)
+        assert not power[:5].any()
+        # Up to the one phase that is taken out of the image, the same for all coils.
+        np.testing.assert_allclose(
+            (found.coil_maps * found.phase.conj())[:, 5:], expected[index][:, 5:], atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("centre", [0, 6, 11])
+def test_too_small_a_centre_is_refused(centre: int) -> None:
+    scan, _ = simulate(1, 4, 64, 64, snr=40)
+    mask = np.zeros((64, 64), dtype=np.bool_)
+    mask[:, ::5] = True
+    mask[:, 32 - centre // 2 : 32 - centre // 2 + centre] = True
+    mask[:, [32 - centre // 2 - 1, 32 - centre // 2 + centre]] = False
+    thin = undersample(scan, mask)
+    model, _ = noise_model(thin)
+    with pytest.raises(CalibrationError, match="at least 12 fully sampled") as caught:
+        calibrate(thin, 0, model)
+    assert caught.value.code == "no-calibration-region"
+    assert f"has {centre}." in caught.value.message
+    mask[:, 26:38] = True
+    calibrate(undersample(scan, mask), 0, model)
+
+
+def test_a_single_coil_needs_no_maps() -> None:
+    scan, _ = simulate(1, 1, 48, 40, snr=40)
+    mask = np.zeros((48, 40), dtype=np.bool_)
+    mask[::3] = True
+    thin = undersample(scan, mask)
+    found = calibrate(thin, 0, noise_model(thin)[0])
+    np.testing.assert_allclose(np.abs(found.coil_maps), 1, atol=1e-5)
+    np.testing.assert_allclose(found.coil_maps[0], found.phase, atol=1e-6)
+
+
+@pytest.mark.parametrize("energy", [0.95, 0.98, 1.0])
+def test_compression_keeps_the_energy_and_the_noise_white(energy: float) -> None:
+    coils = 16
+    scan, _ = simulate(1, coils, 64, 64, snr=30, seed=5)
+    scan = undersample(scan, undersampling_mask((64, 64), "equispaced", 3, 16 / 64, 0))
+    model, _ = noise_model(scan)
+    small = compress(model, scan, CalibrationSettings(compression_energy=energy))
+    kept = len(small.whitening)
+    assert kept < coils or energy == 1
+    assert small.whitening.shape == (kept, coils)
+    assert (small.noise_std, small.source) == (model.noise_std, model.source)
+    samples = scan.kspace[0][:, scan.mask].astype(np.complex128)
+    total = np.linalg.norm(model.whitening @ samples) ** 2
+    found = np.linalg.norm(small.whitening @ samples) ** 2
+    assert found >= (energy - 1e-9) * total
+    # No more coils than needed: the energies are sorted and one less would not do.
+    each = (np.abs(small.whitening @ samples) ** 2).sum(axis=1)
+    assert np.all(np.diff(each) <= 1e-9 * total)
+    if energy < 1:
+        assert found - each[-1] < energy * total
+    mixing = coil_mixing(coils) * float(scan.attributes["noise_std"])
+    assert_white(whitened(small, mixing @ mixing.conj().T), 4096**-0.5)
+    maps = calibrate(scan, 0, small).coil_maps
+    assert maps.shape == (kept, 64, 64)
+
+
+def test_compression_is_an_option() -> None:
+    scan, _ = simulate(1, 14, 32, 32, snr=30)
+    model, _ = noise_model(scan)
+    assert compress(model, scan, CalibrationSettings(compress_above=0)) is model
+    assert compress(model, scan, CalibrationSettings(compress_above=14)) is model
+    assert len(compress(model, scan, CalibrationSettings()).whitening) < 14
+    for energy in (0.94, 1.01):
+        with pytest.raises(CalibrationError) as caught:
+            CalibrationSettings(compression_energy=energy)
+        assert caught.value.code == "compression-energy"
+
+
+def test_scale_divides_data_and_noise_alike() -> None:
+    scan, _ = phantom()
+    found = calibrate(scan, 0, noise_model(scan)[0])
+    half = scaled(found, 2.0)
+    np.testing.assert_allclose(half.kspace, found.kspace / 2)
+    assert half.noise_std == found.noise_std / 2
+    assert half.coil_maps is found.coil_maps
