@@ -1,0 +1,66 @@
+"""Raw networks a prior may be built from: an allow-list, nothing loaded by name from outside."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class UNetConfig(BaseModel):
+    """Shape of a denoising U-Net; the defaults make the 5 M-parameter network for CPUs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: Literal["monai-unet"] = "monai-unet"
+    channels: tuple[int, ...] = Field((32, 64, 96, 128), min_length=2, max_length=6)
+    res_blocks: int = Field(2, ge=1, le=4)
+    norm_groups: int = Field(8, ge=1, le=64)
+    patch: int = Field(2, ge=1, le=4)
+
+    @property
+    def multiple(self) -> int:
+        """Rows and columns must be a multiple of this; `UNet` pads up to it."""
+        return int(self.patch * 2 ** (len(self.channels) - 1))
+
+
+class UNet(nn.Module):
+    """MONAI's diffusion U-Net between a pixel-unshuffle and its inverse, without attention.
+
+    Maps (batch, 2, rows, columns) real/imaginary images of any size, and one noise label per
+    image, to the same shape. Without attention the cost grows linearly in the number of pixels.
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        levels = len(config.channels)
+        inner = 2 * config.patch**2
+        self.unet = DiffusionModelUNet(
+            spatial_dims=2,
+            in_channels=inner,
+            out_channels=inner,
+            channels=config.channels,
+            num_res_blocks=config.res_blocks,
+            attention_levels=(False,) * levels,
+            num_head_channels=config.channels,
+            norm_num_groups=config.norm_groups,
+        )
+        # MONAI always attends in the middle; cost and effect would depend on the matrix size.
+        self.unet.middle_block.attention = nn.Identity()
+
+    def forward(self, image: Tensor, noise_label: Tensor) -> Tensor:
+        rows, columns = image.shape[-2:]
+        multiple = self.config.multiple
+        pad_rows, pad_columns = -rows % multiple, -columns % multiple
+        top, left = pad_rows // 2, pad_columns // 2
+        padded = functional.pad(image, (left, pad_columns - left, top, pad_rows - top))
+        patches = functional.pixel_unshuffle(padded, self.config.patch)
+        # MONAI embeds a "timestep" sinusoidally with a base of 10,000, made for labels in 0-1000.
+        output = self.unet(patches.contiguous(memory_format=torch.channels_last), noise_label)
+        restored = functional.pixel_shuffle(output, self.config.patch)
+        return restored[..., top : top + rows, left : left + columns]
