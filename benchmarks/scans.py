@@ -1,0 +1,193 @@
+"""Real scans, undersampled: our posterior mean beside L1-wavelet, and where the time goes.
+
+    python benchmarks/scans.py [--scans FOLDER] [--preset standard] [--only NAME]
+
+Writes one row per case to benchmarks/results/scans.json and .csv and a picture of each. Without
+the folder of scans the analytic phantom is used, so that the script runs anywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.registry import load_prior
+from recon.calibration import calibrate, noise_model
+from recon.coarse import l1_wavelet
+from recon.evaluation import evaluate, volume_scores
+from recon.figure import save_figure
+from recon.io.files import read_scan
+from recon.operators import CartesianSense
+from recon.phantom import simulate
+from recon.pipeline import Settings, reconstruct
+from recon.posterior import SlicePosterior
+from recon.prior import Prior
+from recon.reference import coil_combination
+from recon.sampler import Problem
+from recon.scan import Scan
+from recon.schedule import Path as AnnealingPath
+from recon.solve import ConjugateGradientSolver
+from recon.undersampling import Pattern, undersample, undersampling_mask
+from service.runs import DEFAULT_MODEL
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+LAMBDAS = (0.125, 0.25, 0.5, 1.0)
+"""L1 weights tried, in units of the noise std; the best by PSNR against the truth is shown."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One undersampled scan."""
+
+    scan: str
+    acceleration: float
+    pattern: Pattern = "equispaced"
+    center_fraction: float = 0.08
+
+    @property
+    def name(self) -> str:
+        return f"{self.scan} R={self.acceleration:g} centre {self.center_fraction:g}"
+
+
+CASES = (
+    Case("brain_t1_8ch", 4),
+    Case("brain_t1_8ch", 4, center_fraction=24 / 180),
+    Case("brain_t1_8ch", 8, center_fraction=0.08),
+)
+PHANTOM_CASES = (Case("phantom", 4),)
+
+
+@dataclass
+class Timed:
+    """A prior that adds up the seconds spent in it."""
+
+    prior: Prior
+    seconds: float = 0.0
+    calls: int = 0
+    images: int = field(default=0)
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        return self.prior.sigma_range
+
+    def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
+        started = time.perf_counter()
+        clean = self.prior.denoise(noisy, sigma)
+        self.seconds += time.perf_counter() - started
+        self.calls += 1
+        self.images += len(noisy)
+        return clean
+
+
+def best_l1(scan: Scan, reference: np.ndarray) -> tuple[float, np.ndarray]:
+    """Best of four L1-wavelet reconstructions of slice 0, (lambda in noise units, image)."""
+    model, _ = noise_model(scan)
+    calibration = calibrate(scan, 0, model)
+    operator = CartesianSense(
+        torch.from_numpy(calibration.coil_maps), torch.from_numpy(calibration.mask.copy())
+    )
+    problem = Problem(
+        operator,
+        ConjugateGradientSolver(operator),
+        torch.from_numpy(calibration.kspace),
+        calibration.noise_std,
+    )
+    tried = []
+    for weight in LAMBDAS:
+        image = l1_wavelet(problem, weight * calibration.noise_std, 100).numpy()
+        tried.append((volume_scores(reference, image[None]).psnr, weight, image))
+    _, weight, image = max(tried, key=lambda each: each[0])
+    return weight, image * calibration.phase
+
+
+def run_case(
+    case: Case, full: Scan, settings: Settings, prior: Prior
+) -> tuple[dict[str, object], SlicePosterior, np.ndarray]:
+    """One row of the table, the posterior, and the reference (rows, columns)."""
+    shape = (full.mask.shape[0], full.mask.shape[1])
+    mask = undersampling_mask(shape, case.pattern, case.acceleration, case.center_fraction, 0)
+    scan = undersample(full, mask)
+    reference = coil_combination(full, scan.mask)
+    timed = Timed(prior)
+    started = time.perf_counter()
+    events = list(reconstruct(scan, timed, settings, [0]))
+    seconds = time.perf_counter() - started
+    posterior = next(event for event in events if isinstance(event, SlicePosterior))
+    scores = evaluate([posterior], reference).slices[0]
+    weight, image = best_l1(scan, reference[:1])
+    wavelet = volume_scores(reference[:1], image[None])
+    check = posterior.self_check
+    row: dict[str, object] = {
+        "case": case.name,
+        "path": str(settings.path),
+        "preset": settings.preset,
+        "acceleration": round(scan.acceleration, 2),
+        "L1 PSNR": round(wavelet.psnr, 2),
+        "L1 SSIM": round(wavelet.ssim, 3),
+        "L1 lambda/noise": weight,
+        "coarse PSNR": round(scores.coarse.psnr, 2),
+        "sample PSNR": round(scores.sample.psnr, 2),
+        "mean PSNR": round(scores.mean.psnr, 2),
+        "mean SSIM": round(scores.mean.ssim, 3),
+        "gain dB": round(scores.mean.psnr - wavelet.psnr, 2),
+        "chi2": round(scores.chi2, 3),
+        "Rhat<1.1": round(scores.rhat_share, 3),
+        "cover50": round(scores.coverage_50, 3),
+        "cover90": round(scores.coverage_90, 3),
+        "self-check std": round(check.residual_std, 2) if check else None,
+        "self-check 90": round(check.coverage_90, 2) if check else None,
+        "noise/signal": round(posterior.noise_std / posterior.scale, 4),
+        "seconds": round(seconds, 1),
+        "outside network": round(1 - timed.seconds / seconds, 3),
+        "network s per image": round(timed.seconds / timed.images, 4),
+    }
+    return row, posterior, reference[0]
+
+
+def main() -> None:
+    """Run the cases and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scans", type=Path, default=ROOT.parent / "shared" / "data" / "scans")
+    parser.add_argument("--preset", default="standard")
+    parser.add_argument("--path", default="prior", choices=["prior", "measurement", "both"])
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--only", default="", help="part of a case's name")
+    parser.add_argument("--no-self-check", action="store_true")
+    arguments = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    prior = load_prior(arguments.model)
+    real = arguments.scans.is_dir()
+    paths = ["prior", "measurement"] if arguments.path == "both" else [arguments.path]
+    rows = []
+    for case in CASES if real else PHANTOM_CASES:
+        if arguments.only not in case.name:
+            continue
+        full = read_scan(arguments.scans / f"{case.scan}.h5") if real else simulate()[0]
+        for path in paths:
+            settings = replace(
+                Settings(preset=arguments.preset, self_check=not arguments.no_self_check),
+                path=AnnealingPath(path),
+            )
+            row, posterior, reference = run_case(case, full, settings, prior)
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+            stem = f"{case.name}-{path}".replace(" ", "-").replace("=", "")
+            save_figure(RESULTS / f"{stem}.png", posterior, reference)
+    (RESULTS / "scans.json").write_text(json.dumps(rows, indent=2) + "\n")
+    with (RESULTS / "scans.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

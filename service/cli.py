@@ -1,0 +1,236 @@
+"""The command line: arguments in, exit code out (0 done, 2 bad input, 1 failure)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from models.registry import ModelError, list_models
+from recon.calibration import CalibrationSettings
+from recon.coarse import CoarseMethod
+from recon.errors import CalibrationError, ReconError, ScanError
+from recon.figure import save_figure
+from recon.io.files import write_scan
+from recon.phantom import simulate as simulate_scan
+from recon.pipeline import Settings
+from recon.posterior import SlicePosterior
+from recon.schedule import Path as AnnealingPath
+from recon.undersampling import undersample as undersample_scan
+from recon.undersampling import undersampling_mask
+from service import demo as demonstration
+from service.report import print_evaluation, print_posteriors
+from service.runs import (
+    DEFAULT_MODEL,
+    choose_device,
+    evaluate_files,
+    load_scan,
+    parse_slices,
+    reconstruct_file,
+)
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="From undersampled MRI k-space to a posterior: mean, samples and uncertainty maps. "
+    "For research, not for diagnosis.",
+)
+console = Console(stderr=True)
+output = Console()
+
+
+class PresetName(StrEnum):
+    """How much work a reconstruction may be."""
+
+    FAST = "fast"
+    STANDARD = "standard"
+    THOROUGH = "thorough"
+
+
+class Pattern(StrEnum):
+    """Undersampling patterns."""
+
+    EQUISPACED = "equispaced"
+    RANDOM = "random"
+    POISSON = "poisson"
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="File to write (HDF5).")]
+
+
+@app.command()
+def reconstruct(
+    scan: Annotated[Path, typer.Argument(help="Undersampled k-space, fastMRI-style HDF5.")],
+    out: Out,
+    samples: Annotated[
+        int | None, typer.Option(min=2, max=256, help="Independent samples [preset: 4, 8 or 16].")
+    ] = None,
+    preset: Annotated[
+        PresetName, typer.Option(help="Network evaluations per sample: about 40, 100 or 250.")
+    ] = PresetName.STANDARD,
+    seed: Seed = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    model: Annotated[str, typer.Option(help="Prior, by name (see `models`).")] = DEFAULT_MODEL,
+    mask: Annotated[
+        Path | None, typer.Option(help="Sampling mask (.npy or .h5), instead of the scan's own.")
+    ] = None,
+    maps: Annotated[
+        Path | None, typer.Option(help="HDF5 scan whose 'coil_maps' are used, not ESPIRiT's.")
+    ] = None,
+    coarse: Annotated[
+        CoarseMethod, typer.Option(help="The first reconstruction.")
+    ] = CoarseMethod.CG_SENSE,
+    path: Annotated[
+        AnnealingPath, typer.Option(help="What annealed Langevin follows: prior or measurement.")
+    ] = AnnealingPath.PRIOR,
+    slices: Annotated[str | None, typer.Option(help="3, 3:5 or 0,2,4 [all].")] = None,
+    compress_above: Annotated[
+        int, typer.Option(min=0, help="SVD coil compression above this many coils; 0: never.")
+    ] = 12,
+    self_check: Annotated[
+        bool, typer.Option(help="Predict held-out lines in a second, short run.")
+    ] = True,
+    fit_noise: Annotated[
+        bool, typer.Option(help="Fit the noise level when the residual contradicts it.")
+    ] = True,
+    png: Annotated[
+        Path | None, typer.Option(help="Also a picture; more slices get -N before the suffix.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Reconstruct a scan: posterior mean, samples, uncertainty maps and diagnostics."""
+    read = load_scan(scan, mask, maps)
+    settings = Settings(
+        preset=preset.value,
+        samples=samples,
+        seed=seed,
+        coarse=coarse,
+        path=path,
+        fit_noise=fit_noise,
+        self_check=self_check,
+        calibration=CalibrationSettings(compress_above=compress_above),
+    )
+    chosen = parse_slices(slices, read.kspace.shape[0])
+    posteriors = reconstruct_file(
+        read, out, settings, model, choose_device(device), chosen, console, quiet=quiet
+    )
+    pictures = [] if png is None else _pictures(png, posteriors)
+    if not quiet:
+        print_posteriors(posteriors, output)
+        output.print(f"written: {out}" + "".join(f", {name}" for name in pictures))
+
+
+def _pictures(png: Path, posteriors: list[SlicePosterior]) -> list[Path]:
+    """Draw every slice; several get their number before the suffix."""
+    written = []
+    for posterior in posteriors:
+        name = png if len(posteriors) == 1 else png.with_stem(f"{png.stem}-{posterior.index}")
+        save_figure(name, posterior)
+        written.append(name)
+    return written
+
+
+@app.command()
+def undersample(
+    full: Annotated[Path, typer.Argument(help="Fully sampled scan, fastMRI-style HDF5.")],
+    out: Out,
+    acceleration: Annotated[float, typer.Option(min=1, help="Matrix size over samples.")] = 4,
+    pattern: Annotated[Pattern, typer.Option(help="Which samples are kept.")] = Pattern.EQUISPACED,
+    center_fraction: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of central lines always kept.")
+    ] = 0.08,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Throw samples of a fully sampled scan away, to see what a reconstruction makes of it."""
+    scan = load_scan(full)
+    shape = (scan.mask.shape[0], scan.mask.shape[1])
+    mask = undersampling_mask(shape, pattern.value, acceleration, center_fraction, seed)
+    reduced = undersample_scan(scan, mask)
+    write_scan(out, reduced)
+    if not quiet:
+        output.print(f"written: {out} (acceleration {reduced.acceleration:.2f})")
+
+
+@app.command()
+def evaluate(
+    result: Annotated[Path, typer.Argument(help="Result of `reconstruct`.")],
+    reference: Annotated[Path, typer.Option(help="The fully sampled scan.")],
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+    png: Annotated[
+        Path | None, typer.Option(help="Picture of the first slice with its error.")
+    ] = None,
+) -> None:
+    """Compare a result with the fully sampled coil combination."""
+    evaluation, posteriors, images = evaluate_files(result, reference)
+    if png is not None:
+        save_figure(png, posteriors[0], images[posteriors[0].index])
+    if as_json:
+        sys.stdout.write(json.dumps(evaluation.as_dict(), indent=2) + "\n")
+    else:
+        print_evaluation(evaluation, output)
+
+
+@app.command()
+def simulate(
+    out: Out,
+    slices: Annotated[int, typer.Option(min=1, max=512)] = 1,
+    coils: Annotated[int, typer.Option(min=1, max=128)] = 8,
+    rows: Annotated[int, typer.Option(min=16, max=2048)] = 256,
+    columns: Annotated[int, typer.Option(min=16, max=2048)] = 256,
+    snr: Annotated[float, typer.Option(min=0.1, help="Signal over noise of the image.")] = 40,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Make a fully sampled multi-coil scan of an analytic head phantom, ground truth inside."""
+    scan, image = simulate_scan(slices, coils, rows, columns, snr, seed)
+    write_scan(out, scan, {"ground_truth": image})
+    if not quiet:
+        output.print(f"written: {out} ({slices} x {coils} x {rows} x {columns})")
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for files and pictures.")
+    ] = Path("demo"),
+    model: Annotated[str, typer.Option(help="Prior, by name.")] = DEFAULT_MODEL,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Simulate, undersample 4 times, reconstruct, evaluate and draw: under three minutes."""
+    demonstration.run(folder, model, choose_device(device), console, output, quiet=quiet)
+
+
+@app.command()
+def models() -> None:
+    """List the priors that `--model` accepts."""
+    for name in list_models():
+        output.print(name + (" (default)" if name == DEFAULT_MODEL else ""))
+
+
+def main() -> None:
+    """Entry point: typed errors become one line and an exit code."""
+    try:
+        app()
+    except (ScanError, CalibrationError, ModelError) as error:
+        console.print(f"[bold red]refused[/] ({error.code}): {error.message}", highlight=False)
+        sys.exit(2)
+    except ReconError as error:
+        console.print(f"[bold red]failed[/] ({error.code}): {error.message}", highlight=False)
+        sys.exit(1)
+    except OSError as error:
+        console.print(f"[bold red]refused[/]: {error}", highlight=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""One reconstruction from file to file: what the command line does, and the server will."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from models.registry import load_prior, read_config
+from recon.errors import ScanError
+from recon.evaluation import Evaluation, evaluate
+from recon.io.files import read_mask, read_result, read_result_mask, read_scan, write_result
+from recon.pipeline import Settings, reconstruct
+from recon.posterior import SlicePosterior
+from recon.reference import coil_combination
+from recon.scan import Scan
+from service.report import follow
+
+DEFAULT_MODEL = "brain-preview"
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes a GPU when there is one. Raises ScanError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ScanError("no-such-device", "no CUDA device is available; use --device cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ScanError(
+            "no-such-device", f"'{name}' is not a device; use auto, cpu or cuda"
+        ) from error
+
+
+def parse_slices(text: str | None, count: int) -> Sequence[int]:
+    """`3`, `3:5` (3 and 4), `:5`, `3:` or a comma-separated list of these; None is all slices."""
+    if text is None:
+        return range(count)
+    chosen: list[int] = []
+    for part in text.split(","):
+        first, colon, last = part.strip().partition(":")
+        try:
+            start = int(first) if first else 0
+            stop = (int(last) if last else count) if colon else start + 1
+        except ValueError as error:
+            raise ScanError(
+                "slices", f"'{text}' is not a choice of slices; write 3, 3:5 or 0,2,4"
+            ) from error
+        if not 0 <= start < stop <= count:
+            raise ScanError(
+                "slices", f"slices {part.strip()} of a scan with slices 0 to {count - 1}"
+            )
+        chosen += range(start, stop)
+    return sorted(set(chosen))
+
+
+def load_scan(path: Path, mask: Path | None = None, maps: Path | None = None) -> Scan:
+    """The scan, with a mask or coil maps from other files where these are given."""
+    given = None if mask is None else read_mask(mask)
+    scan = read_scan(path, mask=given)
+    if maps is None:
+        return scan
+    coil_maps = read_scan(maps).coil_maps
+    if coil_maps is None:
+        raise ScanError("no-maps", f"{maps.name} holds no dataset 'coil_maps'")
+    return replace(scan, coil_maps=coil_maps)
+
+
+def reconstruct_file(
+    scan: Scan,
+    result: Path,
+    settings: Settings,
+    model: str,
+    device: torch.device,
+    slices: Sequence[int],
+    console: Console,
+    *,
+    quiet: bool,
+) -> list[SlicePosterior]:
+    """Reconstruct and write the result file; returns its posteriors."""
+    prior = load_prior(model, device)
+    events = reconstruct(scan, prior, settings, slices, device)
+    posteriors = list(follow(events, len(slices), console, quiet=quiet))
+    provenance: dict[str, str | int | float] = {
+        "input_sha256": scan.sha256,
+        "model_id": model,
+        "model_sha256": read_config(model).weights_sha256,
+        "software_version": version("mri-posterior"),
+        "torch_version": str(torch.__version__),
+        "python_version": platform.python_version(),
+        "device": str(device),
+        "compute_dtype": str(prior.compute_dtype).removeprefix("torch."),
+        "seed": settings.seed,
+        "samples": settings.resolved.chains,
+        "preset": settings.preset,
+        "sampler": f"localized annealed Langevin, {settings.path} path",
+        "coarse": str(settings.coarse),
+        "steps": settings.resolved.evaluations,
+        "acceleration": scan.acceleration,
+        "compress_above": settings.calibration.compress_above,
+    }
+    provenance.update(
+        {name: value for name, value in scan.attributes.items() if name == "acquisition"}
+    )
+    write_result(
+        result,
+        posteriors,
+        provenance,
+        header=scan.header,
+        recon_shape=scan.geometry.recon_shape,
+        mask=scan.mask,
+    )
+    return posteriors
+
+
+def evaluate_files(result: Path, full: Path) -> tuple[Evaluation, list[SlicePosterior], np.ndarray]:
+    """Scores of a result against the coil combination of the fully sampled scan."""
+    posteriors, attributes = read_result(result)
+    mask = read_result_mask(result)
+    settings = replace(
+        Settings().calibration, compress_above=int(attributes.get("compress_above", 12))
+    )
+    scan = read_scan(full)
+    if scan.mask.shape != mask.shape:
+        raise ScanError(
+            "reference-shape",
+            f"the result is of a {mask.shape} scan, the reference of a {scan.mask.shape} one",
+        )
+    if not scan.mask[mask].all() or np.count_nonzero(scan.mask) <= np.count_nonzero(mask):
+        raise ScanError(
+            "reference-undersampled", "the reference must hold more samples than the result used"
+        )
+    reference = coil_combination(scan, mask, settings)
+    return evaluate(posteriors, reference), posteriors, reference

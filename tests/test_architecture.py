@@ -1,0 +1,153 @@
+"""Who may import whom, and how large a file may grow: read off the source, not off the run."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+PRODUCT = ("recon", "models", "service")
+MAX_LINES = 400
+
+CONFINED = {
+    "h5py": (
+        "recon/io/files.py",
+        "recon/io/hdf5_safety.py",
+        "recon/io/read_worker.py",
+        "models/train.py",
+    ),
+    "typer": ("service/",),
+    "rich": ("service/",),
+    "fastapi": ("service/",),
+    "uvicorn": ("service/",),
+}
+
+
+class Import(NamedTuple):
+    file: str
+    line: int
+    name: str
+    """Dotted name of what is imported; `from a import b` gives `a.b`."""
+
+    def inside(self, package: str) -> bool:
+        return self.name == package or self.name.startswith(package + ".")
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} imports {self.name}"
+
+
+def sources(*folders: str) -> list[Path]:
+    return [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imports(*folders: str) -> Iterator[Import]:
+    for file in sources(*folders):
+        name = file.relative_to(ROOT).as_posix()
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                yield from (Import(name, node.lineno, alias.name) for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                origin = "." * node.level + (node.module or "")
+                yield from (
+                    Import(name, node.lineno, f"{origin}.{alias.name}") for alias in node.names
+                )
+
+
+def listing(found: list[Import]) -> str:
+    return "\n".join(map(str, found))
+
+
+def test_there_is_something_to_check() -> None:
+    assert sources("recon")
+    assert sources("models")
+
+
+def test_recon_imports_neither_models_nor_service() -> None:
+    found = [i for i in imports("recon") if i.inside("models") or i.inside("service")]
+    assert not found, listing(found)
+
+
+def test_models_import_recon_for_the_prior_interface_only() -> None:
+    found = [
+        i
+        for i in imports("models")
+        if (i.inside("recon") and not i.inside("recon.prior")) or i.inside("service")
+    ]
+    assert not found, listing(found)
+
+
+def test_the_product_below_service_does_not_import_it() -> None:
+    found = [i for i in imports("recon", "models") if i.inside("service")]
+    assert not found, listing(found)
+
+
+def test_nothing_imports_the_tests() -> None:
+    found = [i for i in imports(*PRODUCT, "benchmarks") if i.inside("tests")]
+    assert not found, listing(found)
+
+
+def test_libraries_stay_where_they_are_confined() -> None:
+    found = [
+        i
+        for i in imports(*PRODUCT)
+        for library, homes in CONFINED.items()
+        if i.inside(library) and not i.file.startswith(homes)
+    ]
+    assert not found, listing(found)
+
+
+def test_no_relative_imports() -> None:
+    found = [i for i in imports(*PRODUCT, "benchmarks", "tests") if i.name.startswith(".")]
+    assert not found, listing(found)
+
+
+def test_imports_inside_functions_say_why() -> None:
+    found = []
+    for file in sources(*PRODUCT):
+        lines = file.read_text().splitlines()
+        for function in ast.walk(ast.parse("\n".join(lines))):
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            found += [
+                f"{file.relative_to(ROOT)}:{node.lineno}"
+                for node in ast.walk(function)
+                if isinstance(node, ast.Import | ast.ImportFrom)
+                and not re.search(r"# lazy: \S+", lines[node.lineno - 1])
+            ]
+    assert not found, "\n".join(found)
+
+
+def test_no_file_outgrows_its_reader() -> None:
+    sizes = {
+        str(file.relative_to(ROOT)): len(file.read_text().splitlines())
+        for file in sources(*PRODUCT, "benchmarks", "tests")
+    }
+    assert not {file: lines for file, lines in sizes.items() if lines > MAX_LINES}
+
+
+def test_the_product_never_loads_torchvision_or_lightning() -> None:
+    modules = [
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for file in sources(*PRODUCT)
+        if file.stem != "__main__"
+    ]
+    script = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]: importlib.import_module(name)\n"
+        "print([name for name in ('torchvision', 'pytorch_lightning') if name in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, *modules],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip().splitlines()[-1] == "[]"
