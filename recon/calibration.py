@@ -19,6 +19,8 @@ _MAXIMUM_CALIBRATION = 32
 _OUTER_SHARE = 0.04
 _NO_NOISE_FLOOR = 1.6
 _FLOOR_OF_SIGNAL = 2e-3
+_QUIET_ROUNDS = 5
+_LEAST_OWN_NOISE = 1e-3
 
 Complex = NDArray[np.complex64]
 
@@ -110,11 +112,14 @@ def _robust_covariance(samples: Complex) -> NDArray[np.complex128]:
     """Covariance per real component: correlations of the quiet samples, robust coil variances."""
     std = np.maximum(_component_std(samples), 1e-30)
     normalised = samples / std[:, None]
-    power = (np.abs(normalised) ** 2).mean(axis=0)
-    quiet = normalised[:, power <= np.quantile(power, 0.9)].astype(np.complex128)
-    correlation = quiet @ quiet.conj().T
-    diagonal = np.sqrt(np.diag(correlation).real)
-    correlation = correlation / np.outer(diagonal, diagonal)
+    correlation = np.eye(len(samples), dtype=np.complex128)
+    for _ in range(_QUIET_ROUNDS):
+        # Quiet in the metric of the noise itself: any other cut weakens the correlations.
+        power = (normalised.conj() * (np.linalg.pinv(correlation) @ normalised)).real.sum(axis=0)
+        quiet = normalised[:, power <= np.quantile(power, 0.9)].astype(np.complex128)
+        correlation = quiet @ quiet.conj().T
+        diagonal = np.maximum(np.sqrt(np.diag(correlation).real), 1e-30)
+        correlation = correlation / np.outer(diagonal, diagonal)
     return np.asarray(correlation * np.outer(std, std))
 
 
@@ -143,16 +148,26 @@ def noise_model(scan: Scan) -> tuple[NoiseModel, tuple[str, ...]]:
             )
         covariance = _robust_covariance(outer)
         source = "outer-kspace"
-    try:
-        factor = np.linalg.cholesky(covariance)
-    except np.linalg.LinAlgError as error:
-        raise CalibrationError(
-            "noise-covariance",
-            "the noise covariance is singular: two coils carry the same data, or one is empty",
-        ) from error
+    factor = _cholesky(covariance)
     level = float(np.exp(np.log(np.abs(np.diag(factor))).mean()))
     whitening = np.asarray(np.linalg.inv(factor) * level, dtype=np.complex128)
     return NoiseModel(whitening, level, source), warnings
+
+
+def _cholesky(covariance: NDArray[np.complex128]) -> NDArray[np.complex128]:
+    """Cholesky factor; rounding leaves tiny pivots, not zeros, where a coil repeats others."""
+    try:
+        factor = np.linalg.cholesky(covariance)
+        own = np.diag(factor).real > _LEAST_OWN_NOISE * np.sqrt(np.diag(covariance).real)
+        regular = bool(own.all())  # NaN compares False
+    except np.linalg.LinAlgError:
+        regular = False
+    if not regular:
+        raise CalibrationError(
+            "noise-covariance",
+            "the noise covariance is singular: two coils carry the same data, or one is empty",
+        )
+    return np.asarray(factor, dtype=np.complex128)
 
 
 def _zero_filled_percentile(scan: Scan) -> float:

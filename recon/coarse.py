@@ -88,7 +88,7 @@ def _mask_of(problem: Problem) -> Tensor:
 def cg_sense(problem: Problem, spectrum: Tensor) -> Tensor:
     """SENSE with a Tikhonov weight that expects the signal power of the unmeasured samples."""
     unmeasured = spectrum[~_mask_of(problem)]
-    power = float(unmeasured.mean()) if len(unmeasured) else problem.noise_std**2
+    power = float((unmeasured if len(unmeasured) else spectrum).mean())
     precision = problem.noise_std**-2
     rhs = precision * problem.backprojection
     return problem.solver.precondition(rhs[None], None, precision, 1 / power)[0]

@@ -37,7 +37,6 @@ _CONSISTENT_BAND = (0.8, 1.3)
 _FITTED_BAND = (0.97, 1.03)
 _OVERRELAXATION = 1.5
 _PILOT = Preset(chains=2, localization=4, annealing=20, cycles=0, cycle=6)
-_REFIT = Preset(chains=2, localization=2, annealing=10, cycles=0, cycle=6)
 _CHECK = Preset(chains=4, localization=4, annealing=16, cycles=2, cycle=6)
 _NOISE_ROUNDS = 8
 
@@ -86,10 +85,11 @@ Event = CoarseReady | Progress | SlicePosterior
 
 @dataclass(frozen=True)
 class _Slice:
-    """One slice between calibration and posterior, in internal units."""
+    """One slice between calibration and posterior; tensors are in internal units."""
 
     index: int
     calibration: Calibration
+    """In input units."""
     problem: Problem
     coarse: Tensor
     plan: ChainPlan
@@ -127,10 +127,10 @@ def reconstruct(
         yield Progress(index, "calibration", 0.0)
         calibration = calibrate(scan, index, model, settings.calibration)
         current = _prepare(calibration, index, prior, settings, torch.device(device))
-        current = replace(current, warnings=noise_warnings + current.warnings)
         yield CoarseReady(index, _output(current, current.coarse))
         budget = _Budget(index, settings)
         current = yield from _fit_noise(current, prior, settings, budget)
+        current = replace(current, warnings=noise_warnings + current.warnings)
         draws = yield from budget.follow(
             run_chains(
                 current.problem,
@@ -156,6 +156,7 @@ class _Budget:
         self.index = index
         self.total = sum(run.chains * run.evaluations for run in runs)
         self.done = 0
+        self.fraction = 0.0
 
     def follow(
         self, run: Generator[Advance, None, Draws], preset: Preset
@@ -168,7 +169,9 @@ class _Budget:
                 draws: Draws = stop.value
                 return draws
             self.done += preset.chains
-            yield Progress(self.index, advance.stage, min(self.done / self.total, 0.99))
+            # Another round of noise fitting makes the whole longer; the bar waits, it never falls.
+            self.fraction = max(self.fraction, min(self.done / self.total, 0.99))
+            yield Progress(self.index, advance.stage, self.fraction)
 
 
 def _problem(calibration: Calibration, device: torch.device) -> Problem:
@@ -199,19 +202,7 @@ def _prepare(
         settings.resolved, settings.path, sigma, max(sigma / 2, lowest), lowest, sigma / 2
     )
     image = coarse.image / scale
-    return _Slice(index, scaled(calibration, scale), problem, image, plan, scale, ())
-
-
-def _with_noise(current: _Slice, noise_std: float, spread: float, prior: Prior) -> _Slice:
-    """The slice with another noise level, and cycles as wide as the posterior seen so far."""
-    lowest = lowest_sigma(noise_std, prior.sigma_range)
-    plan = replace(
-        current.plan,
-        lowest_sigma=lowest,
-        annealing_sigma=max(current.plan.annealing_sigma, lowest),
-        cycle_sigma=cycle_top(spread, lowest, current.plan.localization_sigma),
-    )
-    return replace(current, problem=replace(current.problem, noise_std=noise_std), plan=plan)
+    return _Slice(index, calibration, problem, image, plan, scale, ())
 
 
 def _fit_noise(
@@ -222,39 +213,38 @@ def _fit_noise(
     A posterior draw and the truth are exchangeable, so the residual of a draw has the noise's
     variance. Where it has not, eta^2 <- eta^2 * chi^2 is one step of expectation maximisation on
     the evidence of the noise level (empirical Bayes). It converges from one side, so it is
-    over-relaxed; later rounds are localized round the draws of the one before.
+    over-relaxed. Each round starts from its own coarse image: a wrong noise level makes that
+    wrong too, and with it the scale.
     """
-    started = current.problem.noise_std
-    start, preset, plan = current.coarse, _PILOT, current.plan
+    started = current.calibration.noise_std
     for attempt in range(_NOISE_ROUNDS):
         run = run_chains(
             current.problem,
             prior,
-            replace(plan, preset=preset, path=Path.PRIOR),
-            start,
+            replace(current.plan, preset=_PILOT, path=Path.PRIOR),
+            current.coarse,
             (settings.seed, f"pilot-{current.index}-{attempt}"),
-            range(preset.chains),
+            range(_PILOT.chains),
         )
-        draws = yield from budget.follow(run, preset)
+        draws = yield from budget.follow(run, _PILOT)
         images = draws.images[:, -1]
-        spread = _spread(images)
         chi2 = float(current.problem.chi2(images).mean())
         band = _CHI2_BAND if attempt == 0 else _FITTED_BAND
-        fits = band[0] <= chi2 <= band[1] or not settings.fit_noise
-        noise_std = current.problem.noise_std * (1.0 if fits else chi2 ** (_OVERRELAXATION / 2))
-        current = _with_noise(current, noise_std, spread, prior)
-        if fits:
+        if band[0] <= chi2 <= band[1] or not settings.fit_noise:
             break
-        start, preset = images.mean(dim=0), _REFIT
-        sigma = max(3 * spread, 4 * current.plan.lowest_sigma)
-        plan = replace(current.plan, localization_sigma=sigma, annealing_sigma=sigma / 2)
-    if current.problem.noise_std != started:
-        change = current.problem.noise_std / started
+        noise_std = current.calibration.noise_std * chi2 ** (_OVERRELAXATION / 2)
+        calibration = replace(current.calibration, noise_std=noise_std)
+        current = _prepare(calibration, current.index, prior, settings, current.coarse.device)
+        budget.total += _PILOT.chains * _PILOT.evaluations
+    top = cycle_top(_spread(images), current.plan.lowest_sigma, current.plan.localization_sigma)
+    current = replace(current, plan=replace(current.plan, cycle_sigma=top))
+    if current.calibration.noise_std != started:
+        change = current.calibration.noise_std / started
         text = (
             f"The noise level was fitted to the residual: {change:.2f} times the estimate from "
             f"{current.calibration.noise_source}."
         )
-        current = replace(current, warnings=(*current.warnings, text))
+        current = replace(current, warnings=(text,))
     return current
 
 
@@ -343,13 +333,9 @@ def _self_check(
         text = "Too few lines outside the calibration region for a self-check."
         return replace(posterior, warnings=(*posterior.warnings, text))
     kept = current.calibration.mask & ~held_out
-    reduced = replace(
-        current.calibration,
-        kspace=np.where(kept, current.calibration.kspace, 0).astype(np.complex64),
-        mask=kept,
-        noise_std=current.problem.noise_std,
-    )
-    problem = _problem(reduced, current.coarse.device)
+    inside = scaled(current.calibration, current.scale)
+    kspace = np.where(kept, inside.kspace, 0).astype(np.complex64)
+    problem = _problem(replace(inside, kspace=kspace, mask=kept), current.coarse.device)
     # The start, too, must not have seen the held-out lines.
     streams = NoiseStreams.keyed(settings.seed, f"check-coarse-{current.index}", range(4))
     coarse = coarse_reconstruction(problem, CoarseMethod.CG_SENSE, streams).image

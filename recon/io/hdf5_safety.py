@@ -3,7 +3,7 @@
 HDF5 can read other files in its own name (external storage, external links, virtual datasets),
 can declare terabytes in a kilobyte, and can loop. No switch of the library forbids any of it, so
 every link, layout, filter, type and size is looked at first, with the low-level interface, and
-only the datasets found that way are handed on. Run this in a child process (`recon.io.child_reader`):
+only the datasets found that way are handed on. Run this in the child of `recon.io.child_reader`:
 the library itself has had memory errors in decoding metadata.
 """
 

@@ -1,8 +1,8 @@
 """The child process that opens an input file: checks it, reads it, hands plain arrays back.
 
-Started by `recon.io.child_reader` only, with a JSON request on standard input. It writes `N.npy` for
-the Nth array asked for and one `answer.json` into the current directory, which is private to the
-run. Whatever a file does to the HDF5 library, it does to this process.
+Started by `recon.io.child_reader` only, with a JSON request on standard input. It writes `N.npy`
+for the Nth array asked for and one `answer.json` into the current directory, which is private to
+the run. Whatever a file does to the HDF5 library, it does to this process.
 """
 
 from __future__ import annotations
