@@ -173,9 +173,13 @@ def package(
     training: str,
     licence: str,
     data_attributions: tuple[str, ...],
+    lowest_sigma: float | None = None,
 ) -> Path:
     """Make the model `out_folder/<name>` out of a training run and return its folder.
 
+    `lowest_sigma` is the noise level below which samplers should not trust the network; None
+    takes the lowest one it was trained at. The error of its score grows as that of the denoiser
+    over sigma squared, so that it becomes useless before the denoiser does.
     Weights are stored in bfloat16. The folder appears complete or not at all, and an existing one
     is never replaced.
     """
@@ -198,7 +202,7 @@ def package(
             config = ModelConfig(
                 name=name,
                 network=run.network,
-                sigma_range=run.sigma_range,
+                sigma_range=(lowest_sigma or run.sigma_range[0], run.sigma_range[1]),
                 sigma_data=SIGMA_DATA,
                 weights_sha256=hashlib.sha256(stored).hexdigest(),
                 training=training,

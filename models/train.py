@@ -12,10 +12,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from models.augment import complex_patches
 from models.denoiser import SIGMA_DATA, precondition
 from models.network import UNet, UNetConfig
+from models.registry import ModelError
 
 
 class TrainingConfig(BaseModel):
@@ -63,14 +66,15 @@ class SliceData:
     def __init__(self, folder: Path) -> None:
         files = sorted(folder.glob("*.h5"))
         if not files:
-            raise FileNotFoundError(f"no .h5 file with an 'images' dataset in {folder}")
+            raise ModelError("no-data", f"no .h5 file with an 'images' dataset in {folder}")
         self.images, self.scales = [], []
         for file in files:
-            with h5py.File(file, "r") as handle:
-                images = handle["images"][()]
+            images = _read_images(file)
             self.images.append(images)
             flat = images.reshape(len(images), -1).astype(np.float32)
-            self.scales.append(np.maximum(np.percentile(flat, 99, axis=1), flat.max(1) * 0.2 + 1))
+            # Slices with hardly any tissue are not blown up to full brightness.
+            floor = np.maximum(0.2 * flat.max(axis=1), flat.max() / 256)
+            self.scales.append(np.maximum(np.percentile(flat, 99, axis=1), floor))
         sizes = torch.tensor([float(len(images)) for images in self.images])
         self.weights = sizes.sqrt()
 
@@ -83,6 +87,33 @@ class SliceData:
             image = self.images[file][index].astype(np.float32) / self.scales[file][index]
             chosen.append(torch.from_numpy(image))
         return torch.stack(chosen)
+
+
+def _read_images(file: Path) -> NDArray[Any]:
+    """The magnitude slices (slices, rows, columns) of one file, which the user trusts."""
+    with h5py.File(file, "r") as handle:
+        images = handle.get("images")
+        real = isinstance(images, h5py.Dataset) and images.dtype.kind in "uf"
+        if not real or images.ndim != 3:
+            raise ModelError(
+                "bad-data",
+                f"{file.name} must hold a real dataset 'images' of shape (slices, rows, columns)",
+            )
+        return np.asarray(images[()])
+
+
+def _record(config: TrainingConfig, out: Path) -> None:
+    """Write the configuration beside the run; a resumed run may only be longer, not different."""
+    record = out / "training.json"
+    if record.exists():
+        earlier = TrainingConfig.model_validate_json(record.read_text())
+        if earlier.model_copy(update={"steps": config.steps}) != config:
+            raise ModelError(
+                "other-run",
+                f"{out} holds a run with another configuration; use another folder, or the same "
+                "options to resume it",
+            )
+    record.write_text(config.model_dump_json(indent=2))
 
 
 def _as_channels(image: Tensor) -> Tensor:
@@ -123,7 +154,7 @@ def train(
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
-    (out / "training.json").write_text(config.model_dump_json(indent=2))
+    _record(config, out)
     with (out / "log.csv").open("a", newline="") as log_file:
         log = csv.writer(log_file)
         losses, started = [], time.monotonic()
@@ -165,7 +196,7 @@ def train(
                     {k: v.to(torch.bfloat16).contiguous() for k, v in average.state_dict().items()},
                     out / "weights.safetensors",
                 )
-            if step % 10 == 0:
+            if step % 10 == 0 or step == config.steps:
                 seconds = (time.monotonic() - started) / len(losses)
                 mean_loss = sum(losses) / len(losses)
                 log.writerow([step, f"{mean_loss:.6f}", f"{seconds:.3f}"])

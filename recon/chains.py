@@ -51,9 +51,7 @@ class Draws(NamedTuple):
     """What the chains retained."""
 
     images: Tensor
-    """(chains, draws, rows, columns): states at the lowest noise level."""
-    denoised: Tensor
-    """(chains, draws, rows, columns): E[clean | state], the Rao-Blackwell terms of the mean."""
+    """(chains, draws, rows, columns): states at the lowest noise level, one after each cycle."""
     step: float
     """The Langevin step that was used in the end."""
 
@@ -103,7 +101,7 @@ def _run(
     start = plan.localization_sigma if measured else stop
     first = annealing(plan.path, start, plan.lowest_sigma, preset.annealing, eta, plan.step)
     again = prior_path(plan.cycle_sigma, plan.lowest_sigma, preset.cycle, eta, plan.step)
-    done, images, denoised, misfit = 0, [], [], math.inf
+    done, images, misfit = 0, [], math.inf
     sigmas = geometric(plan.localization_sigma, stop, preset.localization)
     for sigma, next_sigma in pairwise(sigmas):
         state, info = diffuse(prior, sigma, next_sigma, state, noise)
@@ -112,15 +110,16 @@ def _run(
     for draw in range(preset.cycles + 1):
         if draw > 0:
             state = spread(problem, state, plan.lowest_sigma, plan.cycle_sigma, noise)
-        stage = "annealing" if draw == 0 else f"draw {draw + 1} of {preset.cycles + 1}"
+        stage = "annealing" if draw == 0 else f"draw {draw} of {preset.cycles}"
         for level in first if draw == 0 else again:
             state, info = step(problem, prior, level, state, noise)
             done += 1
             yield _advance(stage, done, info)
         misfit = _checked_misfit(problem, state, misfit)
-        images.append(state.image)
-        denoised.append(info.denoised)
-    return Draws(torch.stack(images, dim=1), torch.stack(denoised, dim=1), plan.step)
+        # The first annealing is the burn-in of the cycles.
+        if draw > 0 or preset.cycles == 0:
+            images.append(state.image)
+    return Draws(torch.stack(images, dim=1), plan.step)
 
 
 def _advance(stage: str, done: int, info: Info) -> Advance:

@@ -20,12 +20,11 @@ H = A^H A / eta^2 + (1/sigma'^2 + 1/anchor_sigma^2) I:
 * w is the white noise of the step before, w' is new. Sharing noise between neighbouring steps
   (Leimkuhler and Matthews 2013) makes the stationary variance of a Gaussian target exact for any
   h and any M, where Euler-Maruyama inflates it by 1 / (1 - h/2) in measured directions.
-* delta = 1 - sigma'/sigma is the probability-flow step to the next level (Euler in sigma, as
-  DDIM). With it the variance of unmeasured directions follows the falling target instead of
-  lagging behind it.
-
-For Gaussian priors the stationary variance of whole cycles of such steps has a closed recursion;
-h = 1.3 and the preconditioner of the lower level were chosen by it (see benchmarks/schedule.py).
+* delta = 1.2 (1 - sigma'/sigma) is the probability-flow step to the next level (Euler in sigma,
+  as DDIM). With it the variance of unmeasured directions follows the falling target instead of
+  lagging behind it. The factor makes up for the noise of the same step, which is not contracted:
+  on Gaussian problems with eight or nine steps from six posterior stds down, whitened chi^2 was
+  1.08 with 1.0, 1.05 with 1.15 and 1.02 with 1.3; learned priors lose a little with 1.3.
 """
 
 from __future__ import annotations
@@ -42,6 +41,9 @@ from recon.noise import NoiseStreams
 from recon.operators import MeasurementOperator
 from recon.prior import Prior
 from recon.solve import GaussianSolver
+
+PREDICTOR = 1.2
+"""Strength of the probability-flow step; see the module's docstring."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def step(
     towards = denoised - image
     prior_precision, anchor_precision = level.next_sigma**-2, level.anchor_sigma**-2
     shift = prior_precision + anchor_precision
-    predictor = 1 - level.next_sigma / level.sigma
+    predictor = PREDICTOR * (1 - level.next_sigma / level.sigma)
     drift = (level.step / level.sigma**2 + predictor * prior_precision) * towards
     if anchor_precision:
         drift = drift + level.step * anchor_precision * (state.anchor - image)

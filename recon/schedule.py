@@ -29,7 +29,7 @@ class Preset:
     localization: int
     annealing: int
     cycles: int
-    """Draws after the first; each re-noises the chain and anneals it again."""
+    """Draws; each re-noises the chain and anneals it again. 0 keeps the first annealing's end."""
     cycle: int
 
     @property
@@ -39,9 +39,9 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "fast": Preset(chains=4, localization=4, annealing=20, cycles=2, cycle=8),
-    "standard": Preset(chains=8, localization=6, annealing=30, cycles=8, cycle=8),
-    "thorough": Preset(chains=16, localization=10, annealing=60, cycles=18, cycle=10),
+    "fast": Preset(chains=4, localization=2, annealing=11, cycles=3, cycle=9),
+    "standard": Preset(chains=8, localization=2, annealing=8, cycles=11, cycle=9),
+    "thorough": Preset(chains=16, localization=6, annealing=44, cycles=10, cycle=20),
 }
 
 
@@ -93,9 +93,9 @@ def lowest_sigma(eta: float, prior_range: tuple[float, float]) -> float:
 
 
 def cycle_top(posterior_std: float, low: float, start: float) -> float:
-    """Noise level to which a cycle returns: 1.5 times the posterior's std.
+    """Noise level to which a cycle returns: four times the posterior's std.
 
-    Higher, the levels of a cycle are too far apart and its variance is off; lower, the widest
-    directions of the posterior are forgotten too slowly.
+    The std is a pixel's; the widest directions are several times wider. Lower, they are forgotten
+    too slowly (R-hat); higher, the levels of a cycle are too far apart and its variance is off.
     """
-    return min(start, max(1.5 * posterior_std, 1.5 * low))
+    return min(start, max(4 * posterior_std, 1.5 * low))

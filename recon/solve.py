@@ -164,8 +164,8 @@ class ConjugateGradientSolver:
     """Solves for any operator; draws by perturbing the right-hand side (perturb and solve)."""
 
     operator: MeasurementOperator
-    tolerance: float = 5e-4
-    max_iterations: int = 100
+    tolerance: float = 2e-5
+    max_iterations: int = 200
 
     def normal(self, image: Tensor) -> Tensor:
         """A^H A x."""

@@ -11,7 +11,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from models.registry import ModelError, list_models
+from models.registry import ModelError, list_models, user_folder
+from models.registry import package as package_model
+from models.train import TrainingConfig
+from models.train import train as train_prior
 from recon.calibration import CalibrationSettings
 from recon.coarse import CoarseMethod
 from recon.errors import CalibrationError, ReconError, ScanError
@@ -24,7 +27,7 @@ from recon.schedule import Path as AnnealingPath
 from recon.undersampling import undersample as undersample_scan
 from recon.undersampling import undersampling_mask
 from service import demo as demonstration
-from service.report import print_evaluation, print_posteriors
+from service.report import follow_training, print_evaluation, print_posteriors
 from service.runs import (
     DEFAULT_MODEL,
     choose_device,
@@ -215,6 +218,49 @@ def models() -> None:
     """List the priors that `--model` accepts."""
     for name in list_models():
         output.print(name + (" (default)" if name == DEFAULT_MODEL else ""))
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Option(help="Folder of .h5 files with magnitude 'images'.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; resumed if begun.")],
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 7000,
+    batch: Annotated[int, typer.Option(min=1, help="Patches of 128 x 128 per step.")] = 16,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Train a prior on fully sampled magnitude images; stop and resume at any time."""
+    config = TrainingConfig(steps=steps, batch=batch, seed=seed)
+    follow_training(train_prior(config, data, out), config, console, quiet=quiet)
+    if not quiet:
+        output.print(f"trained: {out}; make a model of it with `mri-posterior package`")
+
+
+@app.command()
+def package(
+    run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
+    name: Annotated[str, typer.Argument(help="Name of the new model.")],
+    training: Annotated[str, typer.Option(help="How it was trained, for its users.")],
+    licence: Annotated[str, typer.Option(help="Licence of the weights.")],
+    attribution: Annotated[list[str], typer.Option(help="Source of the data; may be repeated.")],
+    lowest_sigma: Annotated[
+        float, typer.Option(min=0.001, help="Noise level below which the prior is not used.")
+    ] = 0.022,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of models [your own].")
+    ] = None,
+) -> None:
+    """Make a model that `--model` accepts out of a training run."""
+    made = package_model(
+        run,
+        out or user_folder(),
+        name,
+        training=training,
+        licence=licence,
+        data_attributions=tuple(attribution),
+        lowest_sigma=lowest_sigma,
+    )
+    output.print(f"written: {made}")
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models import train as training
 from models.network import UNetConfig
+from models.registry import ModelError
 from models.train import SliceData, TrainingConfig, load_average, train
 
 CONFIG = TrainingConfig(
@@ -131,5 +132,18 @@ def test_small_files_are_heard(data: Path) -> None:
 
 
 def test_a_folder_without_data_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no \.h5 file"):
+    with pytest.raises(ModelError, match=r"no \.h5 file"):
         SliceData(tmp_path)
+
+
+def test_a_run_resumes_with_more_steps_but_not_with_other_options(
+    data: Path, tmp_path: Path
+) -> None:
+    config = TrainingConfig(
+        network=UNetConfig(channels=(8, 8)), steps=1, batch=2, patch_sizes=(16, 16)
+    )
+    assert [p.step for p in train(config, data, tmp_path)] == [1]
+    longer = config.model_copy(update={"steps": 2})
+    assert [p.step for p in train(longer, data, tmp_path)] == [2]
+    with pytest.raises(ModelError, match="another configuration"):
+        list(train(config.model_copy(update={"batch": 3}), data, tmp_path))
