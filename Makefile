@@ -22,7 +22,7 @@ check: $(STAMP) ## lint, formatting and types
 	$(BIN)/pre-commit validate-config .pre-commit-config.yaml
 
 benchmark: $(STAMP) ## the tables of the README
-	$(BIN)/python benchmarks/scans.py
+	$(BIN)/python -m benchmarks.scans
 
 clean: ## remove caches, build output and demo output; keeps .venv and runs
 	rm -rf build dist demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

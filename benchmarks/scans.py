@@ -1,6 +1,6 @@
 """Real scans, undersampled: our posterior mean beside L1-wavelet, and where the time goes.
 
-    python benchmarks/scans.py [--scans FOLDER] [--preset standard] [--only NAME]
+    python -m benchmarks.scans [--scans FOLDER] [--preset standard] [--only NAME]
 
 Writes one row per case to benchmarks/results/scans.json and .csv and a picture of each. Without
 the folder of scans the analytic phantom is used, so that the script runs anywhere.
@@ -60,7 +60,7 @@ class Case:
 
 CASES = (
     Case("brain_t1_8ch", 4),
-    Case("brain_t1_8ch", 4, center_fraction=24 / 180),
+    Case("brain_t1_8ch", 4, center_fraction=0.13),
     Case("brain_t1_8ch", 8, center_fraction=0.08),
 )
 PHANTOM_CASES = (Case("phantom", 4),)

@@ -15,7 +15,7 @@ from recon.errors import ConvergenceError
 from recon.noise import NoiseStreams
 from recon.prior import Prior
 from recon.sampler import Info, Problem, State, diffuse, init, spread, step
-from recon.schedule import STEP, Path, Preset, annealing, geometric, prior_path
+from recon.schedule import STEP, Path, Preset, annealing, geometric
 
 _GROWTH = 4.0
 """A draw's chi^2 may not exceed the last one's by more than this, once it is far above one."""
@@ -100,7 +100,7 @@ def _run(
     stop = plan.lowest_sigma if measured else plan.annealing_sigma
     start = plan.localization_sigma if measured else stop
     first = annealing(plan.path, start, plan.lowest_sigma, preset.annealing, eta, plan.step)
-    again = prior_path(plan.cycle_sigma, plan.lowest_sigma, preset.cycle, eta, plan.step)
+    again = annealing(plan.path, plan.cycle_sigma, plan.lowest_sigma, preset.cycle, eta, plan.step)
     done, images, misfit = 0, [], math.inf
     sigmas = geometric(plan.localization_sigma, stop, preset.localization)
     for sigma, next_sigma in pairwise(sigmas):
@@ -109,7 +109,7 @@ def _run(
         yield _advance("localization", done, info)
     for draw in range(preset.cycles + 1):
         if draw > 0:
-            state = spread(problem, state, plan.lowest_sigma, plan.cycle_sigma, noise)
+            state = _raise(problem, plan, state, noise)
         stage = "annealing" if draw == 0 else f"draw {draw} of {preset.cycles}"
         for level in first if draw == 0 else again:
             state, info = step(problem, prior, level, state, noise)
@@ -120,6 +120,18 @@ def _run(
         if draw > 0 or preset.cycles == 0:
             images.append(state.image)
     return Draws(torch.stack(images, dim=1), plan.step)
+
+
+def _raise(problem: Problem, plan: ChainPlan, state: State, noise: NoiseStreams) -> State:
+    """The start of a cycle: a wider prior, or an anchor localized round the chain's own state.
+
+    x + sigma z is an honest Gaussian measurement of x, so that drawing the anchor and then x given
+    the anchor and y are the two halves of an exact Gibbs sweep of p(x | y).
+    """
+    if plan.path is Path.PRIOR:
+        return spread(problem, state, plan.lowest_sigma, plan.cycle_sigma, noise)
+    shape, device = state.image.shape[1:], state.image.device
+    return state._replace(anchor=state.image + plan.cycle_sigma * noise.normal(shape, device))
 
 
 def _advance(stage: str, done: int, info: Info) -> Advance:

@@ -126,7 +126,8 @@ def reconstruct(
     for index in chosen:
         yield Progress(index, "calibration", 0.0)
         calibration = calibrate(scan, index, model, settings.calibration)
-        current = _prepare(calibration, index, prior, settings, torch.device(device))
+        raw = _problem(calibration, torch.device(device))
+        current = _prepare(calibration, raw, index, prior, settings)
         yield CoarseReady(index, _output(current, current.coarse))
         budget = _Budget(index, settings)
         current = yield from _fit_noise(current, prior, settings, budget)
@@ -183,9 +184,10 @@ def _problem(calibration: Calibration, device: torch.device) -> Problem:
 
 
 def _prepare(
-    calibration: Calibration, index: int, prior: Prior, settings: Settings, device: torch.device
+    calibration: Calibration, raw: Problem, index: int, prior: Prior, settings: Settings
 ) -> _Slice:
-    raw = _problem(calibration, device)
+    """Coarse image, scale and plan; `raw` is the problem in input units, its noise replaced."""
+    raw = replace(raw, noise_std=calibration.noise_std)
     streams = NoiseStreams.keyed(settings.seed, f"coarse-{index}", range(4))
     coarse = coarse_reconstruction(raw, settings.coarse, streams)
     scale = float(torch.quantile(coarse.image.abs().flatten(), 0.99))
@@ -234,7 +236,8 @@ def _fit_noise(
             break
         noise_std = current.calibration.noise_std * chi2 ** (_OVERRELAXATION / 2)
         calibration = replace(current.calibration, noise_std=noise_std)
-        current = _prepare(calibration, current.index, prior, settings, current.coarse.device)
+        raw = replace(current.problem, measurement=current.scale * current.problem.measurement)
+        current = _prepare(calibration, raw, current.index, prior, settings)
         budget.total += _PILOT.chains * _PILOT.evaluations
     top = cycle_top(_spread(images), current.plan.lowest_sigma, current.plan.localization_sigma)
     current = replace(current, plan=replace(current.plan, cycle_sigma=top))

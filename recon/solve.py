@@ -127,7 +127,8 @@ class RowSolver:
         )
 
     def _analyse(self, image: Tensor) -> Tensor:
-        return self.vectors.mH @ self._lines(image)
+        # U^H x as (x^H U)^H: conjugating the image is cheaper than conjugating U.
+        return (self._lines(image).mH.resolve_conj() @ self.vectors).mH.resolve_conj()
 
     def _lines(self, image: Tensor) -> Tensor:
         """(batch, rows, columns) → (lines, n, batch)."""
