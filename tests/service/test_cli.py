@@ -98,7 +98,7 @@ def test_evaluate_prints_a_table_or_json(files: dict[str, Path], tmp_path: Path)
         (("reconstruct", "{scan}", "-o", "{out}", "--model", "no-such-model"), "no-such-model"),
         (("reconstruct", "{scan}", "-o", "{out}", "--slices", "7"), "slices"),
         (("reconstruct", "{text}", "-o", "{out}"), "HDF5"),
-        (("reconstruct", "{missing}", "-o", "{out}"), "missing"),
+        (("reconstruct", "{missing}", "-o", "{out}"), "no such file"),
         (("reconstruct", "{scan}", "-o", "{out}", "--device", "cuda:99"), "device"),
         (("reconstruct", "{scan}", "-o", "{out}", "--preset", "slow"), "preset"),
         (("evaluate", "{scan}", "--reference", "{full}"), "result"),
