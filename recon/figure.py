@@ -42,8 +42,9 @@ def save_figure(
     """Write a PNG with coarse image, mean, one sample, standard deviation and one more panel.
 
     With a `reference` (rows, columns; units of the posterior) the last panel is the true error of
-    the mean's magnitude in the colour scale of the standard deviation, else the R-hat map. Every
-    pixel is a square of whole PNG pixels. Raises ScanError where the reference does not fit.
+    the mean's magnitude in the colour scale of the standard deviation, else the R-hat map, left
+    out where there were too few draws for one. Every pixel is a square of whole PNG pixels.
+    Raises ScanError where the reference does not fit.
     """
     if reference is not None and reference.shape != posterior.mean.shape:
         raise ScanError(
@@ -87,12 +88,12 @@ def _panels(posterior: SlicePosterior, reference: NDArray[Any] | None) -> list[_
     widest = max(_window(each, 99.5) for each in (spread, error) if each is not None)
     caption = "same units as the images"
     panels.append(_Panel("Predicted error (std. deviation)", spread, 0, widest, "inferno", caption))
-    if error is None:
+    if error is not None:
+        panels.append(_Panel("True error of the mean", error, 0, widest, "inferno", caption))
+    elif np.isfinite(posterior.rhat).any():
         title = "Do the chains agree? (R-hat)"
         inside = np.where(posterior.object_mask, posterior.rhat, np.nan)
         panels.append(_Panel(title, inside, 1, 1.2, "viridis", "1 agree, above 1.1 not"))
-    else:
-        panels.append(_Panel("True error of the mean", error, 0, widest, "inferno", caption))
     return panels
 
 

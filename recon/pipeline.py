@@ -308,8 +308,14 @@ def _summarise(current: _Slice, draws: Draws) -> SlicePosterior:
 def _verdict(rhat: NDArray[np.float32], chi2: NDArray[np.float32]) -> tuple[bool, tuple[str, ...]]:
     """Whether the slice may be trusted, and why not in plain words."""
     warnings = []
-    mixed = float((rhat < 1.1).mean()) if rhat.size and np.isfinite(rhat).any() else 0.0
-    if mixed < 0.95:
+    known = rhat[np.isfinite(rhat)]
+    mixed = float((known < 1.1).mean()) if known.size else 0.0
+    if not known.size:
+        warnings.append(
+            "There are too few draws per chain to check that the chains agree (R-hat). "
+            "Use the standard or thorough preset."
+        )
+    elif mixed < 0.95:
         warnings.append(
             f"The chains agree (R-hat below 1.1) in {mixed:.0%} of the object; 95 % is wanted. "
             "Use a longer preset."

@@ -35,7 +35,14 @@ def run(
     mask = undersampling_mask((SIZE, SIZE), "equispaced", 4, 0.08, 0)
     write_scan(scan, undersample(simulated, mask))
     posteriors = reconstruct_file(
-        load_scan(scan), result, Settings(), model, device, [0], console, quiet=quiet
+        load_scan(scan),
+        result,
+        Settings("thorough", samples=8),
+        model,
+        device,
+        [0],
+        console,
+        quiet=quiet,
     )
     evaluation, _, reference = evaluate_files(result, full)
     save_figure(folder / "posterior.png", posteriors[0])
