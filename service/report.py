@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -83,7 +84,7 @@ def print_posteriors(posteriors: Sequence[SlicePosterior], console: Console) -> 
         table.add_row(
             str(posterior.index),
             f"{posterior.chi2_per_coil.mean():.2f}",
-            f"{(rhat < 1.1).mean():.0%}" if rhat.size else "-",
+            f"{(rhat < 1.1).mean():.0%}" if np.isfinite(rhat).any() else "-",
             f"{effective.mean():.0f}" if effective.size else "-",
             f"{check.residual_std:.2f}, 90 % holds {check.coverage_90:.0%}" if check else "-",
             f"{posterior.noise_std / posterior.scale:.4f}",
