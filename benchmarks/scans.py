@@ -25,16 +25,13 @@ from recon.coarse import l1_wavelet
 from recon.evaluation import evaluate, volume_scores
 from recon.figure import save_figure
 from recon.io.files import read_scan
-from recon.operators import CartesianSense
 from recon.phantom import simulate
-from recon.pipeline import Settings, reconstruct
+from recon.pipeline import Settings, problem_of, reconstruct
 from recon.posterior import SlicePosterior
 from recon.prior import Prior
 from recon.reference import coil_combination
-from recon.sampler import Problem
 from recon.scan import Scan
 from recon.schedule import Path as AnnealingPath
-from recon.solve import ConjugateGradientSolver
 from recon.undersampling import Pattern, undersample, undersampling_mask
 from service.runs import DEFAULT_MODEL
 
@@ -72,7 +69,6 @@ class Timed:
 
     prior: Prior
     seconds: float = 0.0
-    calls: int = 0
     images: int = field(default=0)
 
     @property
@@ -83,7 +79,6 @@ class Timed:
         started = time.perf_counter()
         clean = self.prior.denoise(noisy, sigma)
         self.seconds += time.perf_counter() - started
-        self.calls += 1
         self.images += len(noisy)
         return clean
 
@@ -92,15 +87,7 @@ def best_l1(scan: Scan, reference: np.ndarray) -> tuple[float, np.ndarray]:
     """Best of four L1-wavelet reconstructions of slice 0, (lambda in noise units, image)."""
     model, _ = noise_model(scan)
     calibration = calibrate(scan, 0, model)
-    operator = CartesianSense(
-        torch.from_numpy(calibration.coil_maps), torch.from_numpy(calibration.mask.copy())
-    )
-    problem = Problem(
-        operator,
-        ConjugateGradientSolver(operator),
-        torch.from_numpy(calibration.kspace),
-        calibration.noise_std,
-    )
+    problem = problem_of(calibration, torch.device("cpu"))
     tried = []
     for weight in LAMBDAS:
         image = l1_wavelet(problem, weight * calibration.noise_std, 100).numpy()

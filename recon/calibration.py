@@ -69,7 +69,6 @@ class Calibration:
     mask: NDArray[np.bool_]
     noise_std: float
     noise_source: str
-    warnings: tuple[str, ...]
 
 
 def calibration_width(mask: NDArray[np.bool_]) -> int:
@@ -226,7 +225,6 @@ def calibrate(
     settings = settings or CalibrationSettings()
     kspace = np.einsum("vc,crk->vrk", model.whitening, scan.kspace[index]).astype(np.complex64)
     width = min(calibration_width(scan.mask), _MAXIMUM_CALIBRATION)
-    warnings: tuple[str, ...] = ()
     if scan.coil_maps is not None:
         # Given maps belong to the unwhitened coils; whitening and compression act on them alike.
         given = np.einsum("vc,crk->vrk", model.whitening, scan.coil_maps[index])
@@ -245,9 +243,7 @@ def calibrate(
     image = _low_resolution(kspace, maps, max(width, 8))
     image = gaussian_filter(image.real, 1) + 1j * gaussian_filter(image.imag, 1)
     phase = np.exp(1j * np.angle(image)).astype(np.complex64)
-    return Calibration(
-        kspace, maps * phase, phase, scan.mask, model.noise_std, model.source, warnings
-    )
+    return Calibration(kspace, maps * phase, phase, scan.mask, model.noise_std, model.source)
 
 
 def _normalised(maps: Complex) -> Complex:

@@ -126,7 +126,7 @@ def reconstruct(
     for index in chosen:
         yield Progress(index, "calibration", 0.0)
         calibration = calibrate(scan, index, model, settings.calibration)
-        raw = _problem(calibration, torch.device(device))
+        raw = problem_of(calibration, torch.device(device))
         current = _prepare(calibration, raw, index, prior, settings)
         yield CoarseReady(index, _output(current, current.coarse))
         budget = _Budget(index, settings)
@@ -175,7 +175,8 @@ class _Budget:
             yield Progress(self.index, advance.stage, self.fraction)
 
 
-def _problem(calibration: Calibration, device: torch.device) -> Problem:
+def problem_of(calibration: Calibration, device: torch.device) -> Problem:
+    """The calibrated slice as the kernel takes it, in the units of the calibration."""
     maps = torch.from_numpy(calibration.coil_maps).to(device)
     mask = torch.from_numpy(calibration.mask.copy()).to(device)
     operator = CartesianSense(maps, mask)
@@ -344,7 +345,7 @@ def _self_check(
     kept = current.calibration.mask & ~held_out
     inside = scaled(current.calibration, current.scale)
     kspace = np.where(kept, inside.kspace, 0).astype(np.complex64)
-    problem = _problem(replace(inside, kspace=kspace, mask=kept), current.coarse.device)
+    problem = problem_of(replace(inside, kspace=kspace, mask=kept), current.coarse.device)
     # The start, too, must not have seen the held-out lines.
     streams = NoiseStreams.keyed(settings.seed, f"check-coarse-{current.index}", range(4))
     coarse = coarse_reconstruction(problem, CoarseMethod.CG_SENSE, streams).image
