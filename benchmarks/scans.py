@@ -13,6 +13,7 @@ import csv
 import json
 import time
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,13 @@ import torch
 from torch import Tensor
 
 from models.registry import load_prior
+from models.training_data import ImageFile, SliceSet
 from recon.calibration import calibrate, noise_model
 from recon.coarse import l1_wavelet
 from recon.evaluation import evaluate, volume_scores
 from recon.figure import save_figure
 from recon.io.files import read_scan
-from recon.phantom import simulate
+from recon.phantom import receive, simulate
 from recon.pipeline import Settings, problem_of, reconstruct
 from recon.posterior import SlicePosterior
 from recon.prior import Prior
@@ -59,7 +61,12 @@ CASES = (
     Case("brain_t1_8ch", 4),
     Case("brain_t1_8ch", 4, center_fraction=0.13),
     Case("brain_t1_8ch", 8, center_fraction=0.08),
+    Case("head_t1_sagittal_1ch", 3),
+    Case("complex_t2", 4),
+    Case("complex_t2", 6),
 )
+COMPLEX_T2 = 12
+"""The complex image that is received by eight simulated coils."""
 PHANTOM_CASES = (Case("phantom", 4),)
 
 
@@ -94,6 +101,16 @@ def best_l1(scan: Scan, reference: np.ndarray) -> tuple[float, np.ndarray]:
         tried.append((volume_scores(reference, image[None]).psnr, weight, image))
     _, weight, image = max(tried, key=lambda each: each[0])
     return weight, image * calibration.phase
+
+
+def full_scan(name: str, folder: Path) -> Scan:
+    """The fully sampled scan of a case: measured, or simulated from images or formulas."""
+    if name == "phantom":
+        return simulate()[0]
+    if name == "complex_t2":
+        slices = SliceSet([ImageFile(folder.parent / "validation" / "complex_t2.h5")])
+        return receive(slices.slice(0, COMPLEX_T2)[None], coils=8, noise_std=0.005)
+    return read_scan(folder / f"{name}.h5")
 
 
 def run_case(
@@ -146,28 +163,28 @@ def main() -> None:
     parser.add_argument("--scans", type=Path, default=ROOT.parent / "shared" / "data" / "scans")
     parser.add_argument("--preset", default="standard")
     parser.add_argument("--path", default="prior", choices=["prior", "measurement", "both"])
-    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--model", action="append", default=[])
     parser.add_argument("--only", default="", help="part of a case's name")
     parser.add_argument("--no-self-check", action="store_true")
     arguments = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
-    prior = load_prior(arguments.model)
+    models = {name: load_prior(name) for name in arguments.model or [DEFAULT_MODEL]}
     real = arguments.scans.is_dir()
     paths = ["prior", "measurement"] if arguments.path == "both" else [arguments.path]
     rows = []
     for case in CASES if real else PHANTOM_CASES:
         if arguments.only not in case.name:
             continue
-        full = read_scan(arguments.scans / f"{case.scan}.h5") if real else simulate()[0]
-        for path in paths:
+        full = full_scan(case.scan, arguments.scans)
+        for path, (model, prior) in product(paths, models.items()):
             settings = replace(
                 Settings(preset=arguments.preset, self_check=not arguments.no_self_check),
                 path=AnnealingPath(path),
             )
             row, posterior, reference = run_case(case, full, settings, prior)
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-            stem = f"{case.name}-{path}".replace(" ", "-").replace("=", "")
+            rows.append({"model": model} | row)
+            print(json.dumps(rows[-1]), flush=True)
+            stem = f"{case.name}-{path}-{model}".replace(" ", "-").replace("=", "")
             save_figure(RESULTS / f"{stem}.png", posterior, reference)
     (RESULTS / "scans.json").write_text(json.dumps(rows, indent=2) + "\n")
     with (RESULTS / "scans.csv").open("w", newline="") as file:

@@ -1,6 +1,7 @@
 """Magnitude slices turned into complex images like those a receiver array delivers.
 
-All functions take a `torch.Generator`, so that one (seed, step) pair always gives one batch.
+Everything is computed for a whole batch on the device of the slices, and drawn from one
+`torch.Generator` of that device, so that a generator's seed decides the batch.
 """
 
 from __future__ import annotations
@@ -8,101 +9,169 @@ from __future__ import annotations
 import math
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Generator, Tensor
 from torch.nn import functional
 
 
-def _uniform(shape: tuple[int, ...], low: float, high: float, generator: Generator) -> Tensor:
-    return low + (high - low) * torch.rand(shape, generator=generator)
+class Augmentation(BaseModel):
+    """What is varied, and how much; a zero switches it off."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    flips: bool = Field(True, description="random flips and transposes")
+    resampled: float = Field(0.5, ge=0, le=1, description="share that is rotated and zoomed")
+    rotation: float = Field(20.0, ge=0, le=180, description="largest rotation, degrees")
+    zoom: float = Field(1.4, ge=1, le=3, description="largest zoom and its inverse: pixel sizes")
+    gamma: float = Field(0.25, ge=0, description="std of the log of the gamma")
+    intensity: float = Field(0.15, ge=0, description="std of the log of the intensity")
+    tissue: float = Field(0.25, ge=0, le=1, description="share given a random tissue contrast")
+    shading: float = Field(0.2, ge=0, description="largest std of the log receive sensitivity")
+    phase: float = Field(1.0, ge=0, description="strength of the random smooth phase, radians")
+    noise: float = Field(0.03, ge=0, description="largest std of receiver noise per component")
+    noisy: float = Field(0.5, ge=0, le=1, description="share that receives receiver noise")
 
 
-def random_patches(slices: Tensor, size: int, generator: Generator) -> Tensor:
-    """Random flips, transposes and square patches of `slices` (batch, rows, columns).
+class _Draw:
+    """Random numbers, one row for each image of a batch."""
 
-    Half of the patches are cut on the pixel grid; the others are rotated by up to 20 degrees and
-    zoomed by 0.7-1.4, which stands for other voxel sizes and costs a little sharpness.
-    """
-    patches = []
-    for image in slices:
-        flips = torch.rand(4, generator=generator)
-        turned = image.T if flips[0] < 0.5 else image
-        turned = turned.flip(0) if flips[1] < 0.5 else turned
-        turned = turned.flip(1) if flips[2] < 0.5 else turned
-        rows, columns = turned.shape
-        if flips[3] < 0.5:
-            top = int(torch.randint(0, max(rows - size, 0) + 1, (), generator=generator))
-            left = int(torch.randint(0, max(columns - size, 0) + 1, (), generator=generator))
-            patches.append(turned[top : top + size, left : left + size])
-            continue
-        angle, log_zoom, row, column = _uniform((4,), -1.0, 1.0, generator).tolist()
-        angle, zoom = math.radians(20) * angle, 1.4**log_zoom
-        reach = max(0.0, 1 - size / max(rows, columns))
-        cosine, sine = math.cos(angle) / zoom, math.sin(angle) / zoom
-        theta = torch.tensor(
-            [
-                [cosine * size / columns, -sine * size / columns, reach * column],
-                [sine * size / rows, cosine * size / rows, reach * row],
-            ]
+    def __init__(self, count: int, generator: Generator) -> None:
+        self.count, self.generator = count, generator
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        sample = torch.rand(
+            (self.count, *shape), generator=self.generator, device=self.generator.device
         )
-        grid = functional.affine_grid(theta[None], [1, 1, size, size], align_corners=False)
-        patch = functional.grid_sample(
-            turned[None, None], grid, mode="bicubic", align_corners=False
+        return low + (high - low) * sample
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(
+            (self.count, *shape), generator=self.generator, device=self.generator.device
         )
-        patches.append(patch[0, 0].clamp_min(0))
-    return torch.stack(patches)
+
+    def chance(self, probability: float) -> Tensor:
+        """(count,) booleans."""
+        return self.uniform(0, 1) < probability
 
 
-def random_contrast(magnitude: Tensor, generator: Generator) -> Tensor:
-    """Random gamma and intensity (batch, rows, columns): the test-time scale is never exact."""
-    batch = (magnitude.shape[0], 1, 1)
-    gamma = torch.exp(0.25 * torch.randn(batch, generator=generator))
-    intensity = torch.exp(0.15 * torch.randn(batch, generator=generator))
-    return intensity * magnitude.clamp_min(1e-4) ** gamma * (magnitude > 0)
+def random_patches(
+    slices: Tensor, size: int, augmentation: Augmentation, generator: Generator
+) -> Tensor:
+    """Square patches (batch, channels, size, size) of `slices` (batch, channels, rows, rows).
 
-
-def random_phase(magnitude: Tensor, generator: Generator) -> Tensor:
-    """Give magnitude images a smooth random phase; returns complex64 of the same shape.
-
-    Phase = constant + linear and quadratic terms + a Gaussian random field of random smoothness,
-    as left over by coil combination with maps that carry one coil's phase.
+    A share is rotated and zoomed, which stands for other voxel sizes and costs a little sharpness;
+    the others are cut on the pixel grid. Outside a slice is air.
     """
-    batch, rows, columns = magnitude.shape
-    row = torch.linspace(-1, 1, rows)[None, :, None]
-    column = torch.linspace(-1, 1, columns)[None, None, :]
-    terms = torch.stack(
-        [
-            (row + 0 * column)[0],
-            (column + 0 * row)[0],
-            (row * column)[0],
-            (row**2 + 0 * column)[0],
-            (column**2 + 0 * row)[0],
-        ]
+    draw = _Draw(len(slices), generator)
+    side = slices.shape[-1]
+    resampled = draw.chance(augmentation.resampled)
+    angle = math.radians(augmentation.rotation) * draw.uniform(-1, 1) * resampled
+    zoom = augmentation.zoom ** (draw.uniform(-1, 1) * resampled)
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(-1, 2, 2)
+    if augmentation.flips:
+        signs = 1.0 - 2.0 * draw.uniform(0, 1, 2).round()
+        swap = draw.chance(0.5)[:, None, None]
+        turn = torch.where(swap, turn.flip(1), turn) * signs[:, :, None]
+    # Patches hardly smaller than the slice still move by a tenth of it.
+    reach = max(side - size, side // 10) / 2
+    centre = draw.uniform(-reach, reach, 2)
+    # Whole pixels, or half ones where only these put the patch's pixels on those of the slice.
+    half = (side - size) % 2 / 2
+    centre = torch.where(resampled[:, None], centre, (centre - half).round() + half)
+    theta = torch.cat(
+        [turn * (size / side) / zoom[:, None, None], centre[:, :, None] * (2 / side)], dim=2
     )
-    weights = _uniform((batch, 5), 0, 1.0, generator) * torch.randn((batch, 5), generator=generator)
-    polynomial = torch.einsum("bt,trc->brc", weights, terms)
+    grid = functional.affine_grid(
+        theta, [len(slices), slices.shape[1], size, size], align_corners=False
+    )
+    return functional.grid_sample(slices, grid, mode="bicubic", align_corners=False)
+
+
+def random_contrast(magnitude: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
+    """Factor (batch, rows, columns) that gives `magnitude` of that shape another contrast.
+
+    Gamma and intensity (the scale is never exact when the prior is used); for a share of the
+    images a random piecewise linear map of intensities, which turns bright tissue dark and dark
+    tissue bright while air stays dark; and a smooth shading as of surface coils.
+    """
+    draw = _Draw(len(magnitude), generator)
+    gamma = torch.exp(augmentation.gamma * draw.normal(1, 1))
+    intensity = torch.exp(augmentation.intensity * draw.normal(1, 1))
+    safe = magnitude.clamp_min(1e-4)
+    factor = intensity * safe ** (gamma - 1)
+    if augmentation.tissue:
+        # Hat functions on a grid of intensities: air keeps its value, tissues get random ones.
+        knots, step = 6, 0.25
+        values = draw.uniform(0.05, 1.1, knots)
+        values = torch.cat([torch.zeros_like(values[:, :1]), values], 1)
+        place = (magnitude / step).clamp(0, knots - 1e-3)
+        below = place.floor().long()
+        flat = below.flatten(1)
+        low, high = values.gather(1, flat), values.gather(1, flat + 1)
+        mapped = torch.lerp(low, high, (place - below).flatten(1)).view_as(magnitude)
+        chosen = draw.chance(augmentation.tissue)[:, None, None]
+        factor = torch.where(chosen, mapped / safe, factor)
+    if augmentation.shading:
+        strength = draw.uniform(0, augmentation.shading, 1, 1)
+        factor = factor * torch.exp(strength * _smooth_polynomial(magnitude, draw))
+    return factor
+
+
+def _smooth_polynomial(like: Tensor, draw: _Draw) -> Tensor:
+    """Random linear and quadratic terms over a patch, each weight of std one."""
+    row = torch.linspace(-1, 1, like.shape[1], device=like.device)[:, None].expand(like.shape[1:])
+    column = torch.linspace(-1, 1, like.shape[2], device=like.device).expand(like.shape[1:])
+    terms = torch.stack([row, column, row * column, row**2, column**2])
+    return torch.einsum("bt,trc->brc", draw.normal(5), terms)
+
+
+def random_phase(like: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
+    """A smooth random phase in radians, real, of the shape of `like` (batch, rows, columns).
+
+    Constant + linear and quadratic terms + a Gaussian random field of random smoothness, as left
+    over by coil combination with maps that carry one coil's phase. The constant is always there.
+    """
+    draw = _Draw(len(like), generator)
+    rows, columns = like.shape[1:]
     frequency = (
-        torch.fft.fftfreq(rows)[None, :, None] ** 2 + torch.fft.fftfreq(columns)[None, None] ** 2
+        torch.fft.fftfreq(rows, device=like.device)[:, None] ** 2
+        + torch.fft.fftfreq(columns, device=like.device) ** 2
     )
     # Cycles per pixel: correlation lengths of 80 to 13 pixels.
-    width = torch.exp(_uniform((batch, 1, 1), math.log(0.002), math.log(0.012), generator))
-    white = torch.randn((batch, rows, columns), generator=generator)
+    width = torch.exp(draw.uniform(math.log(0.002), math.log(0.012), 1, 1))
+    white = draw.normal(rows, columns)
     field = torch.fft.ifft2(torch.fft.fft2(white) * torch.exp(-frequency / (2 * width**2))).real
     field = field / field.std(dim=(1, 2), keepdim=True).clamp_min(1e-6)
-    strength = _uniform((batch, 1, 1), 0, 0.7, generator)
-    constant = _uniform((batch, 1, 1), -math.pi, math.pi, generator)
-    return torch.polar(magnitude, constant + polynomial + strength * field)
+    strength = augmentation.phase * draw.uniform(0, 1, 2, 1, 1)
+    constant = draw.uniform(-math.pi, math.pi, 1, 1)
+    polynomial = _smooth_polynomial(like, draw)
+    return constant + strength[:, 0] * polynomial + 0.7 * strength[:, 1] * field
 
 
-def receiver_noise(image: Tensor, generator: Generator) -> Tensor:
-    """Add white complex noise, std 0.002-0.015 per component, to about a third of the images."""
-    batch = (image.shape[0], 1, 1)
-    level = torch.exp(_uniform(batch, math.log(0.002), math.log(0.015), generator))
-    level = level * (torch.rand(batch, generator=generator) < 0.35)
-    noise = torch.randn((*image.shape, 2), generator=generator)
-    return image + level * torch.view_as_complex(noise)
+def receiver_noise(image: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
+    """Add white complex noise to a share of the complex images (batch, rows, columns)."""
+    draw = _Draw(len(image), generator)
+    highest = max(augmentation.noise, 1e-9)
+    level = torch.exp(draw.uniform(math.log(highest / 15), math.log(highest), 1, 1))
+    level = level * draw.chance(augmentation.noisy)[:, None, None]
+    return image + level * torch.view_as_complex(draw.normal(*image.shape[1:], 2))
 
 
-def complex_patches(slices: Tensor, size: int, generator: Generator) -> Tensor:
-    """The whole chain: (batch, rows, columns) magnitude → (batch, size, size) complex64."""
-    magnitude = random_contrast(random_patches(slices, size, generator), generator)
-    return receiver_noise(random_phase(magnitude, generator), generator)
+def complex_patches(
+    slices: Tensor, size: int, augmentation: Augmentation, generator: Generator
+) -> Tensor:
+    """The whole chain: one batch of training images, complex64 (batch, size, size).
+
+    `slices` is (batch, 1, side, side) magnitude or (batch, 2, side, side) real and imaginary part,
+    floating point, with a 99th percentile of the magnitude of about 1.
+    """
+    patches = random_patches(slices.float(), size, augmentation, generator)
+    if patches.shape[1] == 1:
+        magnitude = patches[:, 0].clamp_min(0)
+        image = magnitude.to(torch.complex64)
+    else:
+        image = torch.view_as_complex(patches.movedim(1, -1).contiguous())
+        magnitude = image.abs()
+    factor = random_contrast(magnitude, augmentation, generator)
+    phase = random_phase(magnitude, augmentation, generator)
+    return receiver_noise(image * torch.polar(factor, phase), augmentation, generator)

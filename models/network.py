@@ -1,14 +1,16 @@
-"""Raw networks a prior may be built from: an allow-list, nothing loaded by name from outside."""
+"""The raw network that is trained here."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
+
+from models.padding import on_padded
 
 
 class UNetConfig(BaseModel):
@@ -17,10 +19,13 @@ class UNetConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     architecture: Literal["monai-unet"] = "monai-unet"
-    channels: tuple[int, ...] = Field((32, 64, 96, 128), min_length=2, max_length=6)
+    channels: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
+        (32, 64, 96, 128), min_length=2, max_length=6
+    )
     res_blocks: int = Field(2, ge=1, le=4)
     norm_groups: int = Field(8, ge=1, le=64)
     patch: int = Field(2, ge=1, le=4)
+    inputs: int = Field(1, ge=1, le=4, description="complex images stacked at the input")
 
     @property
     def multiple(self) -> int:
@@ -42,7 +47,7 @@ class UNet(nn.Module):
         inner = 2 * config.patch**2
         self.unet = DiffusionModelUNet(
             spatial_dims=2,
-            in_channels=inner,
+            in_channels=inner * config.inputs,
             out_channels=inner,
             channels=config.channels,
             num_res_blocks=config.res_blocks,
@@ -54,13 +59,10 @@ class UNet(nn.Module):
         self.unet.middle_block.attention = nn.Identity()
 
     def forward(self, image: Tensor, noise_label: Tensor) -> Tensor:
-        rows, columns = image.shape[-2:]
-        multiple = self.config.multiple
-        pad_rows, pad_columns = -rows % multiple, -columns % multiple
-        top, left = pad_rows // 2, pad_columns // 2
-        padded = functional.pad(image, (left, pad_columns - left, top, pad_rows - top))
-        patches = functional.pixel_unshuffle(padded, self.config.patch)
-        # MONAI embeds a "timestep" sinusoidally with a base of 10,000, made for labels in 0-1000.
-        output = self.unet(patches.contiguous(memory_format=torch.channels_last), noise_label)
-        restored = functional.pixel_shuffle(output, self.config.patch)
-        return restored[..., top : top + rows, left : left + columns]
+        def on_patches(padded: Tensor) -> Tensor:
+            patches = functional.pixel_unshuffle(padded, self.config.patch)
+            # MONAI embeds the label sinusoidally with a base of 10,000, made for labels in 0-1000.
+            output = self.unet(patches.contiguous(memory_format=torch.channels_last), noise_label)
+            return functional.pixel_shuffle(output, self.config.patch)
+
+        return on_padded(on_patches, image, self.config.multiple)

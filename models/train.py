@@ -1,6 +1,7 @@
-"""Training of a denoising prior on magnitude slices, resumable at any step.
+"""Training of a denoising prior, resumable at any step, on a CPU, one GPU or several.
 
-Every batch is a function of (seed, step) alone, so a resumed run repeats the interrupted one.
+Every batch is a function of (seed, step, process) alone, so a resumed run repeats the interrupted
+one. Several processes (started by `torchrun`) share each batch and average their gradients.
 """
 
 from __future__ import annotations
@@ -9,23 +10,28 @@ import copy
 import csv
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import h5py
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
 
-from models.augment import complex_patches
-from models.denoiser import SIGMA_DATA, precondition
-from models.network import UNet, UNetConfig
-from models.registry import ModelError
+from models.architectures import TrainableConfig, build_network
+from models.augment import Augmentation, complex_patches
+from models.denoiser import SIGMA_DATA, NetworkPrior, precondition
+from models.errors import ModelError
+from models.network import UNetConfig
+from models.processes import Process
+from models.registry import compute_dtype_for
+from models.training_data import BatchStream, ImageFile, SliceSet
+from models.validate import SIGMAS, denoising_psnr
 
 
 class TrainingConfig(BaseModel):
@@ -33,19 +39,50 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    network: UNetConfig = UNetConfig()
+    network: TrainableConfig = UNetConfig()
+    frozen: tuple[str, ...] = Field((), description="parts that keep their initial weights")
+    augmentation: Augmentation = Augmentation()
     steps: int = Field(7000, ge=1)
-    batch: int = Field(16, ge=1, description="patches per step at the first patch size")
+    batch: int = Field(16, ge=1, description="patches per step, of all processes, at first size")
     patch_sizes: tuple[int, int] = (128, 224)
     large_patch_share: float = Field(0.25, ge=0, le=1, description="last share of the steps")
-    learning_rate: float = 4e-4
-    warmup: int = 200
-    gradient_norm: float = 1.0
+    learning_rate: float = Field(4e-4, gt=0)
+    schedule: Literal["cosine", "power"] = "cosine"
+    warmup: int = Field(200, ge=1, description="steps of linear warm-up")
+    plateau: int = Field(3000, ge=1, description="steps before the power schedule falls")
+    weight_decay: float = Field(1e-3, ge=0)
+    gradient_norm: float = Field(1.0, gt=0, description="gradients are clipped to it")
     ema_decay: float = Field(0.999, gt=0, lt=1)
     log_sigma_mean: float = -2.5
-    log_sigma_std: float = 1.4
+    log_sigma_std: float = Field(1.4, gt=0)
     sigma_range: tuple[float, float] = (0.002, 10.0)
+    compiled: bool = Field(False, description="torch.compile; pays on a GPU after about a minute")
+    workers: int = Field(0, ge=0, le=64, description="processes that read and scale slices")
+    save_every: int = Field(250, ge=1, description="steps between checkpoints")
+    validate_every: int = Field(1000, ge=1, description="steps between validations")
+    validation_slices: int = Field(48, ge=1, description="at most so many, spread evenly")
     seed: int = 0
+    initial: str | None = Field(None, description="SHA-256 of the weights that it began with")
+
+    def patch(self, step: int) -> int:
+        """Side of the patches of a step."""
+        return self.patch_sizes[int(step >= (1 - self.large_patch_share) * self.steps)]
+
+    def patches(self, step: int) -> int:
+        """Patches of a step: about as many pixels in each."""
+        return max(1, round(self.batch * (self.patch_sizes[0] / self.patch(step)) ** 2))
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        if self.schedule == "cosine":
+            fall = 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        else:
+            fall = min(1.0, math.sqrt(self.plateau / (step + 1)))
+        return self.learning_rate * fall * min(1.0, (step + 1) / self.warmup)
+
+
+_MAY_CHANGE = {"steps", "compiled", "workers", "save_every", "validate_every", "validation_slices"}
+"""Options that a resumed run may change: they do not decide what was learned so far."""
 
 
 @dataclass(frozen=True)
@@ -54,70 +91,10 @@ class Progress:
 
     step: int
     loss: float
-    seconds_per_step: float
-
-
-class SliceData:
-    """Magnitude slices of all `images` datasets in a folder, scaled to a 99th percentile of 1.
-
-    Each file is drawn equally often per square root of its size, so that small sets are heard.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        files = sorted(folder.glob("*.h5"))
-        if not files:
-            raise ModelError("no-data", f"no .h5 file with an 'images' dataset in {folder}")
-        self.images, self.scales = [], []
-        for file in files:
-            images = _read_images(file)
-            self.images.append(images)
-            flat = images.reshape(len(images), -1).astype(np.float32)
-            # Slices with hardly any tissue are not blown up to full brightness.
-            floor = np.maximum(0.2 * flat.max(axis=1), flat.max() / 256)
-            self.scales.append(np.maximum(np.percentile(flat, 99, axis=1), floor))
-        sizes = torch.tensor([float(len(images)) for images in self.images])
-        self.weights = sizes.sqrt()
-
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """`count` random slices (count, rows, columns), float32."""
-        files = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        chosen = []
-        for file in files.tolist():
-            index = int(torch.randint(len(self.images[file]), (), generator=generator))
-            image = self.images[file][index].astype(np.float32) / self.scales[file][index]
-            chosen.append(torch.from_numpy(image))
-        return torch.stack(chosen)
-
-
-def _read_images(file: Path) -> NDArray[Any]:
-    """The magnitude slices (slices, rows, columns) of one file, which the user trusts."""
-    with h5py.File(file, "r") as handle:
-        images = handle.get("images")
-        real = isinstance(images, h5py.Dataset) and images.dtype.kind in "uf"
-        if not real or images.ndim != 3:
-            raise ModelError(
-                "bad-data",
-                f"{file.name} must hold a real dataset 'images' of shape (slices, rows, columns)",
-            )
-        return np.asarray(images[()])
-
-
-def _record(config: TrainingConfig, out: Path) -> None:
-    """Write the configuration beside the run; a resumed run may only be longer, not different."""
-    record = out / "training.json"
-    if record.exists():
-        earlier = TrainingConfig.model_validate_json(record.read_text())
-        if earlier.model_copy(update={"steps": config.steps}) != config:
-            raise ModelError(
-                "other-run",
-                f"{out} holds a run with another configuration; use another folder, or the same "
-                "options to resume it",
-            )
-    record.write_text(config.model_dump_json(indent=2))
-
-
-def _as_channels(image: Tensor) -> Tensor:
-    return torch.view_as_real(image).movedim(-1, 1).contiguous()
+    patches_per_second: float
+    seconds_left: float
+    validation: dict[float, float] | None = None
+    """Denoising PSNR in dB for every sigma, when it was measured at this step."""
 
 
 def denoising_loss(network: nn.Module, clean: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
@@ -128,86 +105,226 @@ def denoising_loss(network: nn.Module, clean: Tensor, sigma: Tensor, noise: Tens
     return (weight.view(shape) * (denoised - clean) ** 2).mean()
 
 
-def _learning_rate(config: TrainingConfig, step: int) -> float:
-    warm = min(1.0, (step + 1) / config.warmup)
-    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-
-
 def train(
-    config: TrainingConfig, data: Path, out: Path, save_every: int = 250
+    config: TrainingConfig,
+    data: Sequence[ImageFile],
+    out: Path,
+    process: Process,
+    validation: Sequence[ImageFile] = (),
+    initial: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Progress]:
-    """Train, yielding progress every 10 steps; resumes from `out` when a checkpoint is there.
+    """Train on the images `data`, yielding progress; resumes from `out` if it was begun.
 
-    Writes `weights.safetensors` (the averaged network, bfloat16), `config.json` and `log.csv`.
+    `initial` are weights to begin with instead of random ones; what they lack stays random.
+    Writes `training.json` (the configuration), `state.pt` (the checkpoint), `weights.safetensors`
+    (the averaged network, float32) and `log.csv`. Under `torchrun` every process calls this; only
+    the first one writes and yields.
+
+    Raises:
+        ModelError: files without images, another run in `out`, initial weights of another network,
+            a loss that is not finite.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    slices = SliceData(data)
-    torch.manual_seed(config.seed)
-    network = UNet(config.network).train()
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = copy.deepcopy(network).requires_grad_(False)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-3)
-    step, state_file = 0, out / "state.pt"
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        step = state["step"]
-    _record(config, out)
-    with (out / "log.csv").open("a", newline="") as log_file:
-        log = csv.writer(log_file)
-        losses, started = [], time.monotonic()
-        while step < config.steps:
-            generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-            large = step >= (1 - config.large_patch_share) * config.steps
-            size = config.patch_sizes[int(large)]
-            batch = max(1, round(config.batch * (config.patch_sizes[0] / size) ** 2))
-            clean = _as_channels(complex_patches(slices.draw(batch, generator), size, generator))
-            log_sigma = config.log_sigma_mean + config.log_sigma_std * torch.randn(
-                batch, generator=generator
-            )
-            sigma = log_sigma.exp().clamp(*config.sigma_range)
-            noise = torch.randn(clean.shape, generator=generator)
-            for group in optimizer.param_groups:
-                group["lr"] = _learning_rate(config, step)
-            with torch.autocast("cpu", torch.bfloat16):
-                loss = denoising_loss(network, clean, sigma, noise)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), config.gradient_norm)
-            optimizer.step()
-            step += 1
-            decay = min(config.ema_decay, (1 + step) / (10 + step))
-            with torch.no_grad():
-                for mean, value in zip(average.parameters(), network.parameters(), strict=True):
-                    mean.lerp_(value, 1 - decay)
-            losses.append(float(loss.detach()))
-            if step % save_every == 0 or step == config.steps:
-                state = {
-                    "network": network.state_dict(),
-                    "average": average.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step,
-                }
-                torch.save(state, out / "state.tmp")
-                (out / "state.tmp").replace(state_file)
-                save_file(
-                    {k: v.to(torch.bfloat16).contiguous() for k, v in average.state_dict().items()},
-                    out / "weights.safetensors",
+    run = _Run(config, out, process, initial)
+    held_out = SliceSet(validation).evenly(config.validation_slices) if validation else []
+    yield from run.follow(SliceSet(data), held_out)
+
+
+class _Run:
+    """The state of a training run: networks, optimizer and the step it is at."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        out: Path,
+        process: Process,
+        initial: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.config, self.out, self.process = config, out, process
+        torch.manual_seed(config.seed)
+        network = build_network(config.network).train()
+        if initial is not None:
+            _begin_with(network, initial)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(not name.startswith(config.frozen or ("\0",)))
+        network.to(process.device)
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.step = 0
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        self.dtype = compute_dtype_for(process.device)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=config.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=config.weight_decay,
+            fused=process.device.type == "cuda",
+        )
+        self._record()
+        if (out / "state.pt").exists():
+            state = torch.load(out / "state.pt", map_location=process.device, weights_only=True)
+            self.network.load_state_dict(state["network"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+        self.forward: nn.Module = self.network
+        if process.count > 1:
+            self.forward = DistributedDataParallel(self.network, device_ids=process.device_ids)
+        if config.compiled:
+            # A graph for each patch size: one for all sizes is slower than two compilations.
+            self.forward.compile(dynamic=False)
+
+    def _record(self) -> None:
+        """Write the configuration beside the run, or compare it with the one that is there."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        record = self.out / "training.json"
+        if record.exists():
+            earlier = TrainingConfig.model_validate_json(record.read_text())
+            if earlier.model_dump(exclude=_MAY_CHANGE) != self.config.model_dump(
+                exclude=_MAY_CHANGE
+            ):
+                raise ModelError(
+                    "other-run",
+                    f"{self.out} holds a run with another configuration; use another folder, or "
+                    "the same options to resume it",
                 )
-            if step % 10 == 0 or step == config.steps:
-                seconds = (time.monotonic() - started) / len(losses)
-                mean_loss = sum(losses) / len(losses)
-                log.writerow([step, f"{mean_loss:.6f}", f"{seconds:.3f}"])
-                log_file.flush()
-                yield Progress(step, mean_loss, seconds)
-                losses, started = [], time.monotonic()
+        if self.process.first:
+            record.write_text(self.config.model_dump_json(indent=2) + "\n")
+
+    def follow(self, slices: SliceSet, held_out: list[Tensor]) -> Iterator[Progress]:
+        """Take all remaining steps."""
+        config, process = self.config, self.process
+        counts = [process.share(config.patches(step)) for step in range(config.steps)]
+        loader = DataLoader(
+            BatchStream(slices, counts, (config.seed, process.rank)),
+            batch_size=None,
+            sampler=range(self.step, config.steps),
+            num_workers=config.workers,
+            pin_memory=process.device.type == "cuda",
+        )
+        losses: list[Tensor] = []
+        patches, since = 0, time.monotonic()
+        with _Log(self.out / "log.csv", self.step, enabled=process.first) as log:
+            for canvases in loader:
+                losses.append(self._take_step(canvases))
+                patches += config.patches(self.step - 1)
+                last = self.step == config.steps
+                if last or self.step % config.save_every == 0:
+                    self._save()
+                validated = None
+                if held_out and process.first and (last or self.step % config.validate_every == 0):
+                    validated = self._validate(held_out)
+                if not (last or self.step % 10 == 0):
+                    continue
+                loss = float(torch.stack(losses).mean())
+                if not math.isfinite(loss):
+                    raise ModelError(
+                        "diverged",
+                        f"the loss is {loss} at step {self.step}; resume from the last checkpoint "
+                        "with a lower learning rate",
+                    )
+                seconds = time.monotonic() - since
+                left = (config.steps - self.step) * seconds / len(losses)
+                line = Progress(self.step, loss, patches / seconds, left, validated)
+                log.write(line)
+                if process.first:
+                    yield line
+                losses, patches, since = [], 0, time.monotonic()
+
+    def _take_step(self, canvases: Tensor) -> Tensor:
+        """One optimizer step; returns its loss, still on the device."""
+        config, device = self.config, self.process.device
+        generator = torch.Generator(device).manual_seed(
+            (config.seed * 1_000_003 + self.step) * 1_009 + self.process.rank
+        )
+        slices = canvases.to(device, non_blocking=True)
+        image = complex_patches(slices, config.patch(self.step), config.augmentation, generator)
+        clean = torch.view_as_real(image).movedim(-1, 1).contiguous()
+        spread = torch.randn(len(clean), generator=generator, device=device)
+        sigma = (config.log_sigma_mean + config.log_sigma_std * spread).exp()
+        sigma = sigma.clamp(*config.sigma_range)
+        noise = torch.randn(clean.shape, generator=generator, device=device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.rate(self.step)
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+            loss = denoising_loss(self.forward, clean, sigma, noise)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_norm)
+        self.optimizer.step()
+        self.step += 1
+        # At first the memory is a tenth of the run, so that nothing of the initial weights stays.
+        decay = min(config.ema_decay, (1 + self.step) / (10 + self.step))
+        average = get_ema_multi_avg_fn(decay)
+        average(list(self.average.parameters()), list(self.network.parameters()), 0)
+        return loss.detach()
+
+    def _save(self) -> None:
+        """Checkpoint and averaged weights, each replaced in one go."""
+        if not self.process.first:
+            return
+        state = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+        }
+        torch.save(state, self.out / "state.tmp")
+        (self.out / "state.tmp").replace(self.out / "state.pt")
+        weights = self.average.state_dict()
+        save_file(
+            {name: value.cpu().contiguous() for name, value in weights.items()},
+            self.out / "weights.tmp",
+        )
+        (self.out / "weights.tmp").replace(self.out / "weights.safetensors")
+
+    def _validate(self, held_out: list[Tensor]) -> dict[float, float]:
+        device = self.process.device
+        network = build_network(self.config.network).to(device)
+        network.load_state_dict(self.average.state_dict())
+        prior = NetworkPrior(network, self.config.sigma_range, self.dtype)
+        return denoising_psnr(prior, held_out, device=device)
 
 
-def load_average(folder: Path, config: UNetConfig) -> UNet:
-    """The averaged network of a run."""
-    network = UNet(config)
-    weights = load_file(folder / "weights.safetensors")
-    network.load_state_dict({k: v.to(torch.float32) for k, v in weights.items()})
-    return network
+def _begin_with(network: nn.Module, initial: Mapping[str, Tensor]) -> None:
+    """Copy weights into the network; it may have more of them than `initial`, never fewer."""
+    own = network.state_dict()
+    unknown = [
+        name for name, value in initial.items() if name not in own or own[name].shape != value.shape
+    ]
+    if unknown:
+        raise ModelError(
+            "other-network",
+            f"{len(unknown)} of the initial weights do not fit the network, {unknown[0]!r} among "
+            "them; take the network of the model that the run begins with",
+        )
+    network.load_state_dict({**own, **{name: value.float() for name, value in initial.items()}})
+
+
+class _Log:
+    """`log.csv`: a line every ten steps; lines after the checkpoint resumed from are dropped."""
+
+    def __init__(self, file: Path, step: int, *, enabled: bool) -> None:
+        self.file, self.step, self.enabled = file, step, enabled
+
+    def __enter__(self) -> _Log:
+        if self.enabled:
+            kept = self.file.read_text().splitlines() if self.file.exists() else []
+            names = [f"psnr_{sigma:g}" for sigma in SIGMAS]
+            head = ",".join(["step", "loss", "patches_per_second", *names])
+            kept = [line for line in kept[1:] if int(line.partition(",")[0]) <= self.step]
+            self.handle = self.file.open("w", newline="")
+            self.handle.write("\r\n".join([head, *kept]) + "\r\n")
+            self.writer = csv.writer(self.handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.enabled:
+            self.handle.close()
+
+    def write(self, line: Progress) -> None:
+        """Append and flush, so that a killed run keeps its history."""
+        if self.enabled:
+            scores = [f"{score:.3f}" for score in (line.validation or {}).values()]
+            self.writer.writerow(
+                [line.step, f"{line.loss:.6f}", f"{line.patches_per_second:.1f}", *scores]
+            )
+            self.handle.flush()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -66,13 +67,24 @@ def simulate(
         [_object(rows, columns, (k - (slices - 1) / 2) * _SLICE_STEP, seed) for k in range(slices)]
     )
     noise_std = float(np.abs(image)[image != 0].mean() / snr)
+    scan = receive(image, coils, noise_std, seed)
+    return replace(scan, attributes={**scan.attributes, "snr": float(snr)}), image
+
+
+def receive(image: NDArray[np.complex64], coils: int, noise_std: float, seed: int = 0) -> Scan:
+    """The fully sampled scan of `image` (slices, rows, columns) by a birdcage with coupled coils.
+
+    `noise_std` is that of a real component in the optimal coil combination; a noise scan is part
+    of the result unless it is zero.
+    """
+    slices, rows, columns = image.shape
     weighted = image[:, None] * receiver_maps(coils, rows, columns)
     kspace = sigpy.fft(weighted, axes=(-2, -1)).astype(np.complex64)
     # One stream per slice: a slice keeps its noise when more slices follow it.
     for k, each in enumerate(kspace):
         each += _receiver_noise(each.shape, noise_std, (seed, k, _NOISE))
     alone = _receiver_noise((coils, _NOISE_SAMPLES), noise_std, (seed, slices, _NOISE))
-    scan = Scan(
+    return Scan(
         kspace=kspace,
         mask=np.ones((rows, columns), dtype=np.bool_),
         noise_samples=alone if noise_std > 0 else None,
@@ -80,11 +92,9 @@ def simulate(
         attributes={
             "acquisition": "SIMULATED",
             "seed": seed,
-            "snr": float(snr),
             "noise_std": noise_std,
         },
     )
-    return scan, image
 
 
 def coil_mixing(coils: int) -> NDArray[np.complex128]:

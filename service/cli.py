@@ -10,11 +10,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from models.registry import ModelError, list_models, user_folder
-from models.registry import package as package_model
-from models.train import TrainingConfig
-from models.train import train as train_prior
+from models.registry import ModelError
 from recon.calibration import CalibrationSettings
 from recon.coarse import CoarseMethod
 from recon.errors import CalibrationError, ReconError, ScanError
@@ -27,7 +25,8 @@ from recon.schedule import Path as AnnealingPath
 from recon.undersampling import undersample as undersample_scan
 from recon.undersampling import undersampling_mask
 from service import demo as demonstration
-from service.report import follow_training, print_evaluation, print_posteriors
+from service.model_commands import model_app
+from service.report import print_evaluation, print_posteriors
 from service.runs import (
     DEFAULT_MODEL,
     choose_device,
@@ -36,6 +35,7 @@ from service.runs import (
     parse_slices,
     reconstruct_file,
 )
+from service.training_commands import train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,6 +44,8 @@ app = typer.Typer(
     help="From undersampled MRI k-space to a posterior: mean, samples and uncertainty maps. "
     "For research, not for diagnosis.",
 )
+app.add_typer(model_app, name="models")
+app.command()(train)
 console = Console(stderr=True)
 output = Console()
 
@@ -213,68 +215,22 @@ def demo(
     demonstration.run(folder, model, choose_device(device), console, output, quiet=quiet)
 
 
-@app.command()
-def models() -> None:
-    """List the priors that `--model` accepts."""
-    for name in list_models():
-        output.print(name + (" (default)" if name == DEFAULT_MODEL else ""))
-
-
-@app.command()
-def train(
-    data: Annotated[Path, typer.Option(help="Folder of .h5 files with magnitude 'images'.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run; resumed if begun.")],
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 7000,
-    batch: Annotated[int, typer.Option(min=1, help="Patches of 128 x 128 per step.")] = 16,
-    seed: Seed = 0,
-    quiet: Quiet = False,
-) -> None:
-    """Train a prior on fully sampled magnitude images; stop and resume at any time."""
-    config = TrainingConfig(steps=steps, batch=batch, seed=seed)
-    follow_training(train_prior(config, data, out), config, console, quiet=quiet)
-    if not quiet:
-        output.print(f"trained: {out}; make a model of it with `mri-posterior package`")
-
-
-@app.command()
-def package(
-    run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
-    name: Annotated[str, typer.Argument(help="Name of the new model.")],
-    training: Annotated[str, typer.Option(help="How it was trained, for its users.")],
-    licence: Annotated[str, typer.Option(help="Licence of the weights.")],
-    attribution: Annotated[list[str], typer.Option(help="Source of the data; may be repeated.")],
-    lowest_sigma: Annotated[
-        float, typer.Option(min=0.001, help="Noise level below which the prior is not used.")
-    ] = 0.022,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder of models [your own].")
-    ] = None,
-) -> None:
-    """Make a model that `--model` accepts out of a training run."""
-    made = package_model(
-        run,
-        out or user_folder(),
-        name,
-        training=training,
-        licence=licence,
-        data_attributions=tuple(attribution),
-        lowest_sigma=lowest_sigma,
-    )
-    output.print(f"written: {made}")
-
-
 def main() -> None:
     """Entry point: typed errors become one line and an exit code."""
     try:
         app()
     except (ScanError, CalibrationError, ModelError) as error:
-        console.print(f"[bold red]refused[/] ({error.code}): {error.message}", highlight=False)
+        console.print(
+            f"[bold red]refused[/] ({error.code}): {escape(error.message)}", highlight=False
+        )
         sys.exit(2)
     except ReconError as error:
-        console.print(f"[bold red]failed[/] ({error.code}): {error.message}", highlight=False)
+        console.print(
+            f"[bold red]failed[/] ({error.code}): {escape(error.message)}", highlight=False
+        )
         sys.exit(1)
     except OSError as error:
-        console.print(f"[bold red]refused[/]: {error}", highlight=False)
+        console.print(f"[bold red]refused[/]: {escape(str(error))}", highlight=False)
         sys.exit(2)
 
 

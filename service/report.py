@@ -17,8 +17,6 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from models.train import Progress as TrainingStep
-from models.train import TrainingConfig
 from recon.evaluation import Evaluation, Judgement
 from recon.pipeline import CoarseReady, Event
 from recon.pipeline import Progress as Step
@@ -53,25 +51,6 @@ def follow(
                 yield event
             else:
                 assert isinstance(event, CoarseReady)
-
-
-def follow_training(
-    steps: Iterable[TrainingStep], config: TrainingConfig, console: Console, *, quiet: bool
-) -> None:
-    """A progress bar over optimizer steps, with the loss and images per second."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=quiet) as bar:
-        task = bar.add_task("training", total=config.steps)
-        for step in steps:
-            rate = config.batch / step.seconds_per_step
-            text = f"loss {step.loss:.4f}, {rate:.0f} patches/s"
-            bar.update(task, completed=step.step, description=text)
 
 
 def print_posteriors(posteriors: Sequence[SlicePosterior], console: Console) -> None:

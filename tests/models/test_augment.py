@@ -5,11 +5,24 @@ import torch
 from torch import Generator, Tensor
 
 from models.augment import (
+    Augmentation,
     complex_patches,
     random_contrast,
     random_patches,
     random_phase,
     receiver_noise,
+)
+
+ALL = Augmentation()
+NOTHING = Augmentation(
+    flips=False,
+    resampled=0,
+    gamma=0,
+    intensity=0,
+    tissue=0,
+    shading=0,
+    phase=0,
+    noisy=0,
 )
 
 
@@ -19,15 +32,19 @@ def seeded(seed: int = 0) -> Generator:
 
 @pytest.fixture
 def slices() -> Tensor:
-    row, column = torch.meshgrid(torch.arange(48.0), torch.arange(40.0), indexing="ij")
+    row, column = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
     disc = ((row - 24) ** 2 + (column - 20) ** 2 < 16**2).float()
-    return torch.stack([disc * (0.5 + row / 96), disc * (0.5 + column / 80)])
+    return torch.stack([disc * (0.5 + row / 96), disc * (0.5 + column / 80)])[:, None]
+
+
+def changed(**options: float) -> Augmentation:
+    return Augmentation.model_validate({**NOTHING.model_dump(), **options})
 
 
 def test_one_seed_gives_one_batch(slices: Tensor) -> None:
-    first = complex_patches(slices, 32, seeded(3))
-    assert torch.equal(first, complex_patches(slices, 32, seeded(3)))
-    assert not torch.equal(first, complex_patches(slices, 32, seeded(4)))
+    first = complex_patches(slices, 32, ALL, seeded(3))
+    assert torch.equal(first, complex_patches(slices, 32, ALL, seeded(3)))
+    assert not torch.equal(first, complex_patches(slices, 32, ALL, seeded(4)))
     assert first.shape == (2, 32, 32)
     assert first.dtype == torch.complex64
 
@@ -35,35 +52,69 @@ def test_one_seed_gives_one_batch(slices: Tensor) -> None:
 def test_global_random_state_is_neither_read_nor_changed(slices: Tensor) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = complex_patches(slices, 32, seeded(3))
+    first = complex_patches(slices, 32, ALL, seeded(3))
     assert torch.equal(before, torch.get_rng_state())
     torch.manual_seed(2)
-    assert torch.equal(first, complex_patches(slices, 32, seeded(3)))
+    assert torch.equal(first, complex_patches(slices, 32, ALL, seeded(3)))
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_patches_stay_in_the_range_of_the_slices(slices: Tensor, seed: int) -> None:
-    patches = random_patches(slices, 32, seeded(seed))
-    assert patches.shape == (2, 32, 32)
-    assert patches.min() >= 0
-    assert patches.max() <= 1.25 * slices.max()  # bicubic interpolation overshoots at edges
-    assert patches.mean() > 0.05
+@pytest.mark.parametrize("size", [16, 17, 32, 47, 48])
+def test_patches_on_the_grid_are_pixels_of_the_slice_that_turn_and_flip_only(size: int) -> None:
+    # Every pixel has a value of its own, so that each patch says where it was cut.
+    slices = torch.arange(48.0 * 48).view(1, 1, 48, 48).expand(12, 1, 48, 48) + 1
+    patches = random_patches(slices, size, changed(flips=1), seeded(1))[:, 0]
+    orientations = set()
+    for patch in patches:
+        values = patch.round()
+        inside = values > 0
+        torch.testing.assert_close(patch[inside], values[inside], rtol=1e-4, atol=0.02)
+        assert values[inside].unique().numel() == inside.sum()
+        orientations.add(int(values.diff(dim=1).median()))
+    # Along rows or columns, forwards or backwards.
+    assert orientations == {1, -1, 48, -48}
 
 
-def test_contrast_keeps_background_black_and_order_of_intensities(slices: Tensor) -> None:
-    changed = random_contrast(slices, seeded())
-    assert torch.equal(changed == 0, slices == 0)
-    for before, after in zip(slices, changed, strict=True):
-        order = before.flatten().argsort()
-        assert after.flatten()[order].diff().min() >= -1e-6
+def test_resampled_patches_stay_in_the_range_of_the_slices(slices: Tensor) -> None:
+    for seed in range(8):
+        patches = random_patches(slices, 32, changed(resampled=1), seeded(seed))
+        assert patches.shape == (2, 1, 32, 32)
+        assert patches.max() <= 1.25 * slices.max()  # bicubic interpolation overshoots at edges
+        assert patches.mean() > 0.05
 
 
-def test_phase_leaves_the_magnitude_alone(slices: Tensor) -> None:
-    torch.testing.assert_close(random_phase(slices, seeded()).abs(), slices, rtol=1e-5, atol=1e-6)
+def test_zoom_changes_the_size_of_things(slices: Tensor) -> None:
+    wide = slices[:1].expand(60, 1, 48, 48)
+    area = (random_patches(wide, 48, changed(resampled=1, zoom=1.4), seeded()) > 0.3).sum((1, 2, 3))
+    original = (slices[0] > 0.3).sum()
+    # Areas go with the square of the zoom; the largest discs are cut by the patch's edge.
+    assert (area / original).min() < 0.62
+    assert (area / original).max() > 1.4
 
 
-def test_phase_is_smooth_and_not_constant() -> None:
-    image = random_phase(torch.ones(16, 128, 128), seeded())
+def test_gamma_and_intensity_keep_black_and_the_order_of_intensities(slices: Tensor) -> None:
+    magnitude = slices[:, 0]
+    after = magnitude * random_contrast(magnitude, changed(gamma=0.25, intensity=0.15), seeded())
+    assert torch.equal(after == 0, magnitude == 0)
+    for image, result in zip(magnitude, after, strict=True):
+        order = image.flatten().argsort()
+        assert result.flatten()[order].diff().min() >= -1e-6
+
+
+def test_tissue_maps_turn_bright_tissue_dark_but_keep_air() -> None:
+    ramp = torch.linspace(0, 1.2, 200).view(1, 1, 200).expand(50, 1, 200)
+    after = ramp * random_contrast(ramp, changed(tissue=1), seeded())
+    assert (after[:, 0, 0] == 0).all()
+    assert (after >= 0).all()
+    assert after.max() <= 1.1 + 1e-6
+    # A map without a descent has probability 1/720 for six knots.
+    assert ((after.diff(dim=2) < 0).any(dim=2)).float().mean() > 0.9
+    steepest = 1.1 / 0.25 * (1.2 / 199)
+    assert after.diff(dim=2).abs().max() < 1.01 * steepest
+
+
+def test_the_phase_is_smooth_and_not_constant() -> None:
+    phase = random_phase(torch.ones(16, 128, 128), ALL, seeded())
+    image = torch.polar(torch.ones_like(phase), phase)
     for axis in (1, 2):
         step = (image * image.roll(1, axis).conj()).narrow(axis, 1, 127).angle().abs()
         assert step.max() < 0.4
@@ -72,12 +123,33 @@ def test_phase_is_smooth_and_not_constant() -> None:
     assert spread.median() > 0.02
 
 
-def test_receiver_noise_is_small_white_and_sometimes_absent() -> None:
+def test_without_strength_only_a_constant_phase_remains() -> None:
+    phase = random_phase(torch.ones(64, 16, 16), NOTHING, seeded())
+    assert (phase == phase[:, :1, :1]).all()
+    assert phase[:, 0, 0].std() > 1.4  # uniform over a circle: 1.81
+
+
+def test_receiver_noise_is_white_and_sometimes_absent() -> None:
     image = torch.zeros(400, 32, 32, dtype=torch.complex64)
-    noise = torch.view_as_real(receiver_noise(image, seeded()))
+    options = changed(noisy=0.35, noise=0.015)
+    noise = torch.view_as_real(receiver_noise(image, options, seeded()))
     levels = noise.std(dim=(1, 2, 3))
     noisy = levels > 0
     # Binomial(400, 0.35) has a standard deviation of 9.5.
     assert abs(int(noisy.sum()) - 140) < 4 * 9.5
-    assert levels[noisy].min() > 0.002 * 0.9
+    assert levels[noisy].min() > 0.001 * 0.9
     assert levels[noisy].max() < 0.015 * 1.1
+
+
+def test_complex_slices_keep_their_own_phase(slices: Tensor) -> None:
+    own = torch.linspace(0, 3, 48).expand(2, 48, 48)
+    image = torch.polar(slices[:, 0], own)
+    channels = torch.stack([image.real, image.imag], 1)
+    patches = complex_patches(channels, 48, NOTHING, seeded())
+    real = complex_patches(slices, 48, NOTHING, seeded())
+    torch.testing.assert_close(patches.abs(), real.abs(), rtol=0, atol=1e-4)
+    middle = (slice(None), 24, slice(10, 30))
+    slope = (patches[middle] / real[middle]).angle()
+    expected = torch.linspace(0, 3, 48)[10:30].expand(2, 20)
+    shift = (slope - expected)[:, :1]
+    torch.testing.assert_close(slope - expected, shift.expand(2, 20), rtol=0, atol=1e-3)

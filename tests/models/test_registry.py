@@ -1,74 +1,59 @@
 from __future__ import annotations
 
-import hashlib
-import json
+import os
 import pickle
+import resource
+import shutil
+import struct
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from models import registry
-from models.denoiser import SIGMA_DATA, NetworkPrior
-from models.network import UNet, UNetConfig
+from models import model_folder, registry
+from models.denoiser import EdmParameterization, NetworkPrior
+from models.install import package
+from models.model_folder import count_parameters
+from models.network import UNet
 from models.registry import (
     ModelError,
     compute_dtype_for,
+    is_shipped,
     list_models,
     load_prior,
-    package,
+    read_card,
     read_config,
+    verify_model,
 )
-from models.train import TrainingConfig
+from tests.models.model_files import (
+    ABOUT,
+    TINY,
+    replace_tensors,
+    replace_weights,
+    rewrite,
+    write_run,
+)
 
-TINY = UNetConfig(channels=(8, 8), res_blocks=1, norm_groups=4)
-ABOUT: dict[str, Any] = {
-    "training": "6 steps on noise",
-    "licence": "CC0-1.0",
-    "data_attributions": ("nobody", "nowhere"),
-}
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("random") / "run", random=True)
 
 
-@pytest.fixture
-def run_folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    torch.manual_seed(0)
-    network = UNet(TINY)
-    state = {key: 0.1 * torch.randn_like(value) for key, value in network.state_dict().items()}
-    save_file({k: v.to(torch.bfloat16) for k, v in state.items()}, folder / "weights.safetensors")
-    config = TrainingConfig(network=TINY, sigma_range=(0.01, 5.0))
-    (folder / "training.json").write_text(config.model_dump_json())
-    return folder
+@pytest.fixture(scope="module")
+def packaged(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return package(run_folder, tmp_path_factory.mktemp("packaged"), "tiny", **ABOUT)
 
 
 @pytest.fixture
-def models(tmp_path: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def models(tmp_path: Path, packaged: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's folder, holding one model named `tiny`; nothing is shipped."""
     folder = tmp_path / "models"
     monkeypatch.setenv("MRI_POSTERIOR_MODELS", str(folder))
     monkeypatch.setattr(registry, "SHIPPED_FOLDER", tmp_path / "shipped")
-    package(run_folder, folder, "tiny", **ABOUT)
+    shutil.copytree(packaged, folder / "tiny")
     return folder
-
-
-def rewrite(model: Path, **changes: object) -> None:
-    """Change entries of a model's configuration."""
-    file = model / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-
-
-def replace_weights(model: Path, content: bytes) -> None:
-    """Other weights, with a digest that vouches for them: all later checks must hold alone."""
-    (model / "weights.safetensors").write_bytes(content)
-    rewrite(model, weights_sha256=hashlib.sha256(content).hexdigest())
-
-
-def replace_tensors(model: Path, tensors: dict[str, torch.Tensor]) -> None:
-    save_file(tensors, model / "weights.safetensors")
-    replace_weights(model, (model / "weights.safetensors").read_bytes())
 
 
 def refusal(name: str) -> str:
@@ -82,7 +67,8 @@ def test_round_trip(models: Path, run_folder: Path) -> None:
     assert list_models() == ("tiny",)
     config = read_config("tiny")
     assert (config.network, config.sigma_range) == (TINY, (0.01, 5.0))
-    assert config.sigma_data == SIGMA_DATA
+    assert config.parameterization == EdmParameterization(sigma_data=0.25)
+    assert config.scale == 1
     assert config.data_attributions == ("nobody", "nowhere")
 
     network = UNet(TINY)
@@ -147,7 +133,7 @@ def test_tampered_weights_are_refused_unparsed(
     def parse(content: bytes) -> None:
         raise AssertionError("parsed before the digest was checked")
 
-    monkeypatch.setattr(registry, "load", parse)
+    monkeypatch.setattr(model_folder, "load", parse)
     assert refusal("tiny") == "weights-digest"
 
 
@@ -161,8 +147,12 @@ def test_tampered_weights_are_refused_unparsed(
         {"surprise": 1},
         {"sigma_range": [1.0, 0.1]},
         {"sigma_range": [0.1, "inf"]},
-        {"sigma_data": 0.5},
-        {"weights_dtype": "float16"},
+        {"parameterization": {"kind": "edm", "sigma_data": 0}},
+        {"parameterization": {"kind": "vp-epsilon"}, "sigma_range": [0.001, 5.0]},
+        {"parameterization": {"kind": "os.system"}},
+        {"scale": 0},
+        {"weights_dtype": "float64"},
+        {"licence": "free\x1b[2J"},
         {"weights_sha256": "abc"},
     ],
 )
@@ -171,9 +161,41 @@ def test_bad_configurations_are_refused(models: Path, changes: dict[str, object]
     assert refusal("tiny") == "bad-config"
 
 
-def test_a_large_network_costs_no_memory_before_it_is_refused(models: Path) -> None:
-    rewrite(models / "tiny", network=TINY.model_dump(mode="json") | {"channels": [1024] * 6})
-    assert refusal("tiny") == "weights-mismatch"
+WIDE = [1024] * 6
+HUGE = {
+    "monai-unet": {"channels": WIDE},
+    "diffusers-unet2d": {
+        "in_channels": 2,
+        "out_channels": 2,
+        "block_out_channels": [2048] * 8,
+        "down_block_types": ["AttnDownBlock2D"] * 8,
+        "up_block_types": ["AttnUpBlock2D"] * 8,
+        "layers_per_block": 8,
+    },
+    "edm-songunet": {
+        "base_channels": 2048,
+        "channels": [2048] * 8,
+        "blocks": 8,
+        "attention": [True] * 8,
+        "noise_channels": 2048,
+        "embedding_channels": 2048,
+    },
+}
+
+
+@pytest.mark.parametrize("architecture", HUGE)
+def test_a_large_network_costs_no_memory_before_it_is_refused(
+    models: Path, architecture: str
+) -> None:
+    rewrite(models / "tiny", network={"architecture": architecture, **HUGE[architecture]})
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    # The smallest of these networks has 1 GB of weights.
+    resource.setrlimit(resource.RLIMIT_AS, (used + 400 * 1024**2, limits[1]))
+    try:
+        assert refusal("tiny") == "weights-mismatch"
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def test_a_configuration_must_carry_the_name_of_its_folder(models: Path) -> None:
@@ -192,10 +214,27 @@ def test_missing_weights_are_refused(models: Path) -> None:
 
 
 def test_sizes_are_capped(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "MAX_WEIGHTS_BYTES", 1000)
+    monkeypatch.setattr(model_folder, "MAX_WEIGHTS_BYTES", 1000)
     assert refusal("tiny") == "weights-size"
-    monkeypatch.setattr(registry, "MAX_CONFIG_BYTES", 10)
+    monkeypatch.setattr(model_folder, "MAX_CONFIG_BYTES", 10)
     assert refusal("tiny") == "config-size"
+
+
+@pytest.mark.parametrize("file", ["config.json", "weights.safetensors"])
+def test_a_fifo_is_refused_at_once(models: Path, file: str) -> None:
+    (models / "tiny" / file).unlink()
+    os.mkfifo(models / "tiny" / file)
+    assert refusal("tiny") == ("not-found" if file == "config.json" else "not-a-file")
+
+
+def test_a_long_header_is_refused_unparsed(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(content: bytes) -> None:
+        raise AssertionError("a header longer than allowed was parsed")
+
+    monkeypatch.setattr(model_folder, "load", parse)
+    length = model_folder.MAX_HEADER_BYTES + 1
+    replace_weights(models / "tiny", struct.pack("<Q", length) + b" " * length)
+    assert refusal("tiny") == "weights-format"
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape", "dtype"])
@@ -240,18 +279,59 @@ def test_damaged_safetensors_are_refused(models: Path, content: bytes) -> None:
     assert refusal("tiny") in {"weights-format", "weights-mismatch"}
 
 
-def test_packaging_never_replaces_a_model(models: Path, run_folder: Path) -> None:
-    with pytest.raises(ModelError) as caught:
-        package(run_folder, models, "tiny", **ABOUT)
-    assert caught.value.code == "exists"
+@pytest.mark.parametrize("stored", ["bfloat16", "float16", "float32"])
+def test_weights_may_be_stored_in_three_types(models: Path, run_folder: Path, stored: str) -> None:
+    package(run_folder, models, "other", weights_dtype=stored, **ABOUT)
+    tensors = load_file(models / "other" / "weights.safetensors")
+    assert {value.dtype for value in tensors.values()} == {getattr(torch, stored)}
+    prior, expected = (load_prior(name, "cpu", torch.float32) for name in ("other", "tiny"))
+    noisy = torch.randn(1, 16, 16, dtype=torch.complex64)
+    torch.testing.assert_close(
+        prior.denoise(noisy, 0.2), expected.denoise(noisy, 0.2), rtol=0.01, atol=0.01
+    )
 
 
-def test_failed_packaging_leaves_nothing_behind(models: Path, run_folder: Path) -> None:
-    (run_folder / "weights.safetensors").write_bytes(b"nonsense")
+def test_parameters_are_counted_without_the_weights(models: Path) -> None:
+    (models / "tiny" / "weights.safetensors").unlink()
+    expected = sum(value.numel() for value in UNet(TINY).parameters())
+    assert count_parameters(read_config("tiny")) == expected
+
+
+def test_shipped_models_are_told_from_own_ones(models: Path, run_folder: Path) -> None:
+    package(run_folder, registry.SHIPPED_FOLDER, "official", **ABOUT)
+    assert (is_shipped("official"), is_shipped("tiny")) == (True, False)
+
+
+def test_cards_cannot_steer_a_terminal(models: Path) -> None:
+    card = models / "tiny" / "README.md"
+    card.write_text("# A\x1b[2Jcard\u202e\x07\n\tof *words*, σ é 脳\n")
+    assert read_card("tiny") == "# A[2Jcard\n\tof *words*, σ é 脳\n"
+    card.unlink()
+    assert read_card("tiny") == ""
+
+
+def test_a_model_that_denoises_is_verified(models: Path, tmp_path: Path) -> None:
+    package(write_run(tmp_path / "quiet", random=False), models, "quiet", **ABOUT)
+    model, smoke = verify_model("quiet")
+    assert model.config.name == "quiet"
+    # An output of zero leaves sigma_data**2 / (sigma**2 + sigma_data**2) of its input.
+    assert smoke.remaining == pytest.approx(0.5 * 0.25**2 / (0.5**2 + 0.25**2), rel=0.05)
+
+
+def test_a_model_that_keeps_the_noise_is_refused_by_verify(models: Path, tmp_path: Path) -> None:
+    package(write_run(tmp_path / "quiet", random=False), models, "quiet", **ABOUT)
+    rewrite(models / "quiet", parameterization={"kind": "edm", "sigma_data": 50})
     with pytest.raises(ModelError) as caught:
-        package(run_folder, models, "other", **ABOUT)
-    assert caught.value.code == "bad-run"
-    assert [entry.name for entry in models.iterdir()] == ["tiny"]
+        verify_model("quiet")
+    assert caught.value.code == "does-not-denoise"
+
+
+def test_a_model_that_overflows_is_refused_by_verify(models: Path) -> None:
+    tensors = load_file(models / "tiny" / "weights.safetensors")
+    replace_tensors(models / "tiny", {k: torch.full_like(v, 1e30) for k, v in tensors.items()})
+    with pytest.raises(ModelError) as caught:
+        verify_model("tiny")
+    assert caught.value.code == "output-not-finite"
 
 
 def test_errors_survive_a_process_boundary() -> None:

@@ -1,6 +1,12 @@
 from __future__ import annotations
 
+import csv
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -11,17 +17,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models import train as training
+from models.augment import Augmentation
+from models.cascade import CascadeConfig
+from models.errors import ModelError
 from models.network import UNetConfig
-from models.registry import ModelError
-from models.train import SliceData, TrainingConfig, load_average, train
+from models.processes import Process
+from models.train import Progress, TrainingConfig, train
+from models.training_data import ImageFile
 
+TINY = UNetConfig(channels=(8, 8), res_blocks=1, norm_groups=4)
 CONFIG = TrainingConfig(
-    network=UNetConfig(channels=(8, 8), res_blocks=1, norm_groups=4),
-    steps=6,
-    batch=2,
-    patch_sizes=(16, 24),
-    warmup=2,
+    network=TINY, steps=6, batch=4, patch_sizes=(16, 24), warmup=2, save_every=2, validate_every=3
 )
+ALONE = Process(0, 1, torch.device("cpu"))
+ROOT = Path(__file__).parents[2]
 
 
 class Killed(BaseException):
@@ -29,26 +38,24 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
+def data(tmp_path: Path) -> list[ImageFile]:
     generator = np.random.default_rng(0)
     row, column = np.mgrid[:32, :32]
     disc = (row - 16) ** 2 + (column - 16) ** 2 < 12**2
-    for name, count in (("a", 5), ("b", 2)):
-        noise = generator.integers(500, 1000, (count, 32, 32))
-        with h5py.File(folder / f"{name}.h5", "w") as file:
-            file["images"] = (disc * noise).astype(np.uint16)
-    return folder
+    path = tmp_path / "images.h5"
+    with h5py.File(path, "w") as file:
+        file["images"] = (disc * generator.integers(500, 1000, (5, 32, 32))).astype(np.uint16)
+    return [ImageFile(path)]
 
 
-@pytest.fixture
-def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The loss of every step that was started, whichever run it belonged to."""
-    return _record(monkeypatch, lambda _: None)
+def follow(
+    data: list[ImageFile], out: Path, config: TrainingConfig = CONFIG, **options: object
+) -> list[Progress]:
+    return list(train(config, data, out, ALONE, **options))
 
 
 def _record(monkeypatch: pytest.MonkeyPatch, before_step: Callable[[int], None]) -> list[float]:
+    """The loss of every step that was started."""
     seen: list[float] = []
     original = training.denoising_loss
 
@@ -62,88 +69,171 @@ def _record(monkeypatch: pytest.MonkeyPatch, before_step: Callable[[int], None])
     return seen
 
 
-def _finish(data: Path, out: Path, save_every: int = 2) -> dict[str, Tensor]:
-    for _ in train(CONFIG, data, out, save_every):
-        pass
-    return load_file(out / "weights.safetensors")
-
-
-def test_a_killed_run_resumes_as_if_nothing_had_happened(data: Path, tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        whole = _record(patch, lambda _: None)
-        expected = _finish(data, tmp_path / "whole")
-    assert len(whole) == 6
-
+@pytest.mark.parametrize("killed_before", [0, 1, 3, 5])
+def test_a_killed_run_resumes_as_if_nothing_had_happened(
+    data: list[ImageFile], tmp_path: Path, killed_before: int
+) -> None:
     def kill(step: int) -> None:
-        if step == 3:
+        if step == killed_before:
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
+        whole = _record(patch, lambda _: None)
+        follow(data, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
         first = _record(patch, kill)
         with pytest.raises(Killed):
-            _finish(data, tmp_path / "broken")
+            follow(data, tmp_path / "broken")
     with pytest.MonkeyPatch.context() as patch:
         second = _record(patch, lambda _: None)
-        resumed = _finish(data, tmp_path / "broken")
-
-    # Killed after step 3; the last checkpoint is that of step 2.
-    assert first + second == whole[:3] + whole[2:]
+        follow(data, tmp_path / "broken")
+    checkpoint = killed_before // 2 * 2
+    assert len(whole) == 6
+    assert first == whole[:killed_before]
+    assert second == whole[checkpoint:]
+    expected = load_file(tmp_path / "whole" / "weights.safetensors")
+    resumed = load_file(tmp_path / "broken" / "weights.safetensors")
     assert resumed.keys() == expected.keys()
     assert all(torch.equal(resumed[key], expected[key]) for key in expected)
 
 
-def test_a_finished_run_is_not_trained_further(
-    data: Path, tmp_path: Path, losses: list[float]
+def test_a_worker_process_changes_nothing_but_speed(data: list[ImageFile], tmp_path: Path) -> None:
+    follow(data, tmp_path / "none")
+    follow(data, tmp_path / "one", CONFIG.model_copy(update={"workers": 1}))
+    none, one = (load_file(tmp_path / name / "weights.safetensors") for name in ("none", "one"))
+    assert all(torch.equal(none[key], one[key]) for key in none)
+
+
+def test_a_finished_run_is_not_trained_further(data: list[ImageFile], tmp_path: Path) -> None:
+    assert [line.step for line in follow(data, tmp_path / "run")] == [6]
+    assert follow(data, tmp_path / "run") == []
+
+
+def test_training_lowers_the_loss_and_helps_on_images_held_out(
+    data: list[ImageFile], tmp_path: Path
 ) -> None:
-    _finish(data, tmp_path / "run")
-    _finish(data, tmp_path / "run")
-    assert len(losses) == 6
+    config = CONFIG.model_copy(
+        update={"steps": 60, "batch": 8, "learning_rate": 3e-3, "validate_every": 30}
+    )
+    lines = follow(data, tmp_path / "run", config, validation=data)
+    assert [line.step for line in lines] == [10, 20, 30, 40, 50, 60]
+    assert lines[-1].loss < lines[0].loss
+    assert lines[-1].seconds_left == 0
+    validated = [line.validation for line in lines if line.validation]
+    assert len(validated) == 2
+    # Noise of 0.5 per component is 6.02 dB on its own.
+    assert validated[1][0.5] > 6.02 + 4
+    with (tmp_path / "run" / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [10, 20, 30, 40, 50, 60]
+    assert abs(float(rows[5]["psnr_0.5"]) - validated[1][0.5]) < 1e-3
 
 
-def test_loss_is_finite_and_the_averaged_network_loads(
-    data: Path, tmp_path: Path, losses: list[float]
+def test_log_lines_after_the_checkpoint_are_dropped_when_resuming(
+    data: list[ImageFile], tmp_path: Path
 ) -> None:
-    weights = _finish(data, tmp_path / "run")
-    assert np.isfinite(losses).all()
-    assert {value.dtype for value in weights.values()} == {torch.bfloat16}
-    network = load_average(tmp_path / "run", CONFIG.network)
-    for key, value in network.state_dict().items():
-        assert value.dtype == torch.float32
-        assert torch.equal(value, weights[key].float())
+    config = CONFIG.model_copy(update={"steps": 20, "save_every": 20})
+    follow(data, tmp_path, config)
+    (tmp_path / "log.csv").write_text((tmp_path / "log.csv").read_text() + "30,0.1,1.0\n")
+    follow(data, tmp_path, config.model_copy(update={"steps": 30}))
+    steps = [line.split(",")[0] for line in (tmp_path / "log.csv").read_text().splitlines()]
+    assert steps == ["step", "10", "20", "30"]
 
 
-def test_training_lowers_the_loss(data: Path, tmp_path: Path) -> None:
-    config = CONFIG.model_copy(update={"steps": 60, "batch": 4, "learning_rate": 3e-3})
-    progress = list(train(config, data, tmp_path / "run"))
-    assert [line.step for line in progress] == [10, 20, 30, 40, 50, 60]
-    assert progress[-1].loss < progress[0].loss
+def test_frozen_parts_keep_the_weights_that_the_run_began_with(
+    data: list[ImageFile], tmp_path: Path
+) -> None:
+    follow(data, tmp_path / "pilot", CONFIG.model_copy(update={"learning_rate": 1e-2}))
+    pilot = load_file(tmp_path / "pilot" / "weights.safetensors")
+    network = CascadeConfig(pilot=TINY, correction=TINY.model_copy(update={"inputs": 3}))
+    config = CONFIG.model_copy(update={"network": network, "frozen": ("pilot.",)})
+    initial = {f"pilot.{name}": value for name, value in pilot.items()}
+    follow(data, tmp_path / "cascade", config, initial=initial)
+    weights = load_file(tmp_path / "cascade" / "weights.safetensors")
+    assert all(torch.equal(weights[f"pilot.{name}"], value) for name, value in pilot.items())
+    assert weights["wiener.log_noise"].abs().sum() > 0
 
 
-def test_slices_are_scaled_by_their_99th_percentile(data: Path) -> None:
-    drawn = SliceData(data).draw(20, torch.Generator().manual_seed(0))
-    assert drawn.shape == (20, 32, 32)
-    top = torch.quantile(drawn.flatten(1), 0.99, dim=1)
-    torch.testing.assert_close(top, torch.ones(20), rtol=0.02, atol=0)
-
-
-def test_small_files_are_heard(data: Path) -> None:
-    weights = SliceData(data).weights
-    torch.testing.assert_close(weights[0] / weights[1], torch.tensor(2.5).sqrt())
-
-
-def test_a_folder_without_data_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no \.h5 file"):
-        SliceData(tmp_path)
+def test_weights_of_another_network_are_refused(data: list[ImageFile], tmp_path: Path) -> None:
+    initial = {"unet.conv_in.conv.weight": torch.zeros(3, 3)}
+    with pytest.raises(ModelError, match="do not fit the network"):
+        follow(data, tmp_path, initial=initial)
 
 
 def test_a_run_resumes_with_more_steps_but_not_with_other_options(
-    data: Path, tmp_path: Path
+    data: list[ImageFile], tmp_path: Path
 ) -> None:
-    config = TrainingConfig(
-        network=UNetConfig(channels=(8, 8)), steps=1, batch=2, patch_sizes=(16, 16)
+    follow(data, tmp_path, CONFIG.model_copy(update={"steps": 1}))
+    longer = CONFIG.model_copy(update={"steps": 2, "workers": 1})
+    assert [p.step for p in follow(data, tmp_path, longer)] == [2]
+    for change in ({"batch": 3}, {"augmentation": Augmentation(noise=0.01)}):
+        with pytest.raises(ModelError, match="another configuration"):
+            follow(data, tmp_path, CONFIG.model_copy(update=change))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    data: list[ImageFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        training, "denoising_loss", lambda net, x, *_: (net(x, x[:, 0, 0, 0]) * torch.nan).mean()
     )
-    assert [p.step for p in train(config, data, tmp_path)] == [1]
-    longer = config.model_copy(update={"steps": 2})
-    assert [p.step for p in train(longer, data, tmp_path)] == [2]
-    with pytest.raises(ModelError, match="another configuration"):
-        list(train(config.model_copy(update={"batch": 3}), data, tmp_path))
+    with pytest.raises(ModelError, match="lower learning rate"):
+        follow(data, tmp_path)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "power"])
+def test_learning_rates_warm_up_and_fall(schedule: str) -> None:
+    config = TrainingConfig(
+        steps=4000, warmup=100, plateau=1000, learning_rate=1.0, schedule=schedule
+    )
+    rates = [config.rate(step) for step in range(4000)]
+    assert abs(rates[0] - 0.01) < 1e-6
+    assert max(rates) <= 1
+    assert rates.index(max(rates)) >= 99
+    assert all(after <= before for before, after in pairwise(rates[99:]))
+    # Cosine ends at zero; power has fallen to the root of a quarter.
+    assert abs(rates[-1] - (0.0 if schedule == "cosine" else 0.5)) < 1e-3
+
+
+def test_large_patches_cost_as_many_pixels() -> None:
+    config = TrainingConfig(steps=100, batch=64, patch_sizes=(128, 256), large_patch_share=0.3)
+    assert [(config.patch(step), config.patches(step)) for step in (0, 69, 70, 99)] == [
+        (128, 64),
+        (128, 64),
+        (256, 16),
+        (256, 16),
+    ]
+
+
+def test_two_processes_train_one_network(data: list[ImageFile], tmp_path: Path) -> None:
+    """Under torchrun with gloo: half of the batch each, gradients averaged, one writer."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json, sys, torch\n"
+        "from pathlib import Path\n"
+        "from models import train as training\n"
+        "from models.processes import Process\n"
+        "from models.training_data import ImageFile\n"
+        "torch.set_num_threads(1)\n"
+        "config = training.TrainingConfig.model_validate_json(sys.argv[1])\n"
+        "with Process.join(torch.device('cpu')) as process:\n"
+        "    run = training._Run(config, Path(sys.argv[3]), process)\n"
+        "    data = training.SliceSet([ImageFile(Path(sys.argv[2]))])\n"
+        "    lines = list(run.follow(data, []))\n"
+        "    total = [float(p.double().abs().sum()) for p in run.network.parameters()]\n"
+        "    report = {'steps': [l.step for l in lines], 'total': total}\n"
+        "    Path(sys.argv[4], f'{process.rank}.json').write_text(json.dumps(report))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(script), CONFIG.model_dump_json()]
+    command += [str(data[0].path), str(tmp_path / "run"), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first["steps"] == [6]
+    assert second["steps"] == []
+    assert first["total"] == second["total"]
+    assert (tmp_path / "run" / "weights.safetensors").exists()

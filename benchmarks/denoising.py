@@ -1,0 +1,136 @@
+"""Denoisers on images that no prior was trained on: ours, the first one's, BM3D.
+
+    python -m benchmarks.denoising [--model NAME ...] [--slices 12]
+
+PSNR in dB of the magnitude (peak 1, the slice's 99th percentile) of D(x + sigma z). BM3D (PyPI
+`bm3d`) knows sigma and is given three versions of the same image, of which the best counts: real
+and imaginary part one by one; the noisy magnitude; and, easier than what the priors get, the clean
+magnitude plus real noise, which amounts to knowing the phase. Writes benchmarks/results/denoising.*
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import bm3d
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.registry import load_prior
+from models.training_data import ImageFile, SliceSet
+from models.validate import SIGMAS, add_noise, denoising_psnr, psnr
+from recon.prior import Prior
+from service.runs import DEFAULT_MODEL
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+SETS = ("open_ms", "complex_t2")
+SIDES = (96, 128, 160, 192, 224, 256)
+
+
+def bm3d_psnr(clean: Tensor, noisy: Tensor, sigma: float, seed: int) -> tuple[float, float, float]:
+    """Of (real and imaginary part, noisy magnitude, magnitude with real noise)."""
+
+    def filtered(image: Tensor) -> Tensor:
+        return torch.from_numpy(bm3d.bm3d(image.double().numpy(), sigma)).float()
+
+    truth = clean.abs()
+    generator = torch.Generator().manual_seed(seed)
+    known_phase = truth + sigma * torch.randn(truth.shape, generator=generator)
+    parts = torch.complex(filtered(noisy.real), filtered(noisy.imag))
+    return (
+        psnr(parts.abs(), truth),
+        psnr(filtered(noisy.abs()), truth),
+        psnr(filtered(known_phase).clamp_min(0), truth),
+    )
+
+
+def compare(priors: dict[str, Prior], images: list[Tensor]) -> list[dict[str, float]]:
+    """One row per noise level: mean PSNR of every denoiser."""
+    rows = []
+    for sigma in SIGMAS:
+        scores: dict[str, list[float]] = {}
+        for index, clean in enumerate(images):
+            noisy = add_noise(clean, sigma, index)
+            for name, prior in priors.items():
+                denoised = prior.denoise(noisy[None], sigma)[0]
+                scores.setdefault(name, []).append(psnr(denoised.abs(), clean.abs()))
+            versions = ("BM3D re+im", "BM3D |noisy|", "BM3D known phase")
+            for name, score in zip(
+                versions, bm3d_psnr(clean, noisy, sigma, 10_000 + index), strict=True
+            ):
+                scores.setdefault(name, []).append(score)
+        row = {"sigma": sigma}
+        row |= {name: round(float(np.mean(values)), 2) for name, values in scores.items()}
+        row["best BM3D"] = max(value for name, value in row.items() if name.startswith("BM3D"))
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    return rows
+
+
+def against_matrix_size(prior: Prior, images: list[Tensor]) -> dict[int, dict[float, float]]:
+    """Complex PSNR after the k-space of 256 x 256 images was cut to smaller matrices."""
+    table = {}
+    for side in SIDES:
+        smaller = [_resized(image, side) for image in images]
+        table[side] = {
+            sigma: round(score, 2) for sigma, score in denoising_psnr(prior, smaller).items()
+        }
+        print(side, table[side], flush=True)
+    return table
+
+
+def _resized(image: Tensor, side: int) -> Tensor:
+    """The same field of view on a smaller matrix: larger pixels."""
+    rows, columns = ((size - side) // 2 for size in image.shape)
+    kspace = torch.fft.fftshift(torch.fft.fft2(image, norm="forward"))
+    cut = kspace[rows : rows + side, columns : columns + side]
+    return torch.fft.ifft2(torch.fft.ifftshift(cut), norm="forward").to(torch.complex64)
+
+
+def picture(priors: dict[str, Prior], image: Tensor, file: Path) -> None:
+    """One slice at each noise level: noisy, every prior, BM3D with known phase."""
+    columns = ["noisy", *priors, "BM3D"]
+    figure, axes = plt.subplots(len(SIGMAS), len(columns), figsize=(2.4 * len(columns), 12))
+    for row, sigma in zip(axes, SIGMAS, strict=True):
+        noisy = add_noise(image, sigma, 0)
+        shown = [
+            noisy.abs(),
+            *(prior.denoise(noisy[None], sigma)[0].abs() for prior in priors.values()),
+        ]
+        shown.append(torch.from_numpy(bm3d.bm3d(noisy.real.double().numpy(), sigma)).abs())
+        for axis, name, picture_ in zip(row, columns, shown, strict=True):
+            axis.imshow(picture_, cmap="gray", vmin=0, vmax=1.2)
+            axis.set_title(f"{name}, σ {sigma:g}", fontsize=7)
+            axis.axis("off")
+    figure.tight_layout(pad=0.2)
+    figure.savefig(file, dpi=90)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Write the tables and a picture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "validation")
+    parser.add_argument("--model", action="append", default=[])
+    parser.add_argument("--slices", type=int, default=12, help="of each set, spread evenly")
+    arguments = parser.parse_args()
+    names = arguments.model or [DEFAULT_MODEL, "brain-preview"]
+    priors = {name: load_prior(name) for name in names}
+    results: dict[str, object] = {"slices": arguments.slices, "models": names}
+    for name in SETS:
+        images = SliceSet([ImageFile(arguments.data / f"{name}.h5")]).evenly(arguments.slices)
+        print(name, flush=True)
+        results[name] = compare(priors, images)
+        results[f"{name} against matrix size"] = against_matrix_size(priors[names[0]], images)
+    (RESULTS / "denoising.json").write_text(json.dumps(results, indent=2) + "\n")
+    public = SliceSet([ImageFile(arguments.data / "open_ms.h5")]).evenly(3)[1]
+    picture(priors, public, RESULTS / "denoising.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Raw networks a prior may be built from: an allow-list, nothing loaded by name from outside."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import nn
+
+from models.cascade import CascadeConfig, WienerCascade
+from models.diffusers_unet import DiffusersUNet, DiffusersUNetConfig
+from models.network import UNet, UNetConfig
+from models.song_unet import SongUNet, SongUNetConfig
+
+TrainableConfig = Annotated[UNetConfig | CascadeConfig, Field(discriminator="architecture")]
+"""The architectures that `models.train` trains."""
+
+NetworkConfig = Annotated[
+    UNetConfig | CascadeConfig | DiffusersUNetConfig | SongUNetConfig,
+    Field(discriminator="architecture"),
+]
+"""Every architecture there is. All map (batch, 2, rows, columns) and a label (batch,) to images."""
+
+
+def build_network(
+    config: UNetConfig | CascadeConfig | DiffusersUNetConfig | SongUNetConfig,
+) -> nn.Module:
+    """The network that `config` describes, on torch's current default device.
+
+    Raises ValueError or RuntimeError when no such network exists (for example, channels that
+    cannot be divided into the groups of a normalisation).
+    """
+    match config:
+        case UNetConfig():
+            return UNet(config)
+        case CascadeConfig():
+            return WienerCascade(config)
+        case DiffusersUNetConfig():
+            return DiffusersUNet(config)
+        case SongUNetConfig():
+            return SongUNet(config)

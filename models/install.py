@@ -1,0 +1,215 @@
+"""Models made, added and removed: a folder of models never shows half of one."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import save
+from torch import Tensor
+
+from models.architectures import TrainableConfig
+from models.errors import ModelError
+from models.model_folder import (
+    FILES,
+    MAX_CARD_BYTES,
+    MAX_CONFIG_BYTES,
+    MAX_WEIGHTS_BYTES,
+    ModelConfig,
+    ModelDescription,
+    WeightsDtype,
+    check_fit,
+    count_parameters,
+    expected_tensors,
+    parse_config,
+    parse_safetensors,
+    read_capped,
+    read_model,
+)
+from models.registry import (
+    SHIPPED_FOLDER,
+    build_prior,
+    check_name,
+    find_model,
+    smoke_test,
+    user_folder,
+)
+
+
+class _TrainingRun(BaseModel):
+    """The part of a run's `training.json` that its model depends on."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    network: TrainableConfig
+    sigma_range: tuple[float, float]
+
+
+def package(
+    run_folder: Path,
+    out_folder: Path,
+    name: str,
+    *,
+    training: str,
+    licence: str,
+    data_attributions: tuple[str, ...],
+    lowest_sigma: float | None = None,
+    weights_dtype: WeightsDtype = "bfloat16",
+) -> Path:
+    """Make the model `out_folder/<name>` out of a training run and return its folder.
+
+    `lowest_sigma` is the noise level below which samplers should not trust the network; None
+    takes the lowest one it was trained at. The error of its score grows as that of the denoiser
+    over sigma squared, so that it becomes useless before the denoiser does. Raises ModelError.
+    """
+    check_name(name)
+    text = read_capped(run_folder / "training.json", MAX_CONFIG_BYTES, "config-size")
+    content = read_capped(run_folder / "weights.safetensors", MAX_WEIGHTS_BYTES, "weights-size")
+    try:
+        run = _TrainingRun.model_validate_json(text)
+        tensors = parse_safetensors(content, f"the weights in {run_folder}")
+        description = ModelDescription(
+            name=name,
+            network=run.network,
+            sigma_range=(lowest_sigma or run.sigma_range[0], run.sigma_range[1]),
+            weights_dtype=weights_dtype,
+            training=training,
+            licence=licence,
+            data_attributions=data_attributions,
+        )
+    except (ValidationError, ModelError) as error:
+        raise ModelError("bad-run", f"{run_folder} is not a training run: {error}") from error
+    return write_model(out_folder, description, tensors)
+
+
+def write_model(
+    out_folder: Path,
+    description: ModelDescription,
+    tensors: dict[str, Tensor],
+    *,
+    smoke_tested: bool = False,
+) -> Path:
+    """Write the model `out_folder/<name>`, weights in the described type; returns its folder.
+
+    The folder appears complete and checked or not at all, and an existing one is never replaced.
+    Raises ModelError.
+    """
+    check_fit(description, tensors, types=False)  # before anything is copied
+    types = {key: dtype for key, (_, dtype) in expected_tensors(description).items()}
+    stored = save({key: value.to(types[key]).contiguous() for key, value in tensors.items()})
+    config = ModelConfig(
+        **{key: getattr(description, key) for key in ModelDescription.model_fields},
+        weights_sha256=hashlib.sha256(stored).hexdigest(),
+    )
+    files = {"weights.safetensors": stored, "README.md": _model_card(config).encode()}
+    return _install(out_folder, config, files, smoke_tested=smoke_tested)
+
+
+def add_model(folder: Path, name: str | None = None) -> Path:
+    """Copy a model folder into the user's; returns the new folder.
+
+    Only the three files of a model are taken, links are not followed, and what was copied is
+    checked and run once before it can be found. `name` replaces the one in `config.json`. Raises
+    ModelError.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        raise ModelError("not-a-folder", f"{folder} is not a folder; name one, not a link or file")
+    text = read_capped(folder / FILES[0], MAX_CONFIG_BYTES, "config-size", follow_links=False)
+    config = parse_config(text, str(folder / FILES[0]))
+    if name is not None:
+        check_name(name)
+        config = config.model_copy(update={"name": name})
+    if (SHIPPED_FOLDER / config.name).exists():
+        raise ModelError(
+            "shipped-name",
+            f"'{config.name}' is the name of a shipped model; choose another one with --name",
+        )
+    files = {
+        FILES[1]: read_capped(
+            folder / FILES[1], MAX_WEIGHTS_BYTES, "weights-size", follow_links=False
+        )
+    }
+    card = folder / FILES[2]
+    files[FILES[2]] = (
+        read_capped(card, MAX_CARD_BYTES, "card-size", follow_links=False)
+        if card.exists() or card.is_symlink()
+        else _model_card(config).encode()
+    )
+    return _install(user_folder(), config, files, smoke_tested=True)
+
+
+def remove_model(name: str) -> Path:
+    """Delete one of the user's own models; returns the folder that is gone.
+
+    Raises ModelError for shipped and unknown models, and for a folder that holds anything else.
+    """
+    check_name(name)
+    folder = user_folder() / name
+    if not (folder / FILES[0]).is_file():
+        find_model(name)
+        raise ModelError("shipped", f"'{name}' comes with the software and cannot be removed")
+    if folder.is_symlink():
+        raise ModelError("not-a-folder", f"{folder} is a link; delete the link itself")
+    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in FILES)
+    if foreign:
+        raise ModelError(
+            "other-files", f"{folder} also holds {foreign[0]!r}; move it away or delete the folder"
+        )
+    with tempfile.TemporaryDirectory(prefix=".removing-", dir=folder.parent) as scratch:
+        folder.rename(Path(scratch) / name)  # gone at once, whatever happens while deleting
+    return folder
+
+
+def _install(
+    out_folder: Path, config: ModelConfig, files: dict[str, bytes], *, smoke_tested: bool
+) -> Path:
+    target = out_folder / config.name
+    if target.exists() or target.is_symlink():
+        raise ModelError("exists", f"{target} exists already; choose another name or remove it")
+    out_folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".installing-", dir=out_folder) as scratch:
+        made = Path(scratch) / config.name
+        made.mkdir()
+        (made / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
+        for file, content in files.items():
+            (made / file).write_bytes(content)
+        model = read_model(made)
+        if smoke_tested:
+            smoke_test(build_prior(model, "cpu", torch.float32), config.name)
+        try:
+            made.rename(target)
+        except OSError as error:  # another process was faster
+            raise ModelError("exists", f"{target} exists already; remove it first") from error
+    return target
+
+
+def _model_card(config: ModelDescription) -> str:
+    low, high = config.sigma_range
+    sources = "\n".join(f"- {source}" for source in config.data_attributions) or "- none named"
+    return f"""# {config.name}
+
+A learned prior of complex MR images for `mri-posterior`: a denoiser with \
+{count_parameters(config):,} parameters
+({config.network.architecture}), for noise of {low:g} to {high:g} per real component on images whose
+99th percentile of the magnitude is 1.
+
+## Training
+
+{config.training}
+
+## Training data
+
+{sources}
+
+## Limits
+
+For research. It knows the anatomy, contrast and scanners of its training data and nothing else; on
+other images the reconstruction may be wrong and the uncertainty too small.
+
+## Licence of the weights
+
+{config.licence}
+"""

@@ -1,0 +1,122 @@
+"""Training and validation images: HDF5 files of slices, drawn so that a step decides its batch.
+
+A file holds `images` (slices, rows, columns), magnitude (integer or real) or complex. Files are
+the user's own; everything else (fastMRI volumes, NIfTI, DICOM) is turned into such files first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from models.errors import ModelError
+
+MAX_SIDE = 512
+"""Larger slices are cropped at random to this many pixels before they are augmented."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A file of slices, or some of its slices."""
+
+    path: Path
+    slices: tuple[int, ...] | None = None
+
+
+class SliceSet:
+    """The slices of some files in memory, with the scale that brings each one to our units."""
+
+    def __init__(self, files: Sequence[ImageFile]) -> None:
+        self.images = [_read_images(file) for file in files]
+        self.scales = [_scales(images) for images in self.images]
+        self.complex = any(images.dtype.kind == "c" for images in self.images)
+        self.side = min(MAX_SIDE, max(max(images.shape[1:]) for images in self.images))
+
+    def __len__(self) -> int:
+        return sum(map(len, self.images))
+
+    def slice(self, file: int, index: int) -> NDArray[Any]:
+        """One slice (rows, columns), float32 or complex64; its 99th percentile is about 1."""
+        image = self.images[file][index]
+        kind = np.complex64 if image.dtype.kind == "c" else np.float32
+        return image.astype(kind) / self.scales[file][index]
+
+    def evenly(self, count: int) -> list[Tensor]:
+        """At most `count` slices, complex64, spread evenly over all of them."""
+        places = [
+            (file, index) for file, images in enumerate(self.images) for index in range(len(images))
+        ]
+        chosen = np.linspace(0, len(places) - 1, min(count, len(places))).round().astype(int)
+        return [
+            torch.from_numpy(self.slice(*places[place]).astype(np.complex64))
+            for place in chosen.tolist()
+        ]
+
+
+class BatchStream(Dataset[Tensor]):
+    """Item number `step` is the batch of that step, whatever was asked for before.
+
+    A batch is (count, 1 or 2, side, side) float16: magnitude, or real and imaginary part when a
+    file holds complex slices. Smaller slices stand in the middle of air. Each file is drawn in
+    proportion to the square root of its number of slices, so that small sets are heard.
+    """
+
+    def __init__(self, slices: SliceSet, counts: Sequence[int], seed: tuple[int, ...]) -> None:
+        self.slices, self.counts, self.seed = slices, counts, seed
+        weights = np.sqrt([len(images) for images in slices.images])
+        self.weights = weights / weights.sum()
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __getitem__(self, step: int) -> Tensor:
+        random = np.random.default_rng((*self.seed, step))
+        side, channels = self.slices.side, 2 if self.slices.complex else 1
+        batch = np.zeros((self.counts[step], channels, side, side), np.float16)
+        files = random.choice(len(self.weights), size=len(batch), p=self.weights)
+        for canvas, file in zip(batch, files.tolist(), strict=True):
+            index = int(random.integers(len(self.slices.images[file])))
+            image = _cropped(self.slices.slice(file, index), side, random)
+            top, left = ((side - size) // 2 for size in image.shape)
+            place = canvas[:, top : top + image.shape[0], left : left + image.shape[1]]
+            place[0] = image.real
+            if image.dtype.kind == "c":
+                place[1] = image.imag
+        return torch.from_numpy(batch)
+
+
+def _cropped(image: NDArray[Any], side: int, random: np.random.Generator) -> NDArray[Any]:
+    starts = [int(random.integers(max(size - side, 0) + 1)) for size in image.shape]
+    return image[starts[0] : starts[0] + side, starts[1] : starts[1] + side]
+
+
+def _read_images(file: ImageFile) -> NDArray[Any]:
+    with h5py.File(file.path, "r") as handle:
+        images = handle.get("images")
+        numeric = isinstance(images, h5py.Dataset) and images.dtype.kind in "ufc"
+        if not numeric or images.ndim != 3 or not len(images):
+            raise ModelError(
+                "bad-data",
+                f"{file.path.name} must hold a numeric dataset 'images' of shape "
+                "(slices, rows, columns)",
+            )
+        return np.asarray(images[()] if file.slices is None else images[sorted(file.slices)])
+
+
+def _scales(images: NDArray[Any]) -> NDArray[np.float32]:
+    """Per slice the 99th percentile of its magnitude; nearly empty slices are not blown up."""
+    flat = np.abs(images.reshape(len(images), -1))
+    high = np.percentile(flat, 99, axis=1)
+    floor = np.maximum(0.2 * flat.max(axis=1), flat.max() / 256)
+    scales = np.maximum(high, floor).astype(np.float32)
+    scales[scales == 0] = 1
+    return scales

@@ -1,0 +1,160 @@
+"""The `train` command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from models.errors import ModelError
+from models.processes import Process
+from models.train import Progress, TrainingConfig
+from service.runs import choose_device
+from service.training_images import Prepared
+from service.training_images import Progress as Preparing
+from service.training_runs import NETWORKS, Ready, TrainingPlan, read_plan, run_plan
+
+console = Console(stderr=True)
+
+
+class NetworkSize(StrEnum):
+    """Networks with a recipe."""
+
+    SMALL = "small"
+    BASE = "base"
+
+
+def train(
+    plan: Annotated[
+        Path | None, typer.Argument(help="Training file (TOML); the options below override it.")
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Image HDF5, fastMRI volumes, NIfTI, DICOM; may be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the run; resumed if begun.")
+    ] = None,
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="Images of other patients [a tenth of --data's].")
+    ] = None,
+    start_from: Annotated[
+        str | None, typer.Option("--from", help="Model whose weights the run begins with.")
+    ] = None,
+    network: Annotated[
+        NetworkSize | None, typer.Option(help="small runs on a CPU; base wants a GPU.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps [7000].")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Patches of 128 x 128 per step [16].")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random [0].")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Train a prior on your own fully sampled images; stop and resume at any time.
+
+    Several GPUs: torchrun --nproc-per-node 4 --module service.cli train PLAN.toml
+    """
+    overrides = {
+        "data": tuple(data) if data else None,
+        "out": out,
+        "validation": tuple(validation) if validation else None,
+        "start_from": start_from,
+    }
+    training = {
+        "network": NETWORKS[network.value] if network else None,
+        "steps": steps,
+        "batch": batch,
+        "seed": seed,
+    }
+    chosen = _plan(plan, overrides, training)
+    with Process.join(choose_device(device)) as process:
+        shown = not quiet and process.first
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Bar(*columns, console=console, disable=not shown) as bar:
+            task = bar.add_task("images", total=1.0)
+            for event in run_plan(chosen, process):
+                if isinstance(event, Preparing):
+                    text = f"{event.detail} {event.source}"
+                    bar.update(task, completed=event.share, description=text)
+                elif isinstance(event, Ready):
+                    if shown:
+                        _print_images(event)
+                    bar.reset(task, total=chosen.training.steps, description="training")
+                else:
+                    _show(event, bar, task)
+    if shown:
+        console.print(
+            f"trained: {chosen.out}; make a model of it with `mri-posterior models package`"
+        )
+
+
+def _plan(
+    file: Path | None, overrides: Mapping[str, object], training: Mapping[str, object]
+) -> TrainingPlan:
+    """The file's plan, or the default one, with the options that were given."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    options = {name: value for name, value in training.items() if value is not None}
+    if file is not None:
+        plan = read_plan(file)
+        return plan.model_copy(
+            update={**given, "training": plan.training.model_copy(update=options)}
+        )
+    if "data" not in given or "out" not in given:
+        raise ModelError("no-plan", "give a training file, or --data and --out")
+    return TrainingPlan.model_validate(
+        {
+            **given,
+            "training": TrainingConfig.model_validate({"network": NETWORKS["small"], **options}),
+        }
+    )
+
+
+def _show(step: Progress, bar: Bar, task: object) -> None:
+    text = f"loss {step.loss:.4f}, {step.patches_per_second:.0f} patches/s"
+    bar.update(task, completed=step.step, description=text)  # type: ignore[arg-type]
+    if step.validation:
+        scores = ", ".join(f"σ {sigma:g}: {score:.2f}" for sigma, score in step.validation.items())
+        bar.console.print(f"step {step.step}: denoising PSNR in dB on held-out slices: {scores}")
+
+
+def _print_images(ready: Ready) -> None:
+    """What is trained on, and what was refused and why."""
+    table = Table("images of", "slices", "patients", "remarks")
+    for each in ready.training.taken:
+        table.add_row(
+            str(each.source), str(each.slices), str(len(set(each.patients))), "; ".join(each.notes)
+        )
+    if len(ready.training.taken) <= 30:
+        console.print(table)
+    for prepared in {id(each): each for each in (ready.training, ready.validation)}.values():
+        _print_refused(prepared)
+    if ready.held_out:
+        console.print(f"{ready.slices} slices to train on, {ready.held_out} of others held out")
+    else:
+        console.print(
+            f"[yellow]{ready.slices} slices of one patient: nobody is held out, so that nothing "
+            "says when to stop; give --validation[/]"
+        )
+
+
+def _print_refused(prepared: Prepared) -> None:
+    for refused in prepared.refused:
+        more = f" and {len(refused.sources) - 1} more" if len(refused.sources) > 1 else ""
+        console.print(f"[yellow]refused[/] {refused.sources[0]}{more}: {refused.reason}")
+    for warning in prepared.warnings:
+        console.print(f"[yellow]{warning}[/]")

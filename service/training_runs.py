@@ -1,0 +1,143 @@
+"""A training run from a TOML file: images prepared, patients held out, network trained."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from models.cascade import CascadeConfig
+from models.errors import ModelError
+from models.model_folder import read_model
+from models.network import UNetConfig
+from models.processes import Process
+from models.registry import find_model
+from models.train import Progress, TrainingConfig, train
+from models.training_data import ImageFile
+from recon.errors import ScanError
+from service.images.volumes import ImageSettings
+from service.training_images import Prepared, prepare_images, split_patients
+from service.training_images import Progress as Preparing
+
+Size = Literal["small", "base"]
+
+NETWORKS: Mapping[Size, UNetConfig | CascadeConfig] = {
+    "small": CascadeConfig(),
+    "base": CascadeConfig(
+        pilot=UNetConfig(channels=(64, 128, 192, 256, 256)),
+        correction=UNetConfig(channels=(64, 96, 128), res_blocks=2, inputs=3),
+    ),
+}
+"""`small` runs on a CPU; `base` wants a GPU."""
+
+
+class TrainingPlan(BaseModel):
+    """The content of a training file; every table and key is optional but `data` and `out`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: tuple[Path, ...] = Field(min_length=1, description="files and folders of images")
+    out: Path = Field(description="folder of the run; resumed if begun")
+    validation: tuple[Path, ...] = Field((), description="images of patients not in `data`")
+    hold_out: float = Field(0.1, gt=0, lt=1, description="share of patients, without `validation`")
+    start_from: str | None = Field(None, description="model whose weights the run begins with")
+    images: ImageSettings = ImageSettings()
+    training: TrainingConfig = TrainingConfig()
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a run will be trained and validated on."""
+
+    training: Prepared
+    validation: Prepared
+    slices: int
+    held_out: int
+
+
+def read_plan(file: Path) -> TrainingPlan:
+    """The plan in a TOML file. Paths are relative to its folder. Raises ModelError."""
+    try:
+        plan = TrainingPlan.model_validate(tomllib.loads(file.read_text()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValidationError) as error:
+        raise ModelError("bad-plan", f"{file} is not a training file: {error}") from error
+    base = file.parent
+    return plan.model_copy(
+        update={
+            "data": tuple(base / path for path in plan.data),
+            "validation": tuple(base / path for path in plan.validation),
+            "out": base / plan.out,
+        }
+    )
+
+
+def run_plan(plan: TrainingPlan, process: Process) -> Iterator[Preparing | Ready | Progress]:
+    """Prepare the images, hold patients out, train; the first process yields what it does.
+
+    Raises ModelError and ScanError.
+    """
+    training = plan.training
+    initial: Mapping[str, Tensor] | None = None
+    if plan.start_from is not None:
+        model = read_model(find_model(plan.start_from))
+        initial = model.tensors
+        training = training.model_copy(update={"initial": model.config.weights_sha256})
+    if not process.first:
+        process.wait()  # the first process converts; afterwards the cache answers at once
+    prepared: list[Prepared] = []
+    for sources in (plan.data, plan.validation):
+        cache = plan.out / "images"
+        for event in prepare_images(sources, cache, plan.images) if sources else ():
+            if isinstance(event, Prepared):
+                prepared.append(event)
+            elif process.first:
+                yield event
+    if process.first:
+        process.wait()
+    taken = prepared[0]
+    if not taken.files:
+        reasons = "; ".join(f"{each.sources[0]}: {each.reason}" for each in taken.refused[:3])
+        raise ModelError("no-data", f"no image to train on ({reasons or 'the folders are empty'})")
+    if plan.validation:
+        held = prepared[1]
+        data, held_out = _whole(taken), _whole(held)
+    else:
+        held = taken
+        data, held_out = _split(taken, plan.hold_out, training.seed)
+    if process.first:
+        yield Ready(taken, held, _count(data, taken), _count(held_out, held))
+    yield from train(training, data, plan.out, process, held_out, initial)
+
+
+def _whole(prepared: Prepared) -> list[ImageFile]:
+    return [ImageFile(file) for file in prepared.files]
+
+
+def _split(prepared: Prepared, share: float, seed: int) -> tuple[list[ImageFile], list[ImageFile]]:
+    """Slices of the patients trained on and of those held out; nobody is when there is only one."""
+    patients = prepared.patients
+    try:
+        split = split_patients(patients, share, seed)
+    except ScanError as error:
+        if error.code != "one-patient":
+            raise
+        return _whole(prepared), []
+    sides: list[list[ImageFile]] = []
+    for side in (split.training, split.validation):
+        chosen = []
+        for file, names in patients.items():
+            slices = tuple(i for i, name in enumerate(names) if (file, name) in side)
+            if slices:
+                chosen.append(ImageFile(file, slices))
+        sides.append(chosen)
+    return sides[0], sides[1]
+
+
+def _count(files: Sequence[ImageFile], prepared: Prepared) -> int:
+    patients = prepared.patients
+    return sum(len(patients[file.path] if file.slices is None else file.slices) for file in files)
