@@ -1,6 +1,6 @@
 """Denoisers on images that no prior was trained on: ours, the first one's, BM3D.
 
-    python -m benchmarks.denoising [--model NAME ...] [--slices 12]
+    python -m benchmarks.denoising [--model NAME ...] [--slices 6] [--keep-bm3d]
 
 PSNR in dB of the magnitude (peak 1, the slice's 99th percentile) of D(x + sigma z). BM3D (PyPI
 `bm3d`) knows sigma and is given three versions of the same image, of which the best counts: real
@@ -29,6 +29,7 @@ from service.runs import DEFAULT_MODEL
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SETS = ("open_ms", "complex_t2")
+VERSIONS = ("real and imaginary", "noisy magnitude", "known phase")
 SIDES = (96, 128, 160, 192, 224, 256)
 
 
@@ -49,26 +50,40 @@ def bm3d_psnr(clean: Tensor, noisy: Tensor, sigma: float, seed: int) -> tuple[fl
     )
 
 
-def compare(priors: dict[str, Prior], images: list[Tensor]) -> list[dict[str, float]]:
-    """One row per noise level: mean PSNR of every denoiser."""
+def bm3d_rows(images: list[Tensor]) -> list[dict[str, float]]:
+    """One row per noise level: mean PSNR of BM3D given each version, and the best of them."""
     rows = []
     for sigma in SIGMAS:
-        scores: dict[str, list[float]] = {}
-        for index, clean in enumerate(images):
-            noisy = add_noise(clean, sigma, index)
-            for name, prior in priors.items():
-                denoised = prior.denoise(noisy[None], sigma)[0]
-                scores.setdefault(name, []).append(psnr(denoised.abs(), clean.abs()))
-            versions = ("BM3D re+im", "BM3D |noisy|", "BM3D known phase")
-            for name, score in zip(
-                versions, bm3d_psnr(clean, noisy, sigma, 10_000 + index), strict=True
-            ):
-                scores.setdefault(name, []).append(score)
-        row = {"sigma": sigma}
-        row |= {name: round(float(np.mean(values)), 2) for name, values in scores.items()}
-        row["best BM3D"] = max(value for name, value in row.items() if name.startswith("BM3D"))
+        scores = [
+            bm3d_psnr(clean, add_noise(clean, sigma, index), sigma, 10_000 + index)
+            for index, clean in enumerate(images)
+        ]
+        means = np.mean(scores, axis=0)
+        row = {"sigma": sigma, "BM3D best": round(float(means.max()), 2)}
+        row |= {
+            f"BM3D {name}": round(float(mean), 2)
+            for name, mean in zip(VERSIONS, means, strict=True)
+        }
         rows.append(row)
         print(json.dumps(row), flush=True)
+    return rows
+
+
+def prior_rows(priors: dict[str, Prior], images: list[Tensor]) -> list[dict[str, float]]:
+    """One row per noise level: mean PSNR of every prior."""
+    rows = []
+    for sigma in SIGMAS:
+        row = {}
+        for name, prior in priors.items():
+            scores = [
+                psnr(
+                    prior.denoise(add_noise(clean, sigma, index)[None], sigma)[0].abs(), clean.abs()
+                )
+                for index, clean in enumerate(images)
+            ]
+            row[name] = round(float(np.mean(scores)), 2)
+        rows.append(row)
+        print(sigma, json.dumps(row), flush=True)
     return rows
 
 
@@ -117,17 +132,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "validation")
     parser.add_argument("--model", action="append", default=[])
-    parser.add_argument("--slices", type=int, default=12, help="of each set, spread evenly")
+    parser.add_argument("--slices", type=int, default=6, help="of each set, spread evenly")
+    parser.add_argument("--keep-bm3d", action="store_true")
     arguments = parser.parse_args()
     names = arguments.model or [DEFAULT_MODEL, "brain-preview"]
     priors = {name: load_prior(name) for name in names}
+    file = RESULTS / "denoising.json"
+    last = json.loads(file.read_text()) if arguments.keep_bm3d else {}
+    if last and last["slices"] != arguments.slices:
+        parser.error(f"the last results are of {last['slices']} slices; give --slices")
     results: dict[str, object] = {"slices": arguments.slices, "models": names}
     for name in SETS:
         images = SliceSet([ImageFile(arguments.data / f"{name}.h5")]).evenly(arguments.slices)
         print(name, flush=True)
-        results[name] = compare(priors, images)
+        rows = prior_rows(priors, images)
+        peers = last[name] if last else bm3d_rows(images)
+        results[name] = [
+            {key: value for key, value in peer.items() if key.startswith(("sigma", "BM3D"))} | row
+            for peer, row in zip(peers, rows, strict=True)
+        ]
         results[f"{name} against matrix size"] = against_matrix_size(priors[names[0]], images)
-    (RESULTS / "denoising.json").write_text(json.dumps(results, indent=2) + "\n")
+    file.write_text(json.dumps(results, indent=2) + "\n")
     public = SliceSet([ImageFile(arguments.data / "open_ms.h5")]).evenly(3)[1]
     picture(priors, public, RESULTS / "denoising.png")
 

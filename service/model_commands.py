@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
@@ -23,17 +24,20 @@ from models.model_folder import WeightsDtype, count_parameters
 from models.registry import (
     is_shipped,
     list_models,
+    load_prior,
     read_card,
     read_config,
     user_folder,
     verify_model,
 )
-from service.runs import DEFAULT_MODEL
+from service.prior_samples import draw, save_samples
+from service.runs import DEFAULT_MODEL, choose_device
 
 model_app = typer.Typer(
     no_args_is_help=True,
     help="List, show, verify, add, remove, package and convert learned priors.",
 )
+console = Console(stderr=True)
 output = Console()
 
 Name = Annotated[str, typer.Argument(help="Name of a model (see `models list`).")]
@@ -144,6 +148,28 @@ def show(name: Name) -> None:
     # On a line of its own, unwrapped: it is there to be compared and copied.
     output.print(f"SHA-256 {config.weights_sha256}", soft_wrap=True, highlight=False)
     output.print(Markdown(card, hyperlinks=False))
+
+
+@model_app.command()
+def sample(
+    name: Name,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write (PNG).")],
+    count: Annotated[int, typer.Option(min=1, max=64, help="Images.")] = 8,
+    size: Annotated[int, typer.Option(min=32, max=512, help="Rows and columns.")] = 192,
+    evaluations: Annotated[int, typer.Option(min=2, max=2000, help="Network evaluations.")] = 80,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Draw images from the prior alone: what it believes before any measurement."""
+    target = choose_device(device)
+    prior = load_prior(name, target)
+    with Bar(console=console, transient=True) as bar:
+        task = bar.add_task(f"drawing from {name}", total=1.0)
+        for share, current in draw(prior, count, size, evaluations, seed, target):
+            images = current
+            bar.update(task, completed=share)
+    save_samples(out, images)
+    output.print(f"written: {out}")
 
 
 @model_app.command()

@@ -143,6 +143,11 @@ def _print_images(ready: Ready) -> None:
         console.print(table)
     for prepared in {id(each): each for each in (ready.training, ready.validation)}.values():
         _print_refused(prepared)
+    if ready.shared:
+        console.print(
+            f"[yellow]named on both sides: {', '.join(ready.shared[:5])}; the validation means "
+            "nothing if these are the same people[/]"
+        )
     if ready.held_out:
         console.print(f"{ready.slices} slices to train on, {ready.held_out} of others held out")
     else:

@@ -58,6 +58,8 @@ class Ready:
     validation: Prepared
     slices: int
     held_out: int
+    shared: tuple[str, ...]
+    """Patients named on both sides, which only `validation` can bring about."""
 
 
 def read_plan(file: Path) -> TrainingPlan:
@@ -110,7 +112,9 @@ def run_plan(plan: TrainingPlan, process: Process) -> Iterator[Preparing | Ready
         held = taken
         data, held_out = _split(taken, plan.hold_out, training.seed)
     if process.first:
-        yield Ready(taken, held, _count(data, taken), _count(held_out, held))
+        shared = sorted(_names(taken) & _names(held)) if plan.validation else []
+        counts = _count(data, taken), _count(held_out, held)
+        yield Ready(taken, held, *counts, tuple(shared))
     yield from train(training, data, plan.out, process, held_out, initial)
 
 
@@ -136,6 +140,10 @@ def _split(prepared: Prepared, share: float, seed: int) -> tuple[list[ImageFile]
                 chosen.append(ImageFile(file, slices))
         sides.append(chosen)
     return sides[0], sides[1]
+
+
+def _names(prepared: Prepared) -> set[str]:
+    return {name for slices in prepared.patients.values() for name in slices}
 
 
 def _count(files: Sequence[ImageFile], prepared: Prepared) -> int:

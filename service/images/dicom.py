@@ -354,6 +354,7 @@ def _reader(
     return read
 
 
+@np.errstate(all="ignore")  # what becomes infinite or NaN is refused
 def _values(files: Sequence[Path], stack: Stack) -> NDArray[np.float32]:
     """Rescaled pixels (slices, rows, columns)."""
     images = np.empty((len(stack), *stack[0].shape), np.float32)

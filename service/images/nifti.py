@@ -41,6 +41,7 @@ _DAMAGE = (
 )
 
 
+@np.errstate(all="ignore")  # what becomes infinite or NaN is refused
 def nifti_volumes(path: Path, patient: str, settings: ImageSettings) -> list[Volume]:
     """Every volume of a .nii or .nii.gz file, cut into slices. Raises ScanError.
 

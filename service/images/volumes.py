@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.ndimage import gaussian_filter
 from skimage.transform import resize
 
 from recon.errors import ScanError
@@ -20,6 +19,7 @@ Plane = Literal["auto", "axial", "coronal", "sagittal"]
 SIDES = (64, 1024)
 """Pixels that a slice may have along each axis."""
 _TISSUE_LEVEL = 0.1
+_BRIGHTEST = 1000
 _SQUARE = 1.02
 _LEAST_VALUES = 17
 _LEAST_NEGATIVE = -0.05
@@ -96,6 +96,7 @@ def first_identity(*names: str | None) -> str | None:
     return next((name for name in stripped if name and name.lower() not in _PLACEHOLDERS), None)
 
 
+@np.errstate(all="ignore")  # what becomes infinite or NaN is refused
 def standardised(volume: Volume, settings: ImageSettings) -> Volume:
     """float16 or complex64 with square pixels, tissue in every slice, 99th percentile 1.
 
@@ -119,14 +120,19 @@ def standardised(volume: Volume, settings: ImageSettings) -> Volume:
             f"slices must have {SIDES[0]} to {SIDES[1]} pixels a side, not {rows} x {columns}",
         )
     images = images / np.float32(_percentile(np.abs(images)))
+    if np.abs(images).max() > _BRIGHTEST:
+        raise ScanError(
+            "outlier",
+            f"a voxel is more than {_BRIGHTEST} times as bright as the tissue; export the images "
+            "again",
+        )
     kind = np.complex64 if images.dtype.kind == "c" else np.float16
     return replace(volume, images=images.astype(kind), pixel_mm=pixel_mm, notes=(*notes, *remarks))
 
 
 def _checked(images: NDArray[Any]) -> NDArray[Any]:
     """complex64, or float32 without negative values."""
-    with np.errstate(over="ignore"):  # becomes infinite and is refused as such
-        images = images.astype(np.complex64 if images.dtype.kind == "c" else np.float32)
+    images = images.astype(np.complex64 if images.dtype.kind == "c" else np.float32)
     if not np.isfinite(images).all():
         raise ScanError("not-finite", "the images hold NaN or infinite values; export them again")
     if images.dtype.kind == "c":
@@ -196,5 +202,8 @@ def _resampled(images: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
         return (real + 1j * imaginary).astype(np.complex64)
     factors = (old / new for old, new in zip(images.shape[1:], shape, strict=True))
     blur = [math.sqrt(max(factor**2 - 1, 0)) / 2 for factor in factors]
-    slices = [resize(gaussian_filter(each, blur), shape, order=3, mode="edge") for each in images]
+    slices = [
+        resize(each, shape, order=3, mode="edge", anti_aliasing=True, anti_aliasing_sigma=blur)
+        for each in images
+    ]
     return np.stack(slices).astype(np.float32)

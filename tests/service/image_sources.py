@@ -91,3 +91,12 @@ def group(**elements: Any) -> DicomSequence:
     for keyword, value in elements.items():
         setattr(item, keyword, value)
     return DicomSequence([item])
+
+
+def damaged(content: bytes, header: range, seed: int) -> bytes:
+    """A few bytes of the header changed; now and then cut short."""
+    random = np.random.default_rng(seed)
+    changed = bytearray(content)
+    for place in random.integers(header.start, header.stop, random.integers(1, 9)):
+        changed[place] = random.choice([0, 255, random.integers(256)])
+    return bytes(changed[: random.integers(len(changed))] if random.random() < 0.1 else changed)

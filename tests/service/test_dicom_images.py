@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLELossless, generate_uid
+from pydicom.uid import MPEG2MPML, DeflatedExplicitVRLittleEndian, RLELossless, generate_uid
 
 from recon.errors import ScanError
 from service.images.dicom import dicom_items
@@ -20,6 +20,7 @@ from tests.service.image_sources import (
     AXIAL,
     ENHANCED,
     blob,
+    damaged,
     dicom_header,
     group,
     set_pixels,
@@ -276,7 +277,7 @@ def test_runlength_coded_images_are_decoded(tmp_path):
 @pytest.mark.parametrize(
     ("syntax", "code"),
     [
-        (JPEGLSLossless, "compressed"),
+        (MPEG2MPML, "compressed"),
         (DeflatedExplicitVRLittleEndian, "deflated"),
         (generate_uid(), "compressed"),
     ],
@@ -331,3 +332,20 @@ def test_a_multiframe_header_that_miscounts_is_left_out(tmp_path):
 def test_without_an_identity_the_study_stands_for_the_patient(tmp_path, name):
     write_series(tmp_path, PIXELS, PatientID=name)
     assert only(tmp_path).patient == "<1.2.3>"
+
+
+def test_damaged_headers_are_read_or_left_out_and_nothing_else(tmp_path):
+    whole = tmp_path / "whole"
+    enhanced(PIXELS, [0, 1, 2, 3]).save_as(whole, enforce_file_format=True)
+    content = whole.read_bytes()
+    outcomes = set()
+    for seed in range(200):
+        (tmp_path / "a.dcm").write_bytes(damaged(content, range(132, 3000), seed))
+        items, left_out = found(tmp_path)
+        outcomes |= {each.code for each in left_out}
+        for item in items:
+            try:
+                outcomes.add(str(volume(item).images.dtype))
+            except ScanError as error:
+                outcomes.add(error.code)
+    assert {"float32", "dicom-damaged", "not-mr"} <= outcomes

@@ -82,6 +82,7 @@ def test_pixels_in_the_range_are_kept_as_they_are(pixel_mm):
         ({"images": 0 * VOLUME.images}, "empty-images"),
         ({"images": np.where(VOLUME.images > 0.999, np.nan, VOLUME.images)}, "not-finite"),
         ({"images": 1e300 * VOLUME.images}, "not-finite"),
+        ({"images": VOLUME.images + 1e5 * (VOLUME.images == VOLUME.images.max())}, "outlier"),
         ({"images": VOLUME.images[:, :60]}, "matrix-size"),
         ({"images": np.tile(VOLUME.images, (1, 1, 15))}, "matrix-size"),
     ],

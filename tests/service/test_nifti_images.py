@@ -15,8 +15,8 @@ from scipy.spatial.transform import Rotation
 
 from recon.errors import ScanError
 from service.images.nifti import nifti_volumes
-from service.images.volumes import ImageSettings, Plane
-from tests.service.image_sources import blob, write_nifti
+from service.images.volumes import ImageSettings, Plane, standardised
+from tests.service.image_sources import blob, damaged, write_nifti
 
 
 def volumes(path: Path, plane: Plane = "auto", **changes: Any) -> list:
@@ -192,3 +192,18 @@ def test_a_packed_file_that_breaks_off_is_refused(tmp_path):
     path = write_nifti(tmp_path / "a.nii.gz", blob().transpose(2, 1, 0))
     path.write_bytes(path.read_bytes()[:-5000])
     assert refusal(path) == "nifti-damaged"
+
+
+def test_damaged_headers_are_read_or_refused_and_nothing_else(tmp_path):
+    content = write_nifti(tmp_path / "a.nii", blob().transpose(2, 1, 0)).read_bytes()
+    outcomes = set()
+    for seed in range(300):
+        (tmp_path / "b.nii").write_bytes(damaged(content, range(352), seed))
+        try:
+            for volume in volumes(tmp_path / "b.nii"):
+                done = standardised(volume, ImageSettings())
+                assert np.isfinite(done.images).all()
+            outcomes.add("read")
+        except ScanError as error:
+            outcomes.add(error.code)
+    assert len(outcomes) > 4

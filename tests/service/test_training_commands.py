@@ -77,6 +77,7 @@ def test_separate_validation_images_leave_everyone_to_train_on(folder: Path) -> 
     code, output = invoke(folder / "plan.toml", "--validation", folder / "images" / "b.h5")
     assert code == 0
     assert "4 slices to train on, 1 of others held out" in output
+    assert "named on both sides: p3;" in output
 
 
 def test_one_patient_alone_is_trained_on_with_a_warning(folder: Path) -> None:
