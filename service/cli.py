@@ -33,9 +33,11 @@ from service.runs import (
     choose_device,
     evaluate_files,
     load_scan,
-    parse_slices,
     reconstruct_file,
 )
+from service.server_commands import add_server_commands
+from service.settings import SettingsError
+from service.slices import parse_slices
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -263,11 +265,14 @@ def package(
     output.print(f"written: {made}")
 
 
+add_server_commands(app)
+
+
 def main() -> None:
     """Entry point: typed errors become one line and an exit code."""
     try:
         app()
-    except (ScanError, CalibrationError, ModelError) as error:
+    except (ScanError, CalibrationError, ModelError, SettingsError) as error:
         console.print(f"[bold red]refused[/] ({error.code}): {error.message}", highlight=False)
         sys.exit(2)
     except ReconError as error:
