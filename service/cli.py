@@ -27,6 +27,7 @@ from recon.schedule import Path as AnnealingPath
 from recon.undersampling import undersample as undersample_scan
 from recon.undersampling import undersampling_mask
 from service import demo as demonstration
+from service.client import ServiceError
 from service.report import follow_training, print_evaluation, print_posteriors
 from service.runs import (
     DEFAULT_MODEL,
@@ -275,7 +276,7 @@ def main() -> None:
     except (ScanError, CalibrationError, ModelError, SettingsError) as error:
         console.print(f"[bold red]refused[/] ({error.code}): {error.message}", highlight=False)
         sys.exit(2)
-    except ReconError as error:
+    except (ReconError, ServiceError) as error:
         console.print(f"[bold red]failed[/] ({error.code}): {error.message}", highlight=False)
         sys.exit(1)
     except OSError as error:

@@ -10,7 +10,6 @@ import sqlite3
 from pathlib import Path
 
 import sqlalchemy as sa
-from dbos import DBOS
 from sqlalchemy import event
 
 metadata = sa.MetaData()
@@ -145,4 +144,6 @@ def create_database(url: str) -> None:
             metadata.create_all(connection)
     finally:
         engine.dispose()
+    from dbos import DBOS  # lazy: those who only read tables need no engine
+
     DBOS.migrate(url)

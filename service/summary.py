@@ -10,12 +10,13 @@ import numpy as np
 
 from recon.pipeline import Settings
 from recon.posterior import SlicePosterior
+from recon.scan import Geometry, Scan
 from service.budget import reached_error
 from service.jobs import Job
 
 
 def summary_of(
-    job: Job, model: str, settings: Settings, posteriors: list[SlicePosterior]
+    job: Job, scan: Scan, model: str, settings: Settings, posteriors: list[SlicePosterior]
 ) -> dict[str, Any]:
     """What the report says: what was asked, what was chosen, what was reached."""
     parameters = job.parameters
@@ -29,6 +30,7 @@ def summary_of(
         "seed": settings.seed,
         "evaluations_per_chain": settings.resolved.evaluations,
         "not_for_diagnostic_use": True,
+        "image": {"shape": list(posteriors[0].mean.shape), "pixel_mm": _pixel(scan.geometry)},
         "reached": {
             "mc_error": reached_error(posteriors),
             "target_mc_error": parameters.target_mc_error,
@@ -40,6 +42,12 @@ def summary_of(
         },
         "slices": [_of_slice(p) for p in posteriors],
     }
+
+
+def _pixel(geometry: Geometry) -> list[float] | None:
+    """Height and width of a pixel; the header's x is the readout, which is our rows."""
+    view, shape = geometry.field_of_view_mm, geometry.recon_shape
+    return None if view is None or shape is None else [view[0] / shape[0], view[1] / shape[1]]
 
 
 def _of_slice(p: SlicePosterior) -> dict[str, Any]:

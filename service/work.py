@@ -121,6 +121,7 @@ class Work:
 
     def prepare(self, job_id: str) -> Outcome:
         """Read the scan, choose slices and plan."""
+        self._hold_back()
         job = self._jobs.claim(job_id, self._worker)
         if job is None:
             return {"state": "gone"}
@@ -175,7 +176,7 @@ class Work:
                 self._device,
             )
             self._write_arrays(job_id, posteriors)
-            summary = summary_of(job, loaded.model, settings, posteriors)
+            summary = summary_of(job, loaded.scan, loaded.model, settings, posteriors)
             text = json.dumps(summary, indent=2).encode() + b"\n"
             self._storage.write_product(job_id, "report.json", partial(_write, text=text))
             results = [self._storage.describe_product(job_id, name) for name in RESULT_FILES]
@@ -193,8 +194,7 @@ class Work:
     def _step(self, job: Job, name: str) -> Iterator[Outcome]:
         """Count attempts, keep the ledger, and turn what ends the job into an outcome."""
         outcome: Outcome = {"state": "done"}
-        if self._draining.is_set():  # the process is about to end; another goes on from here
-            threading.Event().wait()
+        self._hold_back()
         entry = {"step": name, "worker": self._worker}
         with self._lock:
             self._current = (job.id, name)
@@ -236,6 +236,11 @@ class Work:
         finally:
             with self._lock:
                 self._current = None
+
+    def _hold_back(self) -> None:
+        """Begin nothing when the process is about to end; another goes on from here."""
+        if self._draining.is_set():
+            threading.Event().wait()
 
     def _require_attempts(self, job: Job, name: str) -> None:
         """Refuse a step that took its worker down too often: it would do so for ever."""

@@ -33,7 +33,7 @@ from service.settings import ServiceSettings, load_settings
 from service.storage import Storage
 from service.work import Work
 from service.workers import Workers
-from service.workflows import launch, leave, take_over
+from service.workflows import launch, take_over
 
 log = structlog.get_logger()
 
@@ -64,7 +64,6 @@ def main() -> None:
     _live(settings, workers, name, stop)
     _drain(settings, work)
     workers.leave(name)
-    leave()
     log.info("worker stopped", worker=name)
     lock.close()
     sys.stderr.flush()

@@ -84,11 +84,6 @@ def take_over(workers: list[str]) -> None:
     DBOS._recover_pending_workflows(workers)
 
 
-def leave() -> None:
-    """Stop claiming; what runs is abandoned to the next start."""
-    DBOS.destroy()
-
-
 class Queue:
     """The sending end of the queue; it runs nothing."""
 

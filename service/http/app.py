@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from service.database import open_database
-from service.http import events, reconstructions, results, scans, system
+from service.http import events, reconstructions, results, roi, scans, system, uploads
 from service.http.context import Context
 from service.http.docs import add_docs
 from service.http.feed import Feed
@@ -26,6 +26,7 @@ from service.requests import ReconstructionRequest
 from service.scans import Scans
 from service.settings import ServiceSettings
 from service.storage import Storage
+from service.uploads import Uploads
 from service.workers import Workers
 from service.workflows import Queue
 
@@ -45,6 +46,7 @@ def create_context(settings: ServiceSettings) -> Context:
         keys=Keys(engine),
         workers=workers,
         queue=Queue(settings, engine),
+        uploads=Uploads(Storage(settings.data).incoming, settings.upload_expiry_hours),
         feed=Feed(jobs, _FEED_SECONDS, overlap=engine.dialect.name != "sqlite"),
         metrics=Metrics(jobs, workers, settings.worker_lost_seconds),
     )
@@ -78,7 +80,7 @@ def create_app(context: Context) -> FastAPI:
     app.state.doorkeeper = Doorkeeper()
     app.state.at_work = set()
     add_problem_handlers(app)
-    for module in (scans, reconstructions, events, results, system):
+    for module in (scans, uploads, reconstructions, events, results, roi, system):
         app.include_router(module.router)
     add_docs(app)
     app.add_middleware(Gate, settings=context.settings, metrics=context.metrics)

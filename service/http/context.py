@@ -16,6 +16,7 @@ from service.keys import Keys
 from service.scans import Scans
 from service.settings import ServiceSettings
 from service.storage import Storage
+from service.uploads import Uploads
 from service.workers import Workers
 from service.workflows import Queue
 
@@ -34,6 +35,7 @@ class Context:
     keys: Keys
     workers: Workers
     queue: Queue
+    uploads: Uploads
     feed: Feed
     metrics: Metrics
     readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_READERS))
