@@ -48,6 +48,7 @@ from service.settings import ServiceSettings
 from service.slices import parse_slices
 from service.storage import RESULT_FILES, Storage
 from service.summary import summary_of
+from service.tracing import span
 from service.watch import Stopped, Watch
 
 log = structlog.get_logger()
@@ -202,7 +203,8 @@ class Work:
             self._require_attempts(job, name)
             self._require_wanted(job)
             self._storage.note_step(job.id, what="started", at=time.time(), **entry)
-            yield outcome
+            with span(name, job.traceparent, job=job.id, worker=self._worker):
+                yield outcome
             self._storage.note_step(job.id, what="finished", at=time.time(), **entry)
         except Stopped:
             self._end(job, outcome, JobState.CANCELLED, None)

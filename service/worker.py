@@ -31,6 +31,7 @@ from service.processes import end_with_parent
 from service.runs import DEFAULT_MODEL, choose_device
 from service.settings import ServiceSettings, load_settings
 from service.storage import Storage
+from service.tracing import start_tracing
 from service.work import Work
 from service.workers import Workers
 from service.workflows import launch, take_over
@@ -55,6 +56,7 @@ def main() -> None:
     device = _device(settings, slot)
     if settings.worker_threads:
         torch.set_num_threads(settings.worker_threads)
+    start_tracing(f"worker-{slot}")
     engine = open_database(settings.database_url)
     workers = Workers(engine)
     work = Work(settings, Jobs(engine), Storage(settings.data), name, device)

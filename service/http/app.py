@@ -33,9 +33,12 @@ from service.workflows import Queue
 _FEED_SECONDS = 0.2
 
 
-def create_context(settings: ServiceSettings) -> Context:
-    """Open database and storage; the tables must have been made."""
-    engine = open_database(settings.database_url)
+def create_context(settings: ServiceSettings, *, busy_milliseconds: int = 5000) -> Context:
+    """Open database and storage; the tables must have been made.
+
+    A locked database is waited for no longer than a client would.
+    """
+    engine = open_database(settings.database_url, busy_milliseconds=busy_milliseconds)
     jobs, workers = Jobs(engine), Workers(engine)
     return Context(
         settings=settings,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from secrets import token_hex
 
 import structlog
@@ -50,12 +51,12 @@ class Gate:
         request_id = given if _REQUEST_ID.fullmatch(given) else token_hex(8)
         scope["request_id"] = request_id
         began = time.perf_counter()
-        status = 500
+        status, started = 500, False
 
         async def sending(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
                 answer = MutableHeaders(scope=message)
                 answer["x-request-id"] = request_id
                 for name, value in _SECURITY.items():
@@ -69,9 +70,24 @@ class Gate:
                 response.headers["connection"] = "close"
                 await response(scope, receive, sending)
             else:
-                await self._app(scope, self._counted(scope, receive), sending)
+                await self._answered(scope, receive, sending, lambda: started)
         finally:
             self._note(scope, status, time.perf_counter() - began, request_id)
+
+    async def _answered(
+        self, scope: Scope, receive: Receive, send: Send, started: Callable[[], bool]
+    ) -> None:
+        """Pass on; what nobody foresaw is logged, and the answer tells nothing of it."""
+        try:
+            await self._app(scope, self._counted(scope, receive), send)
+        except Exception:
+            log.exception("unforeseen", path=scope["path"], request_id=scope["request_id"])
+            if started():
+                raise
+            text = "something went wrong in the service; its log has the request's id"
+            await problem_response(Request(scope), ProblemError("internal", text))(
+                scope, receive, send
+            )
 
     def _refusal(self, scope: Scope, headers: Headers) -> ProblemError | None:
         """What can be said before anything is read."""

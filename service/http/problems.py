@@ -94,7 +94,7 @@ def validation_problem(errors: Sequence[Mapping[str, Any]]) -> ProblemError:
 
 
 def add_problem_handlers(app: FastAPI) -> None:
-    """Turn exceptions into problems; what nobody foresaw is logged and tells nothing."""
+    """Turn exceptions into problems; what nobody foresaw is the gate's."""
 
     def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, ProblemError)
@@ -125,12 +125,7 @@ def add_problem_handlers(app: FastAPI) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             text = "the disk of the service is full; try again when there is room"
             return problem_response(request, ProblemError("storage-full", text))
-        return unforeseen(request, error)
-
-    def unforeseen(request: Request, error: Exception) -> Response:
-        log.error("unforeseen", path=request.url.path, exc_info=error)
-        text = "something went wrong in the service; its log has the request's id"
-        return problem_response(request, ProblemError("internal", text))
+        raise error
 
     app.add_exception_handler(ProblemError, refused)
     app.add_exception_handler(ReconError, unusable)
@@ -138,4 +133,3 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, from_framework)
     app.add_exception_handler(OperationalError, database_away)
     app.add_exception_handler(OSError, system)
-    app.add_exception_handler(Exception, unforeseen)

@@ -15,6 +15,7 @@ from service.logs import configure_logs
 from service.processes import end_with_parent
 from service.settings import load_settings
 from service.supervisor import SOCKET_VARIABLE
+from service.tracing import start_tracing
 
 
 class _Server(uvicorn.Server):
@@ -34,6 +35,7 @@ def main() -> None:
     settings = load_settings()
     end_with_parent()
     configure_logs(settings.log_level, "api")
+    start_tracing("api")
     context = create_context(settings)
     config = uvicorn.Config(
         create_app(context),

@@ -21,6 +21,7 @@ from service.problems import ProblemError
 from service.requests import ReconstructionParameters
 from service.scans import StoredScan
 from service.slices import parse_slices
+from service.tracing import span
 
 Model = TypeVar("Model", bound=ReconstructionParameters)
 
@@ -117,6 +118,21 @@ def submit(
         raise ProblemError("invalid-parameter", error.message) from error
     if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
         traceparent = None
+    with span("submit", traceparent) as own:
+        return _created(context, key, scan, parameters, digest, client_id, predecessor, own, also)
+
+
+def _created(
+    context: Context,
+    key: Key,
+    scan: StoredScan,
+    parameters: ReconstructionParameters,
+    digest: str | None,
+    client_id: str | None,
+    predecessor: str | None,
+    traceparent: str | None,
+    also: Callable[[sa.Connection, Job], None] | None,
+) -> Job:
     values = {
         "id": new_id(),
         "owner": key.id,
