@@ -78,6 +78,9 @@ class Progress:
     index: int
     stage: str
     fraction: float
+    estimates: Tensor | None = None
+    """(chains, rows, columns): what the network takes the chains' images to be, in internal units;
+    only while the chains run whose draws are kept."""
 
 
 Event = CoarseReady | Progress | SlicePosterior
@@ -142,6 +145,7 @@ def reconstruct(
                 range(current.plan.preset.chains),
             ),
             current.plan.preset,
+            shown=True,
         )
         posterior = _summarise(current, draws)
         if settings.self_check:
@@ -149,18 +153,23 @@ def reconstruct(
         yield posterior
 
 
+def work(settings: Settings) -> int:
+    """Network evaluations per slice, over all chains; a fitted noise level adds to them."""
+    runs = [_PILOT, settings.resolved] + [_CHECK] * settings.self_check
+    return sum(run.chains * run.evaluations for run in runs)
+
+
 class _Budget:
     """Turns evaluations into a fraction of the slice's work."""
 
     def __init__(self, index: int, settings: Settings) -> None:
-        runs = [_PILOT, settings.resolved] + [_CHECK] * settings.self_check
         self.index = index
-        self.total = sum(run.chains * run.evaluations for run in runs)
+        self.total = work(settings)
         self.done = 0
         self.fraction = 0.0
 
     def follow(
-        self, run: Generator[Advance, None, Draws], preset: Preset
+        self, run: Generator[Advance, None, Draws], preset: Preset, *, shown: bool = False
     ) -> Generator[Event, None, Draws]:
         """Pass a run on as progress events and return what it returns."""
         while True:
@@ -172,7 +181,8 @@ class _Budget:
             self.done += preset.chains
             # Another round of noise fitting makes the whole longer; the bar waits, it never falls.
             self.fraction = max(self.fraction, min(self.done / self.total, 0.99))
-            yield Progress(self.index, advance.stage, self.fraction)
+            estimates = advance.denoised if shown else None
+            yield Progress(self.index, advance.stage, self.fraction, estimates)
 
 
 def problem_of(calibration: Calibration, device: torch.device) -> Problem:

@@ -25,6 +25,7 @@ from recon.schedule import Path as AnnealingPath
 from recon.undersampling import undersample as undersample_scan
 from recon.undersampling import undersampling_mask
 from service import demo as demonstration
+from service.client import ServiceError
 from service.model_commands import model_app
 from service.report import print_evaluation, print_posteriors
 from service.runs import (
@@ -32,9 +33,11 @@ from service.runs import (
     choose_device,
     evaluate_files,
     load_scan,
-    parse_slices,
     reconstruct_file,
 )
+from service.server_commands import add_server_commands
+from service.settings import SettingsError
+from service.slices import parse_slices
 from service.training_commands import train
 
 app = typer.Typer(
@@ -215,16 +218,19 @@ def demo(
     demonstration.run(folder, model, choose_device(device), console, output, quiet=quiet)
 
 
+add_server_commands(app)
+
+
 def main() -> None:
     """Entry point: typed errors become one line and an exit code."""
     try:
         app()
-    except (ScanError, CalibrationError, ModelError) as error:
+    except (ScanError, CalibrationError, ModelError, SettingsError) as error:
         console.print(
             f"[bold red]refused[/] ({error.code}): {escape(error.message)}", highlight=False
         )
         sys.exit(2)
-    except ReconError as error:
+    except (ReconError, ServiceError) as error:
         console.print(
             f"[bold red]failed[/] ({error.code}): {escape(error.message)}", highlight=False
         )

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from models.denoiser import NetworkPrior
 from models.registry import load_prior, read_config
 from recon.errors import ScanError
 from recon.evaluation import Evaluation, evaluate
@@ -37,28 +38,6 @@ def choose_device(name: str) -> torch.device:
         raise ScanError(
             "no-such-device", f"'{name}' is not a device; use auto, cpu or cuda"
         ) from error
-
-
-def parse_slices(text: str | None, count: int) -> Sequence[int]:
-    """`3`, `3:5` (3 and 4), `:5`, `3:` or a comma-separated list of these; None is all slices."""
-    if text is None:
-        return range(count)
-    chosen: list[int] = []
-    for part in text.split(","):
-        first, colon, last = part.strip().partition(":")
-        try:
-            start = int(first) if first else 0
-            stop = (int(last) if last else count) if colon else start + 1
-        except ValueError as error:
-            raise ScanError(
-                "slices", f"'{text}' is not a choice of slices; write 3, 3:5 or 0,2,4"
-            ) from error
-        if not 0 <= start < stop <= count:
-            raise ScanError(
-                "slices", f"slices {part.strip()} of a scan with slices 0 to {count - 1}"
-            )
-        chosen += range(start, stop)
-    return sorted(set(chosen))
 
 
 def load_scan(path: Path, mask: Path | None = None, maps: Path | None = None) -> Scan:
@@ -88,6 +67,20 @@ def reconstruct_file(
     prior = load_prior(model, device)
     events = reconstruct(scan, prior, settings, slices, device)
     posteriors = list(follow(events, len(slices), console, quiet=quiet))
+    write_reconstruction(result, posteriors, scan, settings, prior, model, device)
+    return posteriors
+
+
+def write_reconstruction(
+    result: Path,
+    posteriors: Sequence[SlicePosterior],
+    scan: Scan,
+    settings: Settings,
+    prior: NetworkPrior,
+    model: str,
+    device: torch.device,
+) -> None:
+    """Write the result file of a finished reconstruction, with all that made it."""
     provenance: dict[str, str | int | float] = {
         "input_sha256": scan.sha256,
         "model_id": model,
@@ -117,7 +110,6 @@ def reconstruct_file(
         recon_shape=scan.geometry.recon_shape,
         mask=scan.mask,
     )
-    return posteriors
 
 
 def evaluate_files(result: Path, full: Path) -> tuple[Evaluation, list[SlicePosterior], np.ndarray]:

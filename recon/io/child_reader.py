@@ -52,6 +52,8 @@ class Contents:
     texts: dict[str, str]
     attributes: dict[str, str | int | float]
     """Scalar attributes of the root group."""
+    shapes: dict[str, tuple[int, ...]]
+    """Of the datasets whose shapes alone were asked for."""
 
 
 def read_in_child(
@@ -59,6 +61,7 @@ def read_in_child(
     arrays: Sequence[str] = (),
     texts: Sequence[str] = (),
     *,
+    shapes: Sequence[str] = (),
     limits: ReadLimits,
 ) -> Contents:
     """Check the whole file, then read the datasets named. Raises ScanError, and nothing else."""
@@ -68,6 +71,7 @@ def read_in_child(
             "path": str(path.absolute()),
             "arrays": list(arrays),
             "texts": list(texts),
+            "shapes": list(shapes),
             "limits": asdict(limits),
         }
         _run(json.dumps(request), Path(folder), limits)
@@ -137,6 +141,10 @@ def _contents(folder: Path) -> Contents:
                 str(name): value
                 for name, value in answer["attributes"].items()
                 if isinstance(value, str | int | float)
+            },
+            shapes={
+                str(name): tuple(int(length) for length in shape)
+                for name, shape in answer["shapes"].items()
             },
         )
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:

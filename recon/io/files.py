@@ -61,6 +61,16 @@ def read_scan(
     )
 
 
+def inspect_scan(path: Path, limits: ReadLimits = _DEFAULT_LIMITS) -> tuple[int, int, int, int]:
+    """(slices, coils, rows, columns) of a file that a reader may open.
+
+    The whole file is walked in a child process as by `read_scan`, and refused for the same reasons,
+    but no value is read: what the values hold shows when the scan is. Raises ScanError.
+    """
+    shapes = read_in_child(path, shapes=("kspace",), limits=limits).shapes
+    return scan_layout.kspace_shape(shapes.get("kspace"))
+
+
 def read_mask(path: Path, limits: ReadLimits = _DEFAULT_LIMITS) -> NDArray[np.bool_]:
     """The mask in a .npy file, or dataset `mask` of an .h5 file, in its own shape.
 

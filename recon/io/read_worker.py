@@ -91,7 +91,24 @@ def _read(file: CheckedFile, request: dict[str, Any], limits: ReadLimits) -> Ans
         for name in request["texts"]
         if name in file.datasets
     }
-    return {"arrays": arrays, "texts": texts, "attributes": _read_attributes(file.root, limits)}
+    return {
+        "arrays": arrays,
+        "texts": texts,
+        "attributes": _read_attributes(file.root, limits),
+        "shapes": _shapes(file, request["shapes"]),
+    }
+
+
+def _shapes(file: CheckedFile, names: list[str]) -> dict[str, list[int]]:
+    """Shapes of datasets of complex numbers, none of whose values is read."""
+    found = {}
+    for name in names:
+        if name in file.datasets:
+            dataset = file.datasets[name]
+            if dataset.shape is None or dataset.dtype.kind not in "cV":
+                raise ScanError("dataset-type", f"'{name}' must be complex, not {dataset.dtype}")
+            found[name] = list(dataset.shape)
+    return found
 
 
 def _copy_array(dataset: h5py.Dataset, name: str, output: BinaryIO, limits: ReadLimits) -> None:

@@ -52,10 +52,7 @@ def scan_from_layout(
 def kspace_of(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.complex64]:
     """(slices, coils, rows, columns), finite and not all zero. Raises ScanError."""
     if "kspace" not in arrays:
-        raise ScanError(
-            "no-kspace",
-            "the file has no dataset 'kspace' at its root; export it in the fastMRI layout",
-        )
+        raise _no_kspace()
     kspace = arrays["kspace"]
     if kspace.ndim == 3:
         kspace = kspace[:, np.newaxis]
@@ -69,6 +66,24 @@ def kspace_of(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.complex64]:
     if not kspace.any():
         raise ScanError("empty-kspace", "all of k-space is zero; export the scan again")
     return kspace
+
+
+def kspace_shape(shape: tuple[int, ...] | None) -> tuple[int, int, int, int]:
+    """(slices, coils, rows, columns) of the dataset `kspace`; None where the file has none.
+
+    Raises ScanError.
+    """
+    if shape is None:
+        raise _no_kspace()
+    if len(shape) == 3:
+        shape = (shape[0], 1, shape[1], shape[2])
+    if len(shape) != 4 or not all(shape):
+        raise ScanError(
+            "kspace-shape",
+            "'kspace' must be complex, (slices, coils, rows, columns) or single-coil "
+            f"(slices, rows, columns), and not empty; its shape is {shape}",
+        )
+    return shape[0], shape[1], shape[2], shape[3]
 
 
 def sampling_mask(kspace: NDArray[np.complex64], given: NDArray[Any] | None) -> NDArray[np.bool_]:
@@ -158,6 +173,12 @@ def harmless_attributes(
         if not name.lower().startswith("patient")
         and not (isinstance(value, str) and len(value) > _ATTRIBUTE_CHARACTERS)
     }
+
+
+def _no_kspace() -> ScanError:
+    return ScanError(
+        "no-kspace", "the file has no dataset 'kspace' at its root; export it in the fastMRI layout"
+    )
 
 
 def _occupied_lines(nonzero: NDArray[np.bool_]) -> NDArray[np.bool_]:

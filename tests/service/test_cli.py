@@ -13,7 +13,7 @@ import pytest
 from fastmri.evaluate import psnr
 
 from recon.io.files import read_result, read_scan
-from service.runs import parse_slices
+from service.slices import parse_slices
 
 
 def command(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,119 @@
+"""From a deadline or a wanted accuracy to a preset and a number of samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from recon.pipeline import CoarseReady, Progress, Settings, reconstruct, work
+from recon.posterior import SlicePosterior
+from recon.prior import Prior
+from recon.scan import Scan
+from recon.schedule import PRESETS
+
+_MARGIN = 0.8
+"""Share of the time left that is planned for: slices differ, and results must be written."""
+_DRAWS_PER_CYCLE = 0.5
+"""Effective draws per cycle of a chain, for planning; what was reached is measured."""
+_PROBED_STEPS = 6
+
+
+class Speed(NamedTuple):
+    """What one slice costs on this machine."""
+
+    fixed_seconds: float
+    """Calibration and coarse image."""
+    seconds_per_evaluation: float
+    """Of one chain, the likelihood's share included."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a deadline or target was turned into."""
+
+    preset: str
+    samples: int
+    self_check: bool
+    expected_seconds: float | None
+
+    def applied_to(self, settings: Settings) -> Settings:
+        """The settings with the plan's choices."""
+        return replace(
+            settings, preset=self.preset, samples=self.samples, self_check=self.self_check
+        )
+
+
+_BY_QUALITY = (
+    ("thorough", 16, True),
+    ("thorough", 8, True),
+    ("standard", 8, True),
+    ("standard", 4, True),
+    ("fast", 4, True),
+    ("fast", 4, False),
+    ("fast", 2, False),
+)
+
+
+def measure_speed(
+    scan: Scan, prior: Prior, settings: Settings, index: int, device: torch.device
+) -> Speed:
+    """Run the beginning of one slice and look at the clock."""
+    events = reconstruct(scan, prior, settings, [index], device)
+    start = perf_counter()
+    fixed, first, seen = 0.0, 0.0, 0
+    for event in events:
+        now = perf_counter()
+        if isinstance(event, CoarseReady):
+            fixed = now - start
+        elif isinstance(event, Progress) and fixed > 0:
+            seen += 1
+            if seen == 1:
+                first = now  # the first evaluation also warms caches up
+            if seen > _PROBED_STEPS:
+                break
+    elapsed = perf_counter() - first
+    return Speed(fixed, elapsed / (2 * max(seen - 1, 1)))  # the pilot runs two chains
+
+
+def plan_for_deadline(settings: Settings, seconds: float, slices: int, speed: Speed) -> Plan:
+    """The best choice that is expected to be ready in time, or the quickest there is."""
+    for preset, samples, check in _BY_QUALITY:
+        plan = Plan(preset, samples, check and settings.self_check, None)
+        expected = _expected_seconds(plan.applied_to(settings), slices, speed)
+        if expected <= _MARGIN * seconds:
+            break
+    return replace(plan, expected_seconds=expected)
+
+
+def plan_for_accuracy(settings: Settings, target: float) -> Plan:
+    """The cheapest choice that is expected to reach a Monte Carlo error of `target` stds."""
+    wanted = 1 / target**2
+    plans = list(_candidates(settings, wanted))
+    return min(plans, key=lambda plan: work(plan.applied_to(settings)))
+
+
+def reached_error(posteriors: list[SlicePosterior]) -> float | None:
+    """Median over all objects of Monte Carlo error over standard deviation; None if unknown."""
+    shares = [
+        (p.mean_error / p.magnitude_std)[p.object_mask & (p.magnitude_std > 0)] for p in posteriors
+    ]
+    finite = np.concatenate(shares)
+    finite = finite[np.isfinite(finite)]
+    return float(np.median(finite)) if finite.size else None
+
+
+def _candidates(settings: Settings, wanted: float) -> Iterator[Plan]:
+    for name, preset in PRESETS.items():
+        per_chain = max(1.0, _DRAWS_PER_CYCLE * preset.cycles)
+        samples = min(256, max(2, math.ceil(wanted / per_chain)))
+        yield Plan(name, samples, settings.self_check, None)
+
+
+def _expected_seconds(settings: Settings, slices: int, speed: Speed) -> float:
+    return slices * (speed.fixed_seconds + work(settings) * speed.seconds_per_evaluation)

@@ -1,0 +1,149 @@
+"""The tables of the service, beside those of DBOS in the same database, and how it is opened.
+
+One database means that a job's row and its durable workflow appear in one transaction, or neither.
+SQLite is used in WAL mode, so that readers never wait for a writer.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+metadata = sa.MetaData()
+_JSON = sa.JSON
+_BUSY_MILLISECONDS = 30_000
+_LOCK = 0x6D726970  # any number, the same for all processes
+
+scans = sa.Table(
+    "service_scans",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("slices", sa.Integer, nullable=False),
+    sa.Column("coils", sa.Integer, nullable=False),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("columns", sa.Integer, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.UniqueConstraint("owner", "sha256"),
+)
+
+jobs = sa.Table(
+    "service_jobs",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("client_id", sa.Text),
+    sa.Column("request_digest", sa.Text),
+    sa.Column("predecessor", sa.Text),
+    sa.Column("scan_id", sa.Text, nullable=False),
+    sa.Column("scan_sha256", sa.Text, nullable=False),
+    sa.Column("request", _JSON, nullable=False),
+    sa.Column("priority", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("progress", _JSON),
+    sa.Column("plan", _JSON),
+    sa.Column("error", _JSON),
+    sa.Column("results", _JSON),
+    sa.Column("summary", _JSON),
+    sa.Column("attempt", sa.Integer, nullable=False, default=0),
+    sa.Column("worker", sa.Text),
+    sa.Column("traceparent", sa.Text),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("started_at", sa.Float),
+    sa.Column("finished_at", sa.Float),
+    sa.Column("revision", sa.Integer, nullable=False, default=0),
+    sa.UniqueConstraint("owner", "client_id"),
+    sa.Index("service_jobs_state", "state"),
+    sa.Index("service_jobs_owner", "owner", "created_at"),
+)
+
+events = sa.Table(
+    "service_events",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("job_id", sa.Text, nullable=False),
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("data", _JSON, nullable=False),
+    sa.Index("service_events_job", "job_id", "id"),
+    sqlite_autoincrement=True,  # an id is never given twice, so Last-Event-ID stays meaningful
+)
+
+idempotency = sa.Table(
+    "service_idempotency",
+    metadata,
+    sa.Column("owner", sa.Text, primary_key=True),
+    sa.Column("route", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("location", sa.Text),
+    sa.Column("body", _JSON, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+api_keys = sa.Table(
+    "service_keys",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("scopes", _JSON, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("expires_at", sa.Float),
+    sa.Column("revoked_at", sa.Float),
+)
+
+workers = sa.Table(
+    "service_workers",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("device", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("started_at", sa.Float, nullable=False),
+    sa.Column("heartbeat_at", sa.Float, nullable=False),
+    sa.Column("starts", sa.Integer, nullable=False, default=1),
+    sa.Column("offers", _JSON, nullable=False),
+)
+
+
+def open_database(url: str, *, busy_milliseconds: int = _BUSY_MILLISECONDS) -> sa.Engine:
+    """An engine whose SQLite transactions take the write lock when they begin to write."""
+    if not url.startswith("sqlite"):
+        return sa.create_engine(url, pool_size=10, max_overflow=10, pool_pre_ping=True)
+    engine = sa.create_engine(url, pool_size=10, max_overflow=10)
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = "IMMEDIATE"
+        connection.execute(f"PRAGMA busy_timeout={busy_milliseconds}")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    return engine
+
+
+def create_database(url: str) -> None:
+    """Make or update all tables; safe to repeat, and to run from several processes."""
+    if url.startswith("sqlite"):
+        Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    engine = open_database(url)
+    try:
+        if url.startswith("sqlite"):
+            with engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        with engine.begin() as connection:  # one process at a time looks and creates
+            connection.exec_driver_sql(
+                "BEGIN IMMEDIATE"
+                if engine.dialect.name == "sqlite"
+                else f"SELECT pg_advisory_xact_lock({_LOCK})"
+            )
+            metadata.create_all(connection)
+    finally:
+        engine.dispose()
+    from dbos import DBOS  # lazy: those who only read tables need no engine
+
+    DBOS.migrate(url)

@@ -1,0 +1,115 @@
+"""The application: everything that answers requests, made from settings in one place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from service.database import open_database
+from service.http import events, reconstructions, results, roi, scans, system, uploads
+from service.http.context import Context
+from service.http.docs import add_docs
+from service.http.feed import Feed
+from service.http.gate import Gate
+from service.http.metrics import Metrics
+from service.http.principal import Doorkeeper
+from service.http.problems import Problem, add_problem_handlers
+from service.jobs import Jobs
+from service.keys import Keys
+from service.requests import ReconstructionRequest
+from service.scans import Scans
+from service.settings import ServiceSettings
+from service.storage import Storage
+from service.uploads import Uploads
+from service.workers import Workers
+from service.workflows import Queue
+
+_FEED_SECONDS = 0.2
+
+
+def create_context(settings: ServiceSettings, *, busy_milliseconds: int = 5000) -> Context:
+    """Open database and storage; the tables must have been made.
+
+    A locked database is waited for no longer than a client would.
+    """
+    engine = open_database(settings.database_url, busy_milliseconds=busy_milliseconds)
+    jobs, workers = Jobs(engine), Workers(engine)
+    return Context(
+        settings=settings,
+        engine=engine,
+        storage=Storage(settings.data),
+        jobs=jobs,
+        scans=Scans(engine),
+        keys=Keys(engine),
+        workers=workers,
+        queue=Queue(settings, engine),
+        uploads=Uploads(Storage(settings.data).incoming, settings.upload_expiry_hours),
+        feed=Feed(jobs, _FEED_SECONDS, overlap=engine.dialect.name != "sqlite"),
+        metrics=Metrics(jobs, workers, settings.worker_lost_seconds),
+    )
+
+
+def create_app(context: Context) -> FastAPI:
+    """Routes, errors and wiring."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        context.storage.prepare()
+        reader = asyncio.create_task(context.feed.run())
+        try:
+            yield
+        finally:
+            reader.cancel()
+            with suppress(asyncio.CancelledError):
+                await reader
+            context.queue.close()
+            context.engine.dispose()
+
+    app = FastAPI(
+        title="mri-posterior",
+        version=version("mri-posterior"),
+        summary="From undersampled MRI k-space to a posterior. For research, not for diagnosis.",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.context = context
+    app.state.doorkeeper = Doorkeeper()
+    app.state.at_work = set()
+    add_problem_handlers(app)
+    for module in (scans, uploads, reconstructions, events, results, roi, system):
+        app.include_router(module.router)
+    add_docs(app)
+    app.add_middleware(Gate, settings=context.settings, metrics=context.metrics)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The document, with the schemas that routes with hand-read bodies refer to."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, summary=app.summary, routes=app.routes
+        )
+        schemas = document["components"]["schemas"]
+        for model in (Problem, ReconstructionRequest):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= schema.pop("$defs", {})
+            schemas[model.__name__] = schema
+        for path in document["paths"].values():
+            for operation in path.values():
+                # FastAPI's own description of 422; ours are problems.
+                answer = operation.get("responses", {}).get("422", {})
+                content = answer.get("content", {})
+                if "HTTPValidationError" in str(content.get("application/json", "")):
+                    operation["responses"].pop("422")
+        schemas.pop("HTTPValidationError", None)
+        schemas.pop("ValidationError", None)
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,54 @@
+"""What every route needs, made once when the process starts."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import sqlalchemy as sa
+from fastapi import Depends, Request
+
+from service.http.feed import Feed
+from service.http.metrics import Metrics
+from service.jobs import Jobs
+from service.keys import Keys
+from service.scans import Scans
+from service.settings import ServiceSettings
+from service.storage import Storage
+from service.uploads import Uploads
+from service.workers import Workers
+from service.workflows import Queue
+
+_READERS = 2
+
+
+@dataclass(frozen=True)
+class Context:
+    """The service behind the routes."""
+
+    settings: ServiceSettings
+    engine: sa.Engine
+    storage: Storage
+    jobs: Jobs
+    scans: Scans
+    keys: Keys
+    workers: Workers
+    queue: Queue
+    uploads: Uploads
+    feed: Feed
+    metrics: Metrics
+    readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_READERS))
+    """How many child processes may look at uploads at once."""
+
+
+def _context(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
+
+
+async def _async_context(request: Request) -> Context:
+    return _context(request)
+
+
+InContext = Annotated[Context, Depends(_async_context)]

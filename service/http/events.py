@@ -1,0 +1,78 @@
+"""/v1/reconstructions/{id}/events: what happens, as it happens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+
+from service.http.context import InContext
+from service.http.principal import Reader
+from service.http.problems import problems
+from service.http.reconstructions import find_job
+from service.http.scans import Id
+from service.jobs import Event, Job
+from service.problems import ProblemError
+
+router = APIRouter(prefix="/v1/reconstructions", tags=["reconstructions"])
+
+
+async def _followed(context: InContext, key: Reader, job_id: Id) -> Job:
+    """The job, looked up before the answer begins, so that refusals are plain answers."""
+    if context.feed.listeners >= context.settings.max_streams:
+        raise ProblemError(
+            "rate-limited",
+            "too many event streams are open; poll instead",
+            headers={"Retry-After": "5"},
+        )
+    return await run_in_threadpool(find_job, context, key, job_id)
+
+
+def _last_seen(
+    last_event_id: Annotated[str | None, Header(pattern=r"^[0-9]{1,18}$")] = None,
+) -> int:
+    return int(last_event_id or 0)
+
+
+@router.get(
+    "/{job_id}/events",
+    response_class=EventSourceResponse,
+    responses=problems("not-found"),
+)
+async def follow_reconstruction(
+    context: InContext,
+    job: Annotated[Job, Depends(_followed)],
+    last: Annotated[int, Depends(_last_seen)],
+) -> AsyncIterator[ServerSentEvent]:
+    """Server-sent events: `state`, `progress`, `preview`, `slice`, and `end` as the last.
+
+    `Last-Event-ID` goes on behind an event that was seen.
+    """
+    async with context.feed.listen(job.id) as listener:
+        for event in await run_in_threadpool(context.jobs.events_of, job.id, last):
+            last = event.id
+            yield _sent(event)
+            if event.type == "end":
+                return
+        current = await run_in_threadpool(context.jobs.get, job.id)
+        if current is None or current.state.terminal:
+            # The end was seen before, or has come since; nothing will follow.
+            for event in await run_in_threadpool(context.jobs.events_of, job.id, last):
+                yield _sent(event)
+            return
+        while True:
+            heard = await listener.get()
+            if heard is None:
+                return
+            if heard.id > last:
+                last = heard.id
+                yield _sent(heard)
+                if heard.type == "end":
+                    return
+
+
+def _sent(event: Event) -> ServerSentEvent:
+    return ServerSentEvent(event=event.type, id=str(event.id), data=event.data)

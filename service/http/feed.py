@@ -1,0 +1,104 @@
+"""Events from the database to everyone who waits for them: one reader, many listeners."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+from starlette.concurrency import run_in_threadpool
+
+from service.jobs import Event, Jobs
+
+log = structlog.get_logger()
+
+_OVERLAP = 256
+"""PostgreSQL gives ids before it commits, so a smaller one may appear after a larger one."""
+_BACKLOG = 2000
+
+
+class Listener:
+    """The events of one job from now on; None means that the service stops."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Event | None] = asyncio.Queue(_BACKLOG)
+
+    def put(self, event: Event | None) -> None:
+        """Called by the feed; a listener that does not keep up loses its oldest events."""
+        if self._queue.full():
+            self._queue.get_nowait()
+        self._queue.put_nowait(event)
+
+    async def get(self, timeout: float | None = None) -> Event | None:
+        """The next event. Raises TimeoutError."""
+        async with asyncio.timeout(timeout):
+            return await self._queue.get()
+
+
+class Feed:
+    """Looks for new events while somebody listens, and hands them out by job."""
+
+    def __init__(self, jobs: Jobs, seconds: float, *, overlap: bool) -> None:
+        self._jobs = jobs
+        self._seconds = seconds
+        self._overlap = _OVERLAP if overlap else 0
+        self._listeners: dict[str, set[Listener]] = {}
+        self._wanted = asyncio.Event()
+        self.stopping = False
+
+    @property
+    def listeners(self) -> int:
+        """How many listen."""
+        return sum(len(listeners) for listeners in self._listeners.values())
+
+    @asynccontextmanager
+    async def listen(self, job_id: str) -> AsyncIterator[Listener]:
+        """Hear of everything that happens to a job after this call."""
+        listener = Listener()
+        self._listeners.setdefault(job_id, set()).add(listener)
+        self._wanted.set()
+        if self.stopping:
+            listener.put(None)
+        try:
+            yield listener
+        finally:
+            self._listeners[job_id].discard(listener)
+            if not self._listeners[job_id]:
+                del self._listeners[job_id]
+
+    def stop(self) -> None:
+        """Tell all listeners that no more will come."""
+        self.stopping = True
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                listener.put(None)
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        last = 0
+        seen: set[int] = set()
+        while True:
+            if not self._listeners:
+                self._wanted.clear()
+                await self._wanted.wait()
+                with suppress(Exception):
+                    last = await run_in_threadpool(self._jobs.last_event)
+                    # What happened between listening and this line is in the listener's replay.
+                    seen = set(range(max(0, last - self._overlap), last + 1))
+            try:
+                found = await run_in_threadpool(
+                    self._jobs.events_after, max(0, last - self._overlap)
+                )
+            except Exception:
+                log.exception("events cannot be read")
+                found = []
+            for event in found:
+                if event.id in seen:
+                    continue
+                seen.add(event.id)
+                last = max(last, event.id)
+                for listener in self._listeners.get(event.job_id, ()):
+                    listener.put(event)
+            seen = {event_id for event_id in seen if event_id > last - 2 * _OVERLAP}
+            await asyncio.sleep(self._seconds)

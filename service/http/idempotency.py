@@ -1,0 +1,110 @@
+"""Idempotency-Key: the same request twice is done once.
+
+The answer is stored in the transaction that does the work, so that a crash leaves both or neither.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
+
+from service.database import idempotency
+from service.http.context import Context
+from service.keys import Key
+from service.problems import ProblemError
+
+_FORM = re.compile(r"[\x21-\x7e]{1,255}")
+_SECONDS = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One request with a key."""
+
+    owner: str
+    route: str
+    key: str
+
+    def remember(
+        self,
+        connection: sa.Connection,
+        digest: str,
+        status: int,
+        location: str | None,
+        body: dict[str, Any],
+    ) -> None:
+        """Store the answer within the caller's transaction."""
+        now = time.time()
+        connection.execute(sa.delete(idempotency).where(idempotency.c.created_at < now - _SECONDS))
+        connection.execute(
+            sa.insert(idempotency).values(
+                owner=self.owner,
+                route=self.route,
+                key=self.key,
+                digest=digest,
+                status=status,
+                location=location,
+                body=body,
+                created_at=now,
+            )
+        )
+
+
+@contextmanager
+def attempt(request: Request, key: Key, at_work: set[Attempt]) -> Iterator[Attempt | None]:
+    """The attempt that a request is; None without a key. Raises ProblemError."""
+    value = request.headers.get("idempotency-key")
+    if value is None:
+        yield None
+        return
+    if not _FORM.fullmatch(value):
+        raise ProblemError("invalid-request", "an Idempotency-Key has 1 to 255 visible characters")
+    found = Attempt(key.id, f"{request.method} {request.url.path}", value)
+    if found in at_work:
+        raise ProblemError(
+            "idempotency-in-flight",
+            "a request with this key is still at work; wait for it",
+            headers={"Retry-After": "2"},
+        )
+    at_work.add(found)
+    try:
+        yield found
+    finally:
+        at_work.discard(found)
+
+
+async def replay(context: Context, made: Attempt | None, digest: str) -> Response | None:
+    """The stored answer, if this request was answered before. Raises ProblemError."""
+    if made is None:
+        return None
+    row = await run_in_threadpool(_find, context.engine, made)
+    if row is None:
+        return None
+    if row.digest != digest:
+        raise ProblemError(
+            "idempotency-conflict", "this key was used with another request; use a new one"
+        )
+    headers = {"Idempotency-Replayed": "true"}
+    if row.location is not None:
+        headers["Location"] = row.location
+    return JSONResponse(row.body, row.status, headers=headers)
+
+
+def _find(engine: sa.Engine, made: Attempt) -> sa.Row[Any] | None:
+    query = sa.select(idempotency).where(
+        idempotency.c.owner == made.owner,
+        idempotency.c.route == made.route,
+        idempotency.c.key == made.key,
+        idempotency.c.created_at > time.time() - _SECONDS,
+    )
+    with engine.connect() as connection:
+        return connection.execute(query).first()

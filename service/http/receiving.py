@@ -1,0 +1,144 @@
+"""Bytes from the network to a scan in the storage: streamed, counted, digested, looked at."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+import secrets
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import sqlalchemy as sa
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from recon.errors import ReconError
+from recon.io.files import inspect_scan
+from recon.io.read_limits import ReadLimits
+from service.http.context import Context
+from service.problems import ProblemError, problem_of
+from service.scans import StoredScan
+
+MEDIA_TYPES = ("application/x-hdf5", "application/x-hdf", "application/octet-stream")
+_BLOCK = 1 << 20
+_LOOK_SECONDS = 60
+_DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/=]{1,64}):")
+
+
+class Received(NamedTuple):
+    """A whole body on the disk, under a temporary name."""
+
+    path: Path
+    sha256: str
+    bytes: int
+
+
+def announced_digest(request: Request) -> str | None:
+    """SHA-256 that the client says the body has, as hex. Raises ProblemError."""
+    for name in ("content-digest", "repr-digest"):
+        value = request.headers.get(name)
+        if value is None:
+            continue
+        for item in value.split(","):
+            form = _DIGEST.fullmatch(item.strip())
+            if form is not None:
+                try:
+                    digest = base64.b64decode(form[1], validate=True)
+                except binascii.Error:
+                    digest = b""
+                if len(digest) == hashlib.sha256().digest_size:
+                    return digest.hex()
+                raise ProblemError("invalid-request", f"{name} holds no valid sha-256")
+    return None
+
+
+def require_room(context: Context, size: int | None) -> None:
+    """Refuse early what would fill the disk. Raises ProblemError."""
+    free = context.storage.free_bytes() - context.settings.disk_floor_bytes
+    if free < (size or 0) or free <= 0:
+        raise ProblemError(
+            "storage-full", "the disk of the service is full; delete results or try again later"
+        )
+    if size is not None and size > context.settings.max_upload_bytes:
+        raise ProblemError(
+            "upload-too-large",
+            f"a scan may have {context.settings.max_upload_bytes} bytes; split it",
+        )
+
+
+@asynccontextmanager
+async def received(
+    context: Context, chunks: AsyncIterable[bytes], announced: str | None
+) -> AsyncIterator[Received]:
+    """Write a stream to the disk; the file is removed after the block unless it was moved.
+
+    Raises ProblemError.
+    """
+    part = context.storage.incoming / f"{secrets.token_hex(16)}.part"
+    digest, size = hashlib.sha256(), 0
+    pending = bytearray()
+    try:
+        with part.open("xb") as file:
+            try:
+                async for chunk in chunks:
+                    pending += chunk
+                    if len(pending) >= _BLOCK:
+                        size += len(pending)
+                        require_room(context, size)
+                        block, pending = pending, bytearray()
+                        await run_in_threadpool(_take, file, digest, block)
+            except ClientDisconnect as error:
+                raise ProblemError("upload-incomplete", "the body ended early") from error
+            size += len(pending)
+            require_room(context, size)
+            await run_in_threadpool(_take, file, digest, pending)
+        if announced is not None and announced != digest.hexdigest():
+            raise ProblemError(
+                "digest-mismatch", "the body arrived with another SHA-256; send it again"
+            )
+        context.metrics.uploaded.inc(size)
+        yield Received(part, digest.hexdigest(), size)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+async def keep_scan(
+    context: Context,
+    owner: str,
+    body: Received,
+    also: Callable[[sa.Connection, StoredScan, bool], None] | None = None,
+) -> tuple[StoredScan, bool]:
+    """Look at an uploaded file in a child process and make it a scan. Raises ProblemError."""
+    limits = ReadLimits(
+        file_bytes=context.settings.max_upload_bytes, cpu_seconds=_LOOK_SECONDS, wall_seconds=120.0
+    )
+    try:
+        async with context.readers:
+            shape = await run_in_threadpool(inspect_scan, body.path, limits)
+    except ReconError as error:
+        problem = problem_of(error)
+        context.metrics.rejected.labels(problem.kind).inc()
+        raise problem from error
+    await run_in_threadpool(context.storage.adopt_scan, body.path, body.sha256)
+    return await run_in_threadpool(context.scans.add, owner, body.sha256, body.bytes, shape, also)
+
+
+def media_type(request: Request) -> str:
+    """The type of the body in lower case, without parameters; empty when it is not said."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def content_length(request: Request) -> int | None:
+    """What the client says."""
+    value = request.headers.get("content-length", "")
+    return int(value) if value.isdigit() else None
+
+
+def _take(file: BinaryIO, digest: hashlib._Hash, block: bytearray) -> None:
+    digest.update(block)
+    file.write(block)

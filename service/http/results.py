@@ -1,0 +1,194 @@
+"""/v1/reconstructions/{id}/results and previews: the products, whole or in parts."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Query, Request
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from starlette.responses import FileResponse, Response
+
+from service.http.context import Context, InContext
+from service.http.principal import Reader
+from service.http.problems import problems
+from service.http.reconstructions import find_job
+from service.http.scans import Id
+from service.http.schemas import ResultList, ResultOut
+from service.jobs import Job, JobState
+from service.pictures import PRODUCTS, png, product_file, read_picture, read_slice
+from service.problems import ProblemError
+from service.storage import RESULT_FILES
+
+router = APIRouter(prefix="/v1/reconstructions", tags=["results"])
+
+_BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+_KINDS = tuple(sorted(set(RESULT_FILES.values())))
+_FILE: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The file",
+        "content": dict.fromkeys(_KINDS, _BINARY),
+    },
+    206: {
+        "description": "A part of it",
+        "content": dict.fromkeys(
+            (*sorted(set(RESULT_FILES.values())), "multipart/byteranges"), _BINARY
+        ),
+    },
+    304: {"description": "It is as it was"},
+}
+_PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The picture", "content": {"image/png": _BINARY}},
+    304: {"description": "It is as it was"},
+}
+
+
+class PictureQuery(BaseModel):
+    """Which picture, and how bright."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    slice: int | None = Field(None, ge=0, le=100_000, description="[the middle one]")
+    product: str = Field("mean", description=", ".join(PRODUCTS))
+    sample: int = Field(0, ge=0, le=255)
+    window: str | None = Field(None, max_length=64, description="LOW,HIGH in the result's units")
+
+    @field_validator("product")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in PRODUCTS:
+            raise ValueError(f"products are {', '.join(PRODUCTS)}")
+        return value
+
+    @field_validator("window")
+    @classmethod
+    def _two_numbers(cls, value: str | None) -> str | None:
+        if value is not None:
+            low, _, high = value.partition(",")
+            if not (math.isfinite(float(low)) and float(low) < float(high) < math.inf):
+                raise ValueError("a window is LOW,HIGH with LOW below HIGH")
+        return value
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        """The window as numbers."""
+        if self.window is None:
+            return None
+        low, _, high = self.window.partition(",")
+        return float(low), float(high)
+
+
+@router.get("/{job_id}/results", responses=problems("not-found", "job-not-finished"))
+def list_results(context: InContext, key: Reader, job_id: Id) -> ResultList:
+    """The products of a reconstruction that has succeeded."""
+    job = find_job(context, key, job_id)
+    here = f"/v1/reconstructions/{job.id}/results"
+    return ResultList(
+        items=[ResultOut(**entry, href=f"{here}/{entry['name']}") for entry in _results(job)]
+    )
+
+
+@router.get(
+    "/{job_id}/results/{name}",
+    response_class=Response,
+    responses=_FILE | problems("not-found", "job-not-finished", "range-not-satisfiable"),
+)
+@router.head("/{job_id}/results/{name}", include_in_schema=False)
+def get_result(
+    request: Request, context: InContext, key: Reader, job_id: Id, name: str
+) -> Response:
+    """One product, or the part of it that `Range` names."""
+    job = find_job(context, key, job_id)
+    entry = next((entry for entry in _results(job) if entry["name"] == name), None)
+    if entry is None:
+        raise ProblemError("not-found", f"results are {', '.join(RESULT_FILES)}")
+    tag = f'"{entry["sha256"]}"'
+    digest = base64.b64encode(bytes.fromhex(entry["sha256"])).decode()
+    headers = {"ETag": tag, "Repr-Digest": f"sha-256=:{digest}:", "Accept-Ranges": "bytes"}
+    if _matches(request, tag):
+        return Response(status_code=304, headers=headers)
+    path = context.storage.product(job.id, entry["name"])
+    if not path.is_file():
+        raise ProblemError("not-found", "the file of this result is gone")
+    return FileResponse(
+        path,
+        headers=headers,
+        media_type=entry["media_type"],
+        filename=f"{job.id}-{entry['name']}",
+    )
+
+
+@router.get(
+    "/{job_id}/preview.png",
+    response_class=Response,
+    responses=_PICTURE | problems("not-found", "job-not-finished"),
+)
+@router.get(
+    "/{job_id}/results/preview.png",
+    response_class=Response,
+    responses=_PICTURE | problems("not-found", "job-not-finished"),
+)
+def get_picture(
+    request: Request,
+    context: InContext,
+    key: Reader,
+    job_id: Id,
+    query: Annotated[PictureQuery, Query()],
+) -> Response:
+    """A slice as a picture; while the job runs, the picture so far."""
+    job = find_job(context, key, job_id)
+    image = _finished(context, job, query) if job.results else _so_far(context, job, query)
+    content = png(image, query.ends)
+    tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    if _matches(request, tag):
+        return Response(status_code=304, headers={"ETag": tag})
+    return Response(content, media_type="image/png", headers={"ETag": tag})
+
+
+def _finished(context: Context, job: Job, query: PictureQuery) -> NDArray[np.float32]:
+    position = slice_position(job, query.slice)
+    sample = query.sample if query.product == "sample" else None
+    path = context.storage.product(job.id, product_file(query.product))
+    try:
+        return read_slice(path, position, sample)
+    except (IndexError, FileNotFoundError) as error:
+        raise ProblemError("not-found", "there is no such slice or sample") from error
+
+
+def _so_far(context: Context, job: Job, query: PictureQuery) -> NDArray[np.float32]:
+    if query.product not in ("mean", "coarse"):
+        raise ProblemError("job-not-finished", "this picture is there when the job has finished")
+    index = query.slice
+    if index is None:
+        index = (job.progress or {}).get("slice") or 0
+    path = context.storage.preview(job.id, index)
+    if not path.is_file():
+        raise ProblemError("job-not-finished", "there is no picture of this slice yet")
+    return read_picture(path)
+
+
+def slice_position(job: Job, index: int | None) -> int:
+    """Where a slice of the scan lies in the results. Raises ProblemError."""
+    indices = [entry["slice"] for entry in (job.summary or {})["slices"]]
+    if index is None:
+        return len(indices) // 2
+    if index not in indices:
+        raise ProblemError("not-found", f"slice {index} was not reconstructed")
+    return indices.index(index)
+
+
+def _results(job: Job) -> list[dict[str, Any]]:
+    if not job.state.terminal:
+        raise ProblemError("job-not-finished", f"the job is {job.state.value}; wait for it")
+    if job.state is not JobState.SUCCEEDED or job.results is None:
+        raise ProblemError("job-without-result", f"the job has {job.state.value}; see its error")
+    return job.results
+
+
+def _matches(request: Request, tag: str) -> bool:
+    given = request.headers.get("if-none-match", "")
+    return tag in [item.strip().removeprefix("W/") for item in given.split(",")]

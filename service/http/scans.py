@@ -1,0 +1,147 @@
+"""/v1/scans: upload, look up, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Path, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
+
+from service.http.context import Context, InContext
+from service.http.idempotency import attempt, replay
+from service.http.principal import Reader, Writer, owner_of
+from service.http.problems import problems
+from service.http.receiving import (
+    MEDIA_TYPES,
+    announced_digest,
+    content_length,
+    keep_scan,
+    media_type,
+    received,
+    require_room,
+)
+from service.http.schemas import ScanOut, ScanPage
+from service.keys import Key
+from service.problems import ProblemError
+from service.scans import StoredScan
+
+router = APIRouter(prefix="/v1/scans", tags=["scans"])
+
+Id = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+BODY: dict[str, Any] = {"content": dict.fromkeys(MEDIA_TYPES, _BINARY)}
+_ALREADY: dict[int | str, dict[str, Any]] = {
+    200: {"model": ScanOut, "description": "The same scan was there already"}
+}
+_REFUSALS = (
+    "digest-mismatch",
+    "upload-too-large",
+    "unsupported-media-type",
+    "not-hdf5",
+    "storage-full",
+    "idempotency-in-flight",
+)
+
+
+class ScanQuery(BaseModel):
+    """Which scans to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    limit: int = Field(50, ge=1, le=500)
+    cursor: str | None = Field(None, max_length=64)
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=ScanOut,
+    responses=_ALREADY | problems(*_REFUSALS),
+    openapi_extra={"requestBody": {"required": True, **BODY}},
+)
+async def upload_scan(request: Request, context: InContext, key: Writer) -> Response:
+    """Upload a scan as the raw body; the same content twice is stored once."""
+    require_hdf5(request)
+    announced = announced_digest(request)
+    require_room(context, content_length(request))
+    with attempt(request, key, request.app.state.at_work) as made:
+        if announced is not None and (again := await replay(context, made, announced)):
+            return again
+        async with received(context, request.stream(), announced) as body:
+            if again := await replay(context, made, body.sha256):
+                return again
+
+            def remember(connection: sa.Connection, scan: StoredScan, new: bool) -> None:
+                if made is not None:
+                    document = ScanOut.of(scan).model_dump(mode="json")
+                    status = 201 if new else 200
+                    made.remember(connection, body.sha256, status, _location(scan), document)
+
+            scan, new = await keep_scan(context, key.id, body, remember)
+    return _answer(scan, 201 if new else 200)
+
+
+@router.get("", responses=problems())
+def list_scans(context: InContext, key: Reader, query: Annotated[ScanQuery, Query()]) -> ScanPage:
+    """Scans, newest first."""
+    found = context.scans.page(
+        owner_of(key), sha256=query.sha256, before=query.cursor, limit=query.limit
+    )
+    more = found[-1].id if len(found) == query.limit else None
+    return ScanPage(items=[ScanOut.of(scan) for scan in found], next_cursor=more)
+
+
+@router.get("/{scan_id}", responses=problems("not-found"), response_model=ScanOut)
+def get_scan(context: InContext, key: Reader, scan_id: Id) -> Response:
+    """What is known about a scan."""
+    return _answer(find_scan(context, key, scan_id), 200)
+
+
+@router.delete("/{scan_id}", status_code=204, responses=problems("not-found", "scan-in-use"))
+def delete_scan(context: InContext, key: Writer, scan_id: Id) -> None:
+    """Delete a scan; results made of it stay."""
+    scan = find_scan(context, key, scan_id)
+    if context.jobs.uses_scan(scan.id):
+        raise ProblemError("scan-in-use", "an unfinished job needs this scan; cancel it first")
+    if context.scans.remove(scan):
+        context.storage.scan(scan.sha256).unlink(missing_ok=True)
+
+
+def find_scan(context: Context, key: Key, scan_id: str) -> StoredScan:
+    """A scan that the key may see. Raises ProblemError."""
+    scan = context.scans.get(scan_id, owner_of(key))
+    if scan is None:
+        raise ProblemError("not-found", "there is no such scan; upload it to /v1/scans")
+    return scan
+
+
+async def find_scan_async(context: Context, key: Key, scan_id: str) -> StoredScan:
+    """`find_scan` beside the event loop."""
+    return await run_in_threadpool(find_scan, context, key, scan_id)
+
+
+def require_hdf5(request: Request) -> None:
+    """Refuse bodies that say they are something else. Raises ProblemError."""
+    kind = media_type(request)
+    if kind and kind not in MEDIA_TYPES:
+        raise ProblemError(
+            "unsupported-media-type",
+            f"send a scan as {MEDIA_TYPES[0]}, not {kind[:100]}",
+            headers={"Accept": ", ".join(MEDIA_TYPES)},
+        )
+
+
+def _location(scan: StoredScan) -> str:
+    return f"/v1/scans/{scan.id}"
+
+
+def _answer(scan: StoredScan, status: int) -> Response:
+    return JSONResponse(
+        ScanOut.of(scan).model_dump(mode="json"),
+        status,
+        headers={"Location": _location(scan), "ETag": f'"{scan.sha256}"'},
+    )

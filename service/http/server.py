@@ -1,0 +1,57 @@
+"""The process that answers requests: uvicorn on the supervisor's socket."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+
+from service.http.app import create_app, create_context
+from service.http.context import Context
+from service.logs import configure_logs
+from service.processes import end_with_parent
+from service.settings import load_settings
+from service.supervisor import SOCKET_VARIABLE
+from service.tracing import start_tracing
+
+
+class _Server(uvicorn.Server):
+    """Closes event streams as soon as it is asked to end; they would keep it for ever."""
+
+    def __init__(self, config: uvicorn.Config, context: Context) -> None:
+        super().__init__(config)
+        self._context = context
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._context.feed.stop()
+        super().handle_exit(sig, frame)
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    settings = load_settings()
+    end_with_parent()
+    configure_logs(settings.log_level, "api")
+    start_tracing("api")
+    context = create_context(settings)
+    config = uvicorn.Config(
+        create_app(context),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        proxy_headers=False,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=max(1, int(settings.grace_seconds)),
+        h11_max_incomplete_event_size=64 << 10,
+    )
+    listener = socket.socket(fileno=int(os.environ[SOCKET_VARIABLE]))
+    _Server(config, context).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    main()

@@ -1,0 +1,194 @@
+"""Models, presets, limits, health and metrics: what the service is, and how it is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel
+from sqlalchemy import text
+from starlette.responses import JSONResponse, Response
+
+from service.http.context import Context, InContext
+from service.http.metrics import CONTENT_TYPE
+from service.http.principal import READS
+from service.http.problems import problems
+from service.problems import PROBLEMS, ProblemError
+from service.requests import MODEL_NAME
+
+router = APIRouter(tags=["service"])
+
+_METRICS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/openmetrics-text": {}}, "description": "Metrics"}
+}
+
+
+class Model(BaseModel):
+    """A prior that a reconstruction may name."""
+
+    id: str
+    sha256: str
+    licence: str
+    training: str
+    data_attributions: list[str]
+
+
+class Models(BaseModel):
+    """All priors."""
+
+    items: list[Model]
+    default: str
+
+
+class Preset(BaseModel):
+    """How much work a reconstruction may be."""
+
+    samples: int
+    evaluations_per_sample: int
+
+
+class Presets(BaseModel):
+    """All presets."""
+
+    items: dict[str, Preset]
+    default: str
+
+
+class Info(BaseModel):
+    """What this service is."""
+
+    versions: dict[str, str]
+    workers: int
+    devices: list[str]
+    scan_formats: list[str]
+    not_for_diagnostic_use: bool
+
+
+class Limits(BaseModel):
+    """What the service allows."""
+
+    max_upload_bytes: int
+    max_json_bytes: int
+    max_queue: int
+    max_active_per_key: int
+    requests_per_minute: int
+    max_wait_seconds: float
+
+
+class Health(BaseModel):
+    """Checks by name; all true when the service is well."""
+
+    status: str
+    checks: dict[str, bool]
+
+
+@router.get("/v1/models", responses=problems(), dependencies=READS)
+def list_models(context: InContext) -> Models:
+    """The priors that workers offer."""
+    offers = _offers(context)
+    return Models(items=[Model(**model) for model in offers["models"]], default=offers["default"])
+
+
+@router.get("/v1/models/{name}", responses=problems("not-found"), dependencies=READS)
+def get_model(context: InContext, name: Annotated[str, Path(pattern=MODEL_NAME)]) -> Model:
+    """One prior."""
+    for model in _offers(context)["models"]:
+        if model["id"] == name:
+            return Model(**model)
+    raise ProblemError("not-found", f"there is no model '{name}'")
+
+
+@router.get("/v1/presets", responses=problems(), dependencies=READS)
+def list_presets(context: InContext) -> Presets:
+    """What `preset` may be."""
+    return Presets(items=_offers(context)["presets"], default="standard")
+
+
+@router.get("/v1/info", responses=problems(), dependencies=READS)
+def get_info(context: InContext) -> Info:
+    """Versions and devices; no host names."""
+    living = context.workers.living(context.settings.worker_lost_seconds)
+    return Info(
+        versions=_offers(context)["versions"],
+        workers=len(living),
+        devices=sorted(worker.device for worker in living),
+        scan_formats=["fastmri-hdf5"],
+        not_for_diagnostic_use=True,
+    )
+
+
+@router.get("/v1/limits", responses=problems(), dependencies=READS)
+def get_limits(context: InContext) -> Limits:
+    """What is refused beyond."""
+    settings = context.settings
+    return Limits(
+        **{name: getattr(settings, name) for name in Limits.model_fields}  # all of one name
+    )
+
+
+@router.get("/problems/{kind}", include_in_schema=False)
+def describe_problem(kind: str) -> Response:
+    """What a problem type means."""
+    if kind not in PROBLEMS:
+        raise ProblemError("not-found", "there is no such problem type")
+    status, title = PROBLEMS[kind]
+    return JSONResponse({"type": f"/problems/{kind}", "status": status, "title": title})
+
+
+@router.get("/livez")
+async def live() -> Health:
+    """The process answers."""
+    return Health(status="ok", checks={"loop": True})
+
+
+@router.get("/readyz", responses={503: {"model": Health, "description": "Not ready"}})
+def ready(context: InContext) -> Response:
+    """Work can be taken, and will be done."""
+    checks = {
+        "database": _database_answers(context),
+        "disk": context.storage.free_bytes() > context.settings.disk_floor_bytes,
+        "worker": False,
+        "running": not context.feed.stopping,
+    }
+    if checks["database"]:
+        checks["worker"] = bool(context.workers.living(context.settings.worker_lost_seconds))
+    well = all(checks.values())
+    health = Health(status="ok" if well else "unavailable", checks=checks)
+    return JSONResponse(health.model_dump(), 200 if well else 503)
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses=_METRICS | problems(),
+    dependencies=READS,
+)
+def metrics(context: InContext) -> Response:
+    """Counters and gauges in the OpenMetrics format."""
+    return Response(context.metrics.text(), media_type=CONTENT_TYPE)
+
+
+def _offers(context: Context) -> dict[str, Any]:
+    """What all known workers offer together. Raises ProblemError before any has started."""
+    known = context.workers.all()
+    if not known:
+        raise ProblemError(
+            "not-ready", "no worker has started yet; try again", headers={"Retry-After": "2"}
+        )
+    models = {model["id"]: model for worker in known for model in worker.offers["models"]}
+    first = known[0].offers
+    return {
+        "models": [models[name] for name in sorted(models)],
+        "default": first["default_model"],
+        "presets": first["presets"],
+        "versions": first["versions"],
+    }
+
+
+def _database_answers(context: Context) -> bool:
+    try:
+        with context.engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+    except Exception:  # noqa: BLE001 - whatever it is, the answer is no
+        return False
+    return True

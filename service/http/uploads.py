@@ -1,0 +1,298 @@
+"""/v1/uploads: scans in parts over lines that break, after tus 1.0.0.
+
+Core protocol with the extensions creation, termination, checksum and expiration.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.utils import formatdate
+from hashlib import file_digest
+from pathlib import Path as FilePath
+from typing import Annotated, Any, BinaryIO
+
+from fastapi import APIRouter, Path, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+
+from service.http.context import Context, InContext
+from service.http.principal import Reader, Writer, owner_of
+from service.http.problems import problems
+from service.http.receiving import Received, keep_scan, media_type, require_room
+from service.http.schemas import ScanOut
+from service.keys import Key
+from service.problems import ProblemError
+from service.uploads import Upload
+
+router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
+
+VERSION = "1.0.0"
+PART_TYPE = "application/offset+octet-stream"
+_ALGORITHMS = ("sha256", "sha1", "md5")
+_BLOCK = 1 << 20
+UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {PART_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+def _header(name: str, *, required: bool = True, form: str = "") -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    if form:
+        schema["pattern"] = form
+    return {"name": name, "in": "header", "required": required, "schema": schema}
+
+
+_TUS = _header("Tus-Resumable", form=r"^1\.0\.0$")
+_DONE: dict[int | str, dict[str, Any]] = {
+    200: {"model": ScanOut, "description": "The upload is complete and has become a scan"}
+}
+
+
+@router.options("", status_code=204, response_class=Response, responses=problems())
+@router.options("/{upload_id}", status_code=204, response_class=Response, include_in_schema=False)
+async def describe_tus(context: InContext) -> Response:
+    """What of tus is spoken here."""
+    headers = {
+        "Tus-Resumable": VERSION,
+        "Tus-Version": VERSION,
+        "Tus-Extension": "creation,termination,checksum,expiration",
+        "Tus-Checksum-Algorithm": ",".join(_ALGORITHMS),
+        "Tus-Max-Size": str(context.settings.max_upload_bytes),
+    }
+    return Response(status_code=204, headers=headers)
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_class=Response,
+    responses=problems("tus-version", "upload-too-large"),
+    openapi_extra={"parameters": [_TUS, _header("Upload-Length", form="^[0-9]{1,18}$")]},
+)
+async def create_upload(request: Request, context: InContext, key: Writer) -> Response:
+    """Begin an upload of `Upload-Length` bytes; `Upload-Metadata` is not kept."""
+    _require_version(request)
+    length = _number(request, "upload-length")
+    if length == 0:
+        raise ProblemError("invalid-request", "an empty file is no scan")
+    require_room(context, length)
+    await run_in_threadpool(context.uploads.sweep)
+    upload = await run_in_threadpool(context.uploads.create, key.id, length)
+    return _answer(upload, 201, Location=f"/v1/uploads/{upload.id}")
+
+
+@router.head(
+    "/{upload_id}",
+    response_class=Response,
+    responses=problems("not-found", "tus-version", "upload-expired"),
+    openapi_extra={"parameters": [_TUS]},
+)
+async def look_at_upload(
+    request: Request, context: InContext, key: Reader, upload_id: UploadId
+) -> Response:
+    """How much has arrived: `Upload-Offset`."""
+    _require_version(request)
+    upload = await run_in_threadpool(_find, context, key, upload_id)
+    return _answer(upload, 200, **{"Cache-Control": "no-store"})
+
+
+@router.patch(
+    "/{upload_id}",
+    status_code=204,
+    responses=_DONE
+    | {204: {"description": "The part has been added"}}
+    | problems(
+        "not-found",
+        "tus-version",
+        "offset-mismatch",
+        "upload-locked",
+        "upload-expired",
+        "upload-too-large",
+        "checksum-mismatch",
+        "unsupported-media-type",
+        "not-hdf5",
+    ),
+    openapi_extra={
+        **_BODY,
+        "parameters": [
+            _TUS,
+            _header("Upload-Offset", form="^[0-9]{1,18}$"),
+            _header("Upload-Checksum", required=False),
+        ],
+    },
+)
+async def add_part(
+    request: Request, context: InContext, key: Writer, upload_id: UploadId
+) -> Response:
+    """Add a part at `Upload-Offset`; after the last one the answer is the scan."""
+    _require_version(request)
+    if media_type(request) != PART_TYPE:
+        raise ProblemError("unsupported-media-type", f"send parts as {PART_TYPE}")
+    checksum = _checksum(request)
+    with _sole_writer(request, upload_id):
+        upload = await run_in_threadpool(_find, context, key, upload_id)
+        if _number(request, "upload-offset") != upload.offset:
+            raise ProblemError(
+                "offset-mismatch",
+                f"the upload ends at {upload.offset}; go on from there",
+                offset=upload.offset,
+            )
+        require_room(context, upload.length - upload.offset)
+        upload = await _append(request, context, upload, checksum)
+        if not upload.complete:
+            return _answer(upload, 204)
+        return await _finish(context, key, upload)
+
+
+@router.delete(
+    "/{upload_id}",
+    status_code=204,
+    response_class=Response,
+    responses=problems("not-found", "tus-version", "upload-expired", "upload-locked"),
+    openapi_extra={"parameters": [_TUS]},
+)
+async def end_upload(
+    request: Request, context: InContext, key: Writer, upload_id: UploadId
+) -> Response:
+    """Give an upload up and remove its bytes."""
+    _require_version(request)
+    with _sole_writer(request, upload_id):
+        upload = await run_in_threadpool(_find, context, key, upload_id)
+        await run_in_threadpool(context.uploads.remove, upload.id)
+    return Response(status_code=204, headers={"Tus-Resumable": VERSION})
+
+
+async def _append(
+    request: Request, context: Context, upload: Upload, checksum: tuple[str, bytes] | None
+) -> Upload:
+    """Write the body behind the offset. Without a checksum, what arrives counts at once."""
+    digest = hashlib.new(checksum[0]) if checksum else None
+    offset = upload.offset
+    pending = bytearray()
+    cut = False
+    with context.uploads.content(upload.id).open("r+b") as file:
+        file.seek(offset)
+        try:
+            async for chunk in request.stream():
+                if offset + len(pending) + len(chunk) > upload.length:
+                    raise ProblemError("upload-too-large", "the part goes beyond Upload-Length")
+                pending += chunk
+                if len(pending) >= _BLOCK:
+                    await run_in_threadpool(_take, file, digest, pending)
+                    offset += len(pending)
+                    pending = bytearray()
+        except ClientDisconnect:
+            cut = True
+        await run_in_threadpool(_take, file, digest, pending)
+        offset += len(pending)
+        file.truncate()
+    if cut and digest is not None:
+        raise ProblemError("upload-incomplete", "the part ended early")
+    if checksum is not None and digest is not None and digest.digest() != checksum[1]:
+        raise ProblemError("checksum-mismatch", "the part arrived damaged; send it again")
+    context.metrics.uploaded.inc(offset - upload.offset)
+    upload = await run_in_threadpool(context.uploads.accept, upload, offset)
+    if cut:
+        raise ProblemError("upload-incomplete", "the part ended early")
+    return upload
+
+
+async def _finish(context: Context, key: Key, upload: Upload) -> Response:
+    """The complete upload as a scan; a file that is refused is removed."""
+    path = context.uploads.content(upload.id)
+    try:
+        digest = await run_in_threadpool(_digest_of, path)
+        scan, _ = await keep_scan(context, key.id, Received(path, digest, upload.length))
+    finally:
+        await run_in_threadpool(context.uploads.remove, upload.id)
+    headers = {
+        "Tus-Resumable": VERSION,
+        "Upload-Offset": str(upload.offset),
+        "Content-Location": f"/v1/scans/{scan.id}",
+    }
+    return JSONResponse(ScanOut.of(scan).model_dump(mode="json"), 200, headers=headers)
+
+
+@contextmanager
+def _sole_writer(request: Request, upload_id: str) -> Iterator[None]:
+    at_work: set[object] = request.app.state.at_work
+    if upload_id in at_work:
+        raise ProblemError("upload-locked", "another request is writing this upload; wait for it")
+    at_work.add(upload_id)
+    try:
+        yield
+    finally:
+        at_work.discard(upload_id)
+
+
+def _find(context: Context, key: Key, upload_id: str) -> Upload:
+    upload = context.uploads.get(upload_id, owner_of(key))
+    if upload is None:
+        raise ProblemError("not-found", "there is no such upload; it may have ended")
+    if upload.expires_at < time.time():
+        context.uploads.remove(upload.id)
+        raise ProblemError("upload-expired", "the upload has expired; begin again")
+    return upload
+
+
+def _require_version(request: Request) -> None:
+    if request.headers.get("tus-resumable") != VERSION:
+        raise ProblemError(
+            "tus-version",
+            f"send Tus-Resumable: {VERSION}",
+            headers={"Tus-Version": VERSION, "Tus-Resumable": VERSION},
+        )
+
+
+def _number(request: Request, name: str) -> int:
+    value = request.headers.get(name, "")
+    if not (value.isascii() and value.isdigit() and len(value) <= 18):
+        raise ProblemError("invalid-request", f"{name} must be a number of bytes")
+    return int(value)
+
+
+def _checksum(request: Request) -> tuple[str, bytes] | None:
+    value = request.headers.get("upload-checksum")
+    if value is None:
+        return None
+    name, _, text = value.partition(" ")
+    try:
+        expected = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        expected = b""
+    if name not in _ALGORITHMS or not expected:
+        raise ProblemError(
+            "invalid-request", f"Upload-Checksum is one of {', '.join(_ALGORITHMS)} and Base64"
+        )
+    return name, expected
+
+
+def _take(file: BinaryIO, digest: hashlib._Hash | None, block: bytearray) -> None:
+    if digest is not None:
+        digest.update(block)
+    file.write(block)
+
+
+def _digest_of(path: FilePath) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def _answer(upload: Upload, status: int, **headers: str) -> Response:
+    own = {
+        "Tus-Resumable": VERSION,
+        "Upload-Offset": str(upload.offset),
+        "Upload-Length": str(upload.length),
+        "Upload-Expires": formatdate(upload.expires_at, usegmt=True),
+    }
+    return Response(status_code=status, headers=own | headers)

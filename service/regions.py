@@ -1,0 +1,92 @@
+"""Questions about a region of interest, answered from the posterior's samples.
+
+The mean of a region, and the difference of two, have a distribution of their own: each sample
+gives one value. Pixel-wise maps cannot tell it, because neighbouring pixels err together.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from recon.errors import ScanError
+
+MANY = 40
+"""From so many samples on, quantiles are read off; below, a t distribution fills the gaps."""
+
+
+@dataclass(frozen=True)
+class RegionStatistics:
+    """Distribution of one number over the samples."""
+
+    mean: float
+    std: float
+    """Posterior standard deviation."""
+    low: float
+    high: float
+    """Ends of the 90 % interval for the true value."""
+    mc_error: float
+    """Monte Carlo standard error of `mean`."""
+    samples: int
+    method: str
+    """How the interval was made: `quantiles` or `student-t`."""
+
+
+def polygon_mask(corners: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Pixels (rows, columns) whose centre lies inside; corners (n, 2) are (row, column).
+
+    Pixel centres are at whole numbers. Crossings are counted (even-odd rule).
+    """
+    rows = np.arange(shape[0], dtype=float)[:, None]
+    columns = np.arange(shape[1], dtype=float)[None, :]
+    inside = np.zeros(shape, bool)
+    for (r0, c0), (r1, c1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        if r0 == r1:
+            continue
+        crosses = (r0 > rows) != (r1 > rows)
+        at = c0 + (rows - r0) / (r1 - r0) * (c1 - c0)
+        inside ^= crosses & (columns < at)
+    return inside
+
+
+def packed_mask(text: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Mask from Base64 of numpy.packbits over rows. Raises ValueError."""
+    packed = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
+    count = shape[0] * shape[1]
+    if packed.size != math.ceil(count / 8):
+        raise ValueError(f"a mask of {shape} has {math.ceil(count / 8)} bytes, not {packed.size}")
+    return np.unpackbits(packed, count=count).astype(bool).reshape(shape)
+
+
+def region_values(samples: Path, position: int, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(samples,) mean magnitude inside the mask, one per sample of a slice.
+
+    Raises ScanError for an empty region.
+    """
+    if not mask.any():
+        raise ScanError("empty-region", "the region holds no pixel centre; make it larger")
+    stack = np.load(samples, mmap_mode="r", allow_pickle=False)
+    return np.array([np.abs(image[mask]).mean(dtype=np.float64) for image in stack[:, position]])
+
+
+def statistics(values: NDArray[np.float64]) -> RegionStatistics:
+    """Summary of one value per sample, at least two.
+
+    With few samples the interval is that of a next draw under normality: mean ± t s √(1 + 1/n),
+    which is wider than the samples' own quantiles, as it must be.
+    """
+    count = values.size
+    mean, std = float(values.mean()), float(values.std(ddof=1))
+    if count >= MANY:
+        low, high = (float(q) for q in np.quantile(values, (0.05, 0.95)))
+        method = "quantiles"
+    else:
+        reach = float(stdtrit(count - 1, 0.95)) * std * math.sqrt(1 + 1 / count)
+        low, high, method = mean - reach, mean + reach, "student-t"
+    return RegionStatistics(mean, std, low, high, std / math.sqrt(count), count, method)

@@ -1,0 +1,83 @@
+"""What a client may ask for.
+
+The values of enumerations are repeated here, so that the process that answers requests need not
+load torch; a test compares them with the originals.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+MODEL_NAME = r"^[a-z0-9][a-z0-9-]{0,63}$"
+CLIENT_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_WEEK = 7 * 24 * 3600.0
+
+Tag = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
+TagName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+PresetName = Literal["fast", "standard", "thorough"]
+CoarseName = Literal["cg-sense", "zero-filled", "l1-wavelet"]
+PathName = Literal["prior", "measurement"]
+
+
+class Priority(StrEnum):
+    """Who is waiting for it; a lower class starts when no higher one waits."""
+
+    SCANNER = "scanner"
+    INTERACTIVE = "interactive"
+    ARCHIVE = "archive"
+
+    @property
+    def rank(self) -> int:
+        """As the queue counts: low starts first."""
+        return 1 + list(Priority).index(self)
+
+
+class ReconstructionParameters(BaseModel):
+    """How to reconstruct; the defaults need no thought."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: PresetName | None = Field(None, description="fast, standard (default) or thorough")
+    model: Annotated[str, StringConstraints(pattern=MODEL_NAME)] | None = Field(
+        None, description="prior, by name (see /v1/models)"
+    )
+    samples: int | None = Field(None, ge=2, le=256, description="independent samples [by preset]")
+    seed: int = Field(0, ge=0, le=2**53 - 1, description="seed of everything random")
+    slices: Annotated[str, StringConstraints(max_length=200)] | None = Field(
+        None, description="3, 3:5 or 0,2,4 [all]"
+    )
+    coarse: CoarseName = Field("cg-sense", description="the first reconstruction")
+    path: PathName = Field("prior", description="what annealed Langevin follows")
+    fit_noise: bool = Field(True, description="fit the noise level when the residual contradicts")
+    self_check: bool = Field(True, description="predict held-out lines in a second run")
+    compress_above: int = Field(12, ge=0, le=1024, description="coil compression above; 0: never")
+    priority: Priority = Field(Priority.INTERACTIVE, description="scanner, interactive, archive")
+    deadline_s: float | None = Field(
+        None, gt=0, le=_WEEK, description="seconds from now; chooses preset and samples"
+    )
+    target_mc_error: float | None = Field(
+        None,
+        ge=0.02,
+        le=1,
+        description="Monte Carlo error of the mean over the posterior's standard deviation "
+        "(median over the object); chooses preset and samples",
+    )
+    tags: dict[TagName, Tag] = Field(default_factory=dict, max_length=16)
+
+    @model_validator(mode="after")
+    def _one_way_to_choose(self) -> Self:
+        chooses = self.deadline_s is not None or self.target_mc_error is not None
+        if chooses and (self.samples is not None or self.preset is not None):
+            raise ValueError(
+                "deadline_s and target_mc_error choose preset and samples; give one or the other"
+            )
+        return self
+
+
+class ReconstructionRequest(ReconstructionParameters):
+    """A reconstruction of a scan that was uploaded before."""
+
+    scan_id: Annotated[str, StringConstraints(min_length=1, max_length=64)]

@@ -1,0 +1,177 @@
+"""The commands of the service: serve, settings, keys, submit."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from service.client import Client, Progress
+from service.keys import Keys, Scope
+from service.settings import load_settings, table
+
+KEY_VARIABLE = "MRI_POSTERIOR_KEY"
+
+keys_app = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
+_output = Console()
+_console = Console(stderr=True)
+
+Data = Annotated[Path | None, typer.Option(help="Folder of scans and results.")]
+Database = Annotated[str | None, typer.Option(help="postgresql://… [SQLite in the folder].")]
+
+
+def add_server_commands(app: typer.Typer) -> None:
+    """Mount the commands of this file."""
+    for command in (serve, settings, submit):
+        app.command()(command)
+    app.add_typer(keys_app, name="keys")
+
+
+def serve(
+    data: Data = None,
+    database: Database = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to bind [8080]; 0: any.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Workers [one per GPU, or one].")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
+) -> None:
+    """Run the HTTP service: the API and its workers, until SIGTERM."""
+    from service.logs import configure_logs  # lazy: other commands need no logging
+    from service.supervisor import serve as serve_until_told  # lazy: loads the database's engine
+
+    chosen = load_settings(
+        data=data, database=database, host=host, port=port, workers=workers, device=device
+    )
+    configure_logs(chosen.log_level, "supervisor")
+    serve_until_told(chosen)
+
+
+def settings() -> None:
+    """All settings of the service: variable, default, meaning."""
+    columns = Table("environment variable", "default", "meaning")
+    for _, variable, default, meaning in table():
+        columns.add_row(variable, default or "-", meaning)
+    _output.print(columns)
+    _output.print(
+        "MRI_POSTERIOR_CONFIG names a TOML file with the same settings in lower case, without the "
+        "prefix. Flags of `serve` win over the environment, the environment over the file."
+    )
+
+
+def submit(
+    scan: Annotated[Path, typer.Argument(help="Undersampled k-space, fastMRI-style HDF5.")],
+    server: Annotated[str, typer.Option(help="URL of the service.")] = "http://127.0.0.1:8080",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Wait, and write the result here.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="fast, standard or thorough.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Independent samples.")] = None,
+    model: Annotated[str | None, typer.Option(help="Prior, by name.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    slices: Annotated[str | None, typer.Option(help="3, 3:5 or 0,2,4 [all].")] = None,
+    priority: Annotated[str | None, typer.Option(help="scanner, interactive, archive.")] = None,
+    deadline: Annotated[
+        float | None, typer.Option(help="Seconds from now; chooses preset and samples.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Send a scan to a service; with --out, wait for the result and write it.
+
+    The API key, if one is needed, is read from MRI_POSTERIOR_KEY.
+    """
+    with Client(server, os.environ.get(KEY_VARIABLE)) as client:
+        job = client.submit(
+            scan,
+            preset=preset,
+            samples=samples,
+            model=model,
+            seed=seed,
+            slices=slices,
+            priority=priority,
+            deadline_s=deadline,
+        )
+        if out is None:
+            _output.print(job.id)
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+        )
+        with Bar(*columns, console=_console, disable=quiet, transient=True) as bar:
+            task = bar.add_task("waiting", total=1.0)
+
+            def show(progress: Progress) -> None:
+                where = progress.phase if progress.slice is None else f"slice {progress.slice}"
+                bar.update(task, completed=progress.fraction, description=where)
+
+            done = client.wait(job.id, show)
+        client.download(done, out)
+        if not quiet:
+            _output.print(f"written: {out}")
+
+
+@keys_app.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    scope: Annotated[
+        list[Scope] | None, typer.Option(help="read, write, admin; may be repeated [read, write].")
+    ] = None,
+    days: Annotated[float | None, typer.Option(min=0.001, help="Days it is valid.")] = None,
+    data: Data = None,
+    database: Database = None,
+) -> None:
+    """Make a key; its token is shown this once."""
+    scopes = frozenset(scope or (Scope.READ, Scope.WRITE))
+    key, token = _keys(data, database).create(name, scopes, days)
+    _console.print(f"key {key.id} ({', '.join(sorted(key.scopes))}), keep it safe:")
+    _output.print(token, soft_wrap=True, highlight=False)
+
+
+@keys_app.command("list")
+def list_keys(data: Data = None, database: Database = None) -> None:
+    """All keys, without their tokens."""
+    columns = Table("id", "name", "scopes", "created", "expires", "revoked")
+    for key in _keys(data, database).all():
+        columns.add_row(
+            key.id,
+            key.name,
+            ", ".join(sorted(key.scopes)),
+            _day(key.created_at),
+            _day(key.expires_at),
+            _day(key.revoked_at),
+        )
+    _output.print(columns)
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(help="Id of the key, as `list` shows it.")],
+    data: Data = None,
+    database: Database = None,
+) -> None:
+    """End a key, within seconds."""
+    if not _keys(data, database).revoke(key_id):
+        _console.print(f"there is no key '{key_id}' in force")
+        raise typer.Exit(2)
+    _output.print(f"revoked: {key_id}")
+
+
+def _keys(data: Path | None, database: str | None) -> Keys:
+    from service.database import create_database, open_database  # lazy: loads DBOS
+
+    chosen = load_settings(data=data, database=database)
+    create_database(chosen.database_url)
+    return Keys(open_database(chosen.database_url))
+
+
+def _day(seconds: float | None) -> str:
+    return "-" if seconds is None else datetime.fromtimestamp(seconds, UTC).date().isoformat()

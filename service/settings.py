@@ -1,0 +1,163 @@
+"""What an operator may choose: environment, a TOML file and flags, in one documented table."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+from pathlib import Path
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+CONFIG_VARIABLE = "MRI_POSTERIOR_CONFIG"
+PREFIX = "MRI_POSTERIOR_"
+
+
+class SettingsError(Exception):
+    """The settings are not usable; the message says which and why."""
+
+    code = "settings"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+def _default_data() -> Path:
+    data = os.environ.get("XDG_DATA_HOME")
+    base = Path(data) if data else Path.home() / ".local" / "share"
+    return base / "mri-posterior" / "service"
+
+
+class ServiceSettings(BaseSettings):
+    """Settings of the server; flags win over the environment, that over the TOML file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    data: Path = Field(default_factory=_default_data, description="folder of scans and results")
+    database: str = Field(
+        "", description="postgresql://… where several hosts share it [SQLite in `data`]"
+    )
+    host: str = Field("127.0.0.1", description="address to bind; others than loopback need a key")
+    port: int = Field(8080, ge=0, le=65535, description="port to bind")
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="host names that requests may be addressed to, beside loopback"
+    )
+    workers: int = Field(0, ge=0, le=64, description="worker processes; 0: one per GPU, or one")
+    device: str = Field("auto", description="auto, cpu, cuda; workers share CUDA devices out")
+    worker_threads: int = Field(0, ge=0, description="CPU threads per worker; 0: torch's choice")
+    default_model: str = Field("", description="prior when a request names none [the shipped one]")
+    max_attempts: int = Field(
+        3, ge=1, le=100, description="times that one slice may lose its worker before the job fails"
+    )
+    heartbeat_seconds: float = Field(2, gt=0, description="how often a worker says that it lives")
+    worker_lost_seconds: float = Field(
+        30, gt=0, description="silence after which another worker takes the jobs over"
+    )
+    grace_seconds: float = Field(
+        25, ge=0, description="time to finish a slice after SIGTERM; later it is done again"
+    )
+    queue_poll_seconds: float = Field(0.2, gt=0, description="how often workers look for jobs")
+    progress_seconds: float = Field(0.5, gt=0, description="least time between progress events")
+    max_upload_bytes: int = Field(8 << 30, gt=0, description="largest scan")
+    max_json_bytes: int = Field(4 << 20, gt=0, description="largest JSON body")
+    disk_floor_bytes: int = Field(1 << 30, ge=0, description="free space below which uploads stop")
+    max_queue: int = Field(1000, ge=1, description="jobs that may wait in all")
+    max_active_per_key: int = Field(200, ge=1, description="unfinished jobs of one key")
+    requests_per_minute: int = Field(12000, ge=1, description="requests of one key")
+    max_wait_seconds: float = Field(60, ge=0, description="longest `Prefer: wait`")
+    max_streams: int = Field(500, ge=1, description="event streams open at once")
+    upload_expiry_hours: float = Field(24, gt=0, description="life of an unfinished upload")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="log level")
+
+    @field_validator("data")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("database")
+    @classmethod
+    def _supported(cls, value: str) -> str:
+        if value and not value.startswith(("sqlite:///", "postgresql://")):
+            raise ValueError("a database is sqlite:///FILE or postgresql://USER@HOST/NAME")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then the environment, then the TOML file."""
+        sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
+        if file := os.environ.get(CONFIG_VARIABLE):
+            sources += (TomlConfigSettingsSource(settings_cls, Path(file)),)
+        return sources
+
+    @property
+    def database_url(self) -> str:
+        """For SQLAlchemy."""
+        if not self.database:
+            return f"sqlite:///{self.data / 'service.sqlite'}"
+        return self.database.replace("postgresql://", "postgresql+psycopg://", 1)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine."""
+    name = host.strip("[]").lower()
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def load_settings(**flags: object) -> ServiceSettings:
+    """Settings of this process; flags that are None were not given. Raises SettingsError."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    config = os.environ.get(CONFIG_VARIABLE)
+    if config and not Path(config).is_file():
+        raise SettingsError(f"{CONFIG_VARIABLE} names '{config}', which is not a file")
+    try:
+        return ServiceSettings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise SettingsError("; ".join(lines)) from error
+
+
+def to_environment(settings: ServiceSettings) -> dict[str, str]:
+    """Variables that make a child process load these very settings."""
+    variables = {}
+    for name, value in settings.model_dump(mode="json").items():
+        variables[PREFIX + name.upper()] = value if isinstance(value, str) else json.dumps(value)
+    return variables
+
+
+def table() -> list[tuple[str, str, str, str]]:
+    """(name, environment variable, default, meaning) of every setting."""
+    return [
+        (
+            name,
+            PREFIX + name.upper(),
+            str(field.get_default(call_default_factory=True)),
+            field.description or "",
+        )
+        for name, field in ServiceSettings.model_fields.items()
+    ]

@@ -1,0 +1,157 @@
+"""`mri-posterior serve`: one API process and the workers, kept running until SIGTERM.
+
+The listening socket belongs to the supervisor. Connections therefore wait, and are not refused,
+while the API process is started again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from service.database import create_database, open_database
+from service.keys import Keys
+from service.settings import ServiceSettings, SettingsError, to_environment
+from service.storage import Storage
+
+log = structlog.get_logger()
+
+SOCKET_VARIABLE = "MRI_POSTERIOR_SOCKET_FD"
+_SHORTEST_PAUSE = 0.2
+_LONGEST_PAUSE = 30.0
+_SETTLED_SECONDS = 20.0
+"""A process that ran this long before it ended is started again at once."""
+
+
+@dataclass
+class _Child:
+    name: str
+    command: list[str]
+    sockets: tuple[int, ...] = ()
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    pause: float = _SHORTEST_PAUSE
+    not_before: float = 0.0
+    restarts: int = field(default=-1)
+
+    def start(self, environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            self.command,
+            env=environment,
+            pass_fds=self.sockets,
+            stdin=subprocess.DEVNULL,
+        )
+        self.started = time.monotonic()
+        self.restarts += 1
+        log.info("started", child=self.name, pid=self.process.pid, restarts=self.restarts)
+
+    def look(self, environment: dict[str, str]) -> None:
+        """Start it again when it has ended, ever later when it keeps ending."""
+        if self.process is None:
+            if time.monotonic() >= self.not_before:
+                self.start(environment)
+        elif self.process.poll() is not None:
+            ran = time.monotonic() - self.started
+            settled = ran > _SETTLED_SECONDS
+            self.pause = _SHORTEST_PAUSE if settled else min(2 * self.pause, _LONGEST_PAUSE)
+            self.not_before = time.monotonic() + self.pause
+            log.warning("ended", child=self.name, status=self.process.returncode, ran=round(ran, 1))
+            self.process = None
+
+
+def serve(settings: ServiceSettings) -> None:
+    """Run until SIGTERM or SIGINT. Raises SettingsError where the settings are not safe."""
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    Storage(settings.data).prepare()
+    create_database(settings.database_url)
+    _require_safety(settings)
+    listener = _listen(settings)
+    children = _children(settings, listener)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    log.info("listening", url=f"http://{shown}:{port}", data=str(settings.data))
+    environment = os.environ | to_environment(settings)
+    environment["TMPDIR"] = str(Storage(settings.data).incoming)
+    environment[SOCKET_VARIABLE] = str(listener.fileno())
+    while not stop.wait(0.05):
+        for child in children:
+            child.look(environment)
+    _end(children, settings.grace_seconds + 10)
+    listener.close()
+    log.info("stopped")
+
+
+def _require_safety(settings: ServiceSettings) -> None:
+    if settings.loopback:
+        return
+    engine = open_database(settings.database_url)
+    try:
+        if not Keys(engine).required():
+            raise SettingsError(
+                f"{settings.host} can be reached from other machines, and there is no API key; "
+                "make one with `mri-posterior keys create`, or bind 127.0.0.1"
+            )
+    finally:
+        engine.dispose()
+
+
+def _listen(settings: ServiceSettings) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot bind {settings.host}:{settings.port} ({error.strerror})"
+        ) from error
+    listener.set_inheritable(True)
+    return listener
+
+
+def _children(settings: ServiceSettings, listener: socket.socket) -> list[_Child]:
+    api = [sys.executable, "-m", "service.http.server"]
+    worker = [sys.executable, "-m", "service.worker"]
+    return [
+        _Child("api", api, sockets=(listener.fileno(),)),
+        *(_Child(f"worker-{slot}", [*worker, str(slot)]) for slot in range(_count(settings))),
+    ]
+
+
+def _count(settings: ServiceSettings) -> int:
+    """One worker per GPU, one in all without; torch is asked in a process that ends again."""
+    if settings.workers:
+        return settings.workers
+    if settings.device not in ("auto", "cuda") or not Path("/dev/nvidiactl").exists():
+        return 1
+    script = "import torch; print(torch.cuda.device_count())"
+    asked = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    return max(1, int(asked.stdout.strip() or 0)) if asked.returncode == 0 else 1
+
+
+def _end(children: list[_Child], seconds: float) -> None:
+    """Ask all to end, wait, and kill what does not."""
+    running = [child.process for child in children if child.process is not None]
+    for process in running:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+    end = time.monotonic() + seconds
+    for process in running:
+        try:
+            process.wait(max(0.1, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            log.error("killed", pid=process.pid)
+            process.kill()
+            process.wait()

@@ -1,0 +1,161 @@
+"""A worker process: takes jobs from the queue, one at a time, until it is told to stop.
+
+Run by the supervisor as `python -m service.worker SLOT`. Its name is made of host, data folder and
+slot, so that a process that is started again goes on with what it had begun. It says every few
+seconds that it lives; one that has been silent too long is struck out by the others, which take
+its jobs over, and ends itself when it notices.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from importlib.metadata import version
+from typing import IO, Any
+
+import structlog
+import torch
+
+from models.registry import ModelError, list_models, read_config
+from recon.schedule import PRESETS
+from service.database import open_database
+from service.jobs import Jobs
+from service.logs import configure_logs
+from service.processes import end_with_parent
+from service.runs import DEFAULT_MODEL, choose_device
+from service.settings import ServiceSettings, load_settings
+from service.storage import Storage
+from service.tracing import start_tracing
+from service.work import Work
+from service.workers import Workers
+from service.workflows import launch, take_over
+
+log = structlog.get_logger()
+
+_LOST = 75
+"""Exit status of a worker whose jobs another has taken over."""
+
+
+def main() -> None:
+    """Serve one slot until SIGTERM."""
+    slot = int(sys.argv[1])
+    settings = load_settings()
+    end_with_parent()
+    name = worker_name(settings, slot)
+    configure_logs(settings.log_level, f"worker-{slot}")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    lock = _sole_owner(settings, name)
+    device = _device(settings, slot)
+    if settings.worker_threads:
+        torch.set_num_threads(settings.worker_threads)
+    start_tracing(f"worker-{slot}")
+    engine = open_database(settings.database_url)
+    workers = Workers(engine)
+    work = Work(settings, Jobs(engine), Storage(settings.data), name, device)
+    workers.enter(name, str(device), os.getpid(), _offers(settings))
+    launch(settings, engine, name, work)
+    log.info("worker ready", worker=name, device=str(device))
+    _live(settings, workers, name, stop)
+    _drain(settings, work)
+    workers.leave(name)
+    log.info("worker stopped", worker=name)
+    lock.close()
+    sys.stderr.flush()
+    os._exit(0)  # a step that is held back would keep its thread, and with it the process
+
+
+def worker_name(settings: ServiceSettings, slot: int) -> str:
+    """The same for the same slot on the same host and folder, telling neither."""
+    where = f"{platform.node()}:{settings.data}"
+    return f"{hashlib.sha256(where.encode()).hexdigest()[:8]}-{slot}"
+
+
+def _sole_owner(settings: ServiceSettings, name: str) -> IO[str]:
+    """Wait until no other process of this name is left."""
+    folder = settings.data / "workers"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / f"{name}.lock").open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def _device(settings: ServiceSettings, slot: int) -> torch.device:
+    device = choose_device(settings.device)
+    if device.type == "cuda" and ":" not in settings.device:
+        return torch.device("cuda", slot % torch.cuda.device_count())
+    return device
+
+
+def _offers(settings: ServiceSettings) -> dict[str, Any]:
+    """What the process that answers requests must know without loading torch."""
+    models = []
+    for name in list_models():
+        try:
+            config = read_config(name)
+        except ModelError as error:
+            log.warning("model not usable", model=name, code=error.code)
+            continue
+        models.append(
+            {
+                "id": name,
+                "sha256": config.weights_sha256,
+                "licence": config.licence,
+                "training": config.training,
+                "data_attributions": list(config.data_attributions),
+            }
+        )
+    return {
+        "models": models,
+        "default_model": settings.default_model or DEFAULT_MODEL,
+        "presets": {
+            name: {"samples": preset.chains, "evaluations_per_sample": preset.evaluations}
+            for name, preset in PRESETS.items()
+        },
+        "versions": {
+            "mri-posterior": version("mri-posterior"),
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _live(settings: ServiceSettings, workers: Workers, name: str, stop: threading.Event) -> None:
+    """Beat, and look after silent workers, until told to stop."""
+    last = time.time()
+    while not stop.wait(settings.heartbeat_seconds):
+        now = time.time()
+        try:
+            if now - last > settings.worker_lost_seconds or not workers.beat(name):
+                log.error("jobs were taken over", worker=name, silent_seconds=round(now - last, 1))
+                os._exit(_LOST)
+            last = now
+            # Twice the time after which a worker gives itself up: it has surely stopped by then.
+            silent = workers.silent(2 * settings.worker_lost_seconds, but=name)
+            if silent:
+                log.warning("taking over", workers=silent)
+                take_over(silent)
+                workers.remove(silent, 2 * settings.worker_lost_seconds)
+        except Exception:
+            log.exception("heartbeat failed")
+
+
+def _drain(settings: ServiceSettings, work: Work) -> None:
+    """Let the running step finish within the grace time, and begin no other."""
+    work.drain()
+    end = time.monotonic() + settings.grace_seconds
+    while work.busy and time.monotonic() < end:
+        time.sleep(0.02)
+    work.note_stopped()
+    time.sleep(0.1)  # what has just finished is being recorded
+
+
+if __name__ == "__main__":
+    main()

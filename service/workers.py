@@ -1,0 +1,92 @@
+"""The table of workers: who lives, what they offer, and who has fallen silent."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from service.database import workers
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One row; times are seconds since the epoch."""
+
+    id: str
+    device: str
+    pid: int
+    started_at: float
+    heartbeat_at: float
+    starts: int
+    offers: dict[str, Any]
+    """Models, presets and versions of the process."""
+
+
+class Workers:
+    """Reads and writes of the worker table."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def enter(self, worker: str, device: str, pid: int, offers: dict[str, Any]) -> None:
+        """Say that a process has started under this name."""
+        now = time.time()
+        values = {
+            "device": device,
+            "pid": pid,
+            "started_at": now,
+            "heartbeat_at": now,
+            "offers": offers,
+        }
+        with self._engine.begin() as connection:
+            changed = connection.execute(
+                sa.update(workers)
+                .where(workers.c.id == worker)
+                .values(starts=workers.c.starts + 1, **values)
+            ).rowcount
+            if not changed:
+                connection.execute(sa.insert(workers).values(id=worker, starts=1, **values))
+
+    def beat(self, worker: str) -> bool:
+        """Say that it lives; False when another has taken its jobs over."""
+        with self._engine.begin() as connection:
+            changed = connection.execute(
+                sa.update(workers).where(workers.c.id == worker).values(heartbeat_at=time.time())
+            ).rowcount
+        return bool(changed)
+
+    def leave(self, worker: str) -> None:
+        """Say that it stops on purpose; its name keeps its jobs until it is silent too long."""
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(workers).where(workers.c.id == worker).values(pid=0))
+
+    def living(self, seconds: float) -> list[Worker]:
+        """Those heard of within the last seconds."""
+        query = sa.select(workers).where(
+            workers.c.heartbeat_at > time.time() - seconds, workers.c.pid != 0
+        )
+        with self._engine.connect() as connection:
+            return [Worker(**row._mapping) for row in connection.execute(query)]
+
+    def all(self) -> list[Worker]:
+        """Every worker that is known."""
+        with self._engine.connect() as connection:
+            return [Worker(**row._mapping) for row in connection.execute(sa.select(workers))]
+
+    def silent(self, seconds: float, but: str) -> list[str]:
+        """Names of those that were silent too long."""
+        query = sa.select(workers.c.id).where(_older(seconds), workers.c.id != but)
+        with self._engine.connect() as connection:
+            return [row.id for row in connection.execute(query)]
+
+    def remove(self, names: list[str], seconds: float) -> None:
+        """Strike out those of them that are still silent."""
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(workers).where(workers.c.id.in_(names), _older(seconds)))
+
+
+def _older(seconds: float) -> sa.ColumnElement[bool]:
+    return workers.c.heartbeat_at < time.time() - seconds

@@ -1,0 +1,150 @@
+"""The durable workflow of a reconstruction, on DBOS: what it is made of and how it is started.
+
+DBOS records the result of every step. After a crash the workflow goes on behind the last recorded
+one, on the same worker when it is started again, or on another one that took it over.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions, Serializer
+
+from service.requests import Priority
+from service.settings import ServiceSettings
+
+QUEUE = "reconstructions"
+_APPLICATION = "mri-posterior"
+_WORKFLOW = "reconstruction"
+_PROTOCOL = "1"
+"""Changes when workflows begun by an older version could no longer be continued."""
+
+Outcome = dict[str, Any]
+
+
+class JsonSerializer(Serializer):
+    """JSON in place of the pickle that DBOS would use; everything recorded is plain data."""
+
+    def serialize(self, data: Any) -> str:  # noqa: ANN401 - the interface's own type
+        return json.dumps(data, default=repr)
+
+    def deserialize(cls, serialized_data: str) -> Any:  # noqa: ANN401, N805
+        return json.loads(serialized_data)
+
+    def name(self) -> str:
+        return "json"
+
+
+class Steps(Protocol):
+    """What a worker must be able to do; every method may be called again after a crash."""
+
+    def prepare(self, job_id: str) -> Outcome:
+        """Find out what is to be done."""
+        ...
+
+    def reconstruct_slice(
+        self, job_id: str, index: int, position: int, count: int, plan: Outcome | None
+    ) -> Outcome:
+        """Reconstruct one slice."""
+        ...
+
+    def assemble(self, job_id: str, slices: list[int], plan: Outcome | None) -> Outcome:
+        """Make the products."""
+        ...
+
+
+def launch(settings: ServiceSettings, engine: sa.Engine, worker: str, work: Steps) -> None:
+    """Take part in the queue as `worker`; what it had begun before is gone on with."""
+    config: DBOSConfig = {
+        "name": _APPLICATION,
+        "system_database_url": settings.database_url,
+        "system_database_engine": engine,
+        "executor_id": worker,
+        "application_version": _PROTOCOL,
+        "serializer": JsonSerializer(),
+        "run_migrations": False,
+        "log_level": "WARNING",
+        "notification_listener_polling_interval_sec": 60.0,
+    }
+    DBOS(config=config)
+    _register(work)
+    DBOS.launch()
+    DBOS.register_queue(
+        QUEUE,
+        worker_concurrency=1,
+        polling_interval_sec=settings.queue_poll_seconds,
+        on_conflict="always_update",
+    )
+
+
+def take_over(workers: list[str]) -> None:
+    """Put the unfinished jobs of dead workers back into the queue."""
+    DBOS._recover_pending_workflows(workers)
+
+
+class Queue:
+    """The sending end of the queue; it runs nothing."""
+
+    def __init__(self, settings: ServiceSettings, engine: sa.Engine) -> None:
+        self._client = DBOSClient(
+            system_database_url=settings.database_url,
+            system_database_engine=engine,
+            application_name=_APPLICATION,
+            serializer=JsonSerializer(),
+        )
+
+    def enqueue(self, connection: sa.Connection, job_id: str, priority: Priority) -> None:
+        """Add the workflow of a job within the caller's transaction; its id is the job's."""
+        options: EnqueueOptions = {
+            "workflow_name": _WORKFLOW,
+            "queue_name": QUEUE,
+            "workflow_id": job_id,
+            "workflow_id_reuse_policy": "reject",
+            "app_version": _PROTOCOL,
+            "priority": priority.rank,
+        }
+        self._client.enqueue_in_transaction(connection, options, job_id)
+
+    def withdraw(self, job_id: str) -> None:
+        """Take a job out of the queue that no worker has begun."""
+        self._client.cancel_workflow(job_id)
+
+    def forget(self, job_id: str) -> None:
+        """Delete the record of a finished workflow."""
+        self._client.delete_workflow(job_id)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._client.destroy()
+
+
+def _register(work: Steps) -> None:
+    """Tell DBOS the workflow and its steps. A job's own cap on attempts is in `work`."""
+
+    @DBOS.step(name="prepare")
+    def prepare(job_id: str) -> Outcome:
+        return work.prepare(job_id)
+
+    @DBOS.step(name="slice")
+    def reconstruct_slice(
+        job_id: str, index: int, position: int, count: int, plan: Outcome | None
+    ) -> Outcome:
+        return work.reconstruct_slice(job_id, index, position, count, plan)
+
+    @DBOS.step(name="assemble")
+    def assemble(job_id: str, slices: list[int], plan: Outcome | None) -> Outcome:
+        return work.assemble(job_id, slices, plan)
+
+    @DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=None)
+    def reconstruction(job_id: str) -> str:
+        prepared = prepare(job_id)
+        if prepared["state"] != "done":
+            return str(prepared["state"])
+        slices, plan = prepared["slices"], prepared["plan"]
+        for position, index in enumerate(slices):
+            done = reconstruct_slice(job_id, index, position, len(slices), plan)
+            if done["state"] != "done":
+                return str(done["state"])
+        return str(assemble(job_id, slices, plan)["state"])

@@ -1,0 +1,157 @@
+"""The application without processes around it: what it refuses when it is not well."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import httpx
+import pytest
+
+from recon.coarse import CoarseMethod
+from recon.schedule import PRESETS
+from recon.schedule import Path as AnnealingPath
+from service.database import create_database
+from service.http.app import create_app, create_context
+from service.http.context import Context
+from service.problems import PROBLEMS
+from service.requests import CoarseName, PathName, PresetName, Priority
+from service.settings import load_settings
+from tests.service.live import HDF5
+from tests.service.test_api import problem
+
+OFFERS = {
+    "models": [],
+    "default_model": "none",
+    "presets": {"fast": {"samples": 4, "evaluations_per_sample": 40}},
+    "versions": {},
+}
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Context]]:
+    monkeypatch.delenv("MRI_POSTERIOR_CONFIG", raising=False)
+    made: list[Context] = []
+
+    def make_context(**settings: Any) -> Context:
+        chosen = load_settings(data=tmp_path, **settings)
+        create_database(chosen.database_url)
+        context = create_context(chosen, busy_milliseconds=100)
+        context.storage.prepare()
+        made.append(context)
+        return context
+
+    yield make_context
+    for context in made:
+        context.queue.close()
+        context.engine.dispose()
+
+
+def ask(context: Context, method: str, path: str, **options: Any) -> httpx.Response:
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(create_app(context), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.request(method, path, **options)
+
+    return asyncio.run(send())
+
+
+def test_a_full_disk_refuses_uploads_and_readiness(
+    make: Callable[..., Context], scan: Path
+) -> None:
+    context = make(disk_floor_bytes=1 << 60)
+    answer = ask(context, "POST", "/v1/scans", content=scan.read_bytes(), headers=HDF5)
+    problem(answer, 507, "storage-full")
+    assert list(context.storage.incoming.iterdir()) == []
+    ready = ask(context, "GET", "/readyz")
+    assert (ready.status_code, ready.json()["checks"]["disk"]) == (503, False)
+    assert ask(context, "GET", "/livez").status_code == 200
+
+
+def test_a_disk_that_fills_up_while_a_file_arrives(
+    make: Callable[..., Context], scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = make(disk_floor_bytes=0)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("service.http.receiving._take", full)
+    answer = ask(context, "POST", "/v1/scans", content=scan.read_bytes(), headers=HDF5)
+    problem(answer, 507, "storage-full")
+    assert list(context.storage.incoming.iterdir()) == []
+
+
+def test_a_locked_database_is_a_503_and_no_scan_is_half_there(
+    make: Callable[..., Context], scan: Path
+) -> None:
+    context = make()
+    upload = {"content": scan.read_bytes(), "headers": HDF5}
+    with sqlite3.connect(context.settings.data / "service.sqlite", isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        answer = ask(context, "POST", "/v1/scans", **upload)
+        problem(answer, 503, "not-ready")
+        assert answer.headers["retry-after"] == "5"
+        assert ask(context, "GET", "/v1/scans").json()["items"] == []
+        other.execute("ROLLBACK")
+    assert ask(context, "POST", "/v1/scans", **upload).status_code == 201
+
+
+def test_jobs_are_refused_before_a_worker_has_started_and_when_the_queue_is_full(
+    make: Callable[..., Context], scan: Path
+) -> None:
+    context = make(max_queue=2)
+    upload = {"content": scan.read_bytes(), "headers": HDF5}
+    answer = ask(context, "POST", "/v1/reconstructions", **upload)
+    problem(answer, 503, "not-ready")
+    context.workers.enter("one", "cpu", 1, OFFERS)
+    for _ in range(2):
+        answer = ask(context, "POST", "/v1/reconstructions", **upload)
+        assert answer.status_code == 202
+    answer = ask(context, "POST", "/v1/reconstructions", **upload)
+    problem(answer, 429, "queue-full")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert context.jobs.counts()["queued"] == 2
+
+
+def test_a_job_and_its_workflow_appear_together_or_not_at_all(
+    make: Callable[..., Context], scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = make()
+    context.workers.enter("one", "cpu", 1, OFFERS)
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("between the two")
+
+    monkeypatch.setattr(type(context.queue), "enqueue", broken)
+    upload = {"content": scan.read_bytes(), "headers": HDF5}
+    answer = ask(context, "POST", "/v1/reconstructions", **upload)
+    assert "between" not in problem(answer, 500, "internal")["detail"]
+    assert sum(context.jobs.counts().values()) == 0
+
+
+def test_a_worker_that_was_silent_does_not_count(make: Callable[..., Context]) -> None:
+    context = make(worker_lost_seconds=0.001)
+    context.workers.enter("one", "cpu", 1, OFFERS)
+    assert ask(context, "GET", "/readyz").json()["checks"]["worker"] is False
+    assert context.workers.silent(0.0, but="one") == []
+    assert context.workers.silent(0.0, but="two") == ["one"]
+
+
+def test_names_of_choices_are_those_of_the_pipeline() -> None:
+    assert set(get_args(CoarseName)) == set(CoarseMethod)
+    assert set(get_args(PathName)) == set(AnnealingPath)
+    assert set(get_args(PresetName)) == set(PRESETS)
+    ranks = [Priority(name).rank for name in ("scanner", "interactive", "archive")]
+    assert ranks == sorted(set(ranks))
+
+
+def test_every_problem_type_can_be_looked_up(make: Callable[..., Context]) -> None:
+    context = make()
+    for kind, (status, title) in PROBLEMS.items():
+        found = ask(context, "GET", f"/problems/{kind}").json()
+        assert (found["status"], found["title"]) == (status, title)
+    problem(ask(context, "GET", "/problems/none"), 404, "not-found")

@@ -1,0 +1,113 @@
+"""A hundred jobs while processes are killed at random moments."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import pytest
+
+from recon.io.files import read_result
+from tests.recon.scan_files import assert_same
+from tests.service.live import QUICK, cli, ended, environment, note, serving, tiny_scan
+from tests.service.test_durability import ledger, recorded
+
+JOBS, WORKER_KILLS, API_KILLS = 100, 20, 5
+
+
+@pytest.mark.slow
+def test_every_job_ends_succeeded_once(tmp_path: Path, models: Path) -> None:
+    scan = tiny_scan(tmp_path / "scan.h5", slices=2)
+    rng = random.Random(0)
+    limits = {"max_attempts": 10, "max_active_per_key": 1000}
+    with serving(tmp_path / "data", models, **limits) as server:
+        transport = httpx.HTTPTransport(retries=5)
+        with httpx.Client(base_url=server.url, timeout=120, transport=transport) as client:
+            scan_id = client.post("/v1/scans", content=scan.read_bytes()).json()["id"]
+            ids: dict[int, str] = {}
+
+            def submit() -> None:
+                for seed in range(JOBS):
+                    # The id is the client's, so a request that was cut off can be sent again.
+                    while seed not in ids:
+                        try:
+                            answer = client.put(
+                                f"/v1/reconstructions/chaos-{seed}",
+                                json={**QUICK, "scan_id": scan_id, "seed": seed},
+                            )
+                            ids[seed] = answer.json()["id"]
+                        except httpx.HTTPError:
+                            time.sleep(0.2)
+
+            submitter = threading.Thread(target=submit)
+            submitter.start()
+            began = time.monotonic()
+            kills = ["worker-0"] * WORKER_KILLS + ["api"] * API_KILLS
+            rng.shuffle(kills)
+            for child in kills:
+                if child == "worker-0":
+                    # The worker's start takes seconds: wait until it works, then a moment more.
+                    started = len([x for x in server.log if x.get("event") == "worker ready"])
+                    end = time.monotonic() + 60
+                    while (
+                        time.monotonic() < end
+                        and started
+                        < 1 + len([x for x in server.log if x.get("child") == "worker-0"]) // 2
+                    ):
+                        time.sleep(0.05)
+                        started = len([x for x in server.log if x.get("event") == "worker ready"])
+                time.sleep(rng.uniform(0, 4))
+                server.kill(child)
+            submitter.join()
+            done = [ended(client, {"id": ids[seed]}) for seed in range(JOBS)]
+            seconds = time.monotonic() - began
+            states = Counter(job["state"] for job in done)
+            counts = client.get("/v1/reconstructions/counts").json()["counts"]
+            restarted = sum(
+                ledger_starts > 1
+                for job in done
+                for ledger_starts in Counter(
+                    entry["step"] for entry in ledger(server, job) if entry["what"] == "started"
+                ).values()
+            )
+            note(
+                f"{JOBS} jobs, {WORKER_KILLS} + {API_KILLS} kills, {seconds:.0f} s: {states}, "
+                f"{restarted} steps begun more than once"
+            )
+            assert states == {"succeeded": JOBS}
+            assert len({job["id"] for job in done}) == JOBS
+            assert sum(counts.values()) == JOBS
+            for job in done:
+                steps = [name for name, _ in recorded(server, job)]
+                assert steps == ["prepare", "slice", "slice", "assemble"]
+                assert_recorded_steps_do_not_run(server, job)
+            sample = rng.sample(range(JOBS), 3)
+            for seed in sample:
+                by_service, by_command = tmp_path / f"s{seed}.h5", tmp_path / f"c{seed}.h5"
+                link = done[seed]["links"]["results"] + "/result.h5"
+                by_service.write_bytes(client.get(link).content)
+                options = ("--model", "tiny", "--preset", "fast", "--no-self-check", "--quiet")
+                run = cli(
+                    environment(models), "reconstruct", scan, "-o", by_command, "--seed", seed,
+                    *options,
+                )  # fmt: skip
+                assert run.returncode == 0, run.stderr
+                for one, other in zip(
+                    read_result(by_service)[0], read_result(by_command)[0], strict=True
+                ):
+                    assert_same(one, other)
+
+
+def assert_recorded_steps_do_not_run(server: object, job: dict[str, object]) -> None:
+    """By the clock of one machine: the last start of a step is before its record."""
+    names = ["prepare", "slice 0", "slice 1", "assemble"]
+    entries = ledger(server, job)  # type: ignore[arg-type]
+    for name, (_, when) in zip(names, recorded(server, job), strict=True):  # type: ignore[arg-type]
+        starts = [e["at"] for e in entries if (e["step"], e["what"]) == (name, "started")]
+        assert starts, json.dumps(entries)
+        assert max(starts) <= when + 0.001

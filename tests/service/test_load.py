@@ -1,0 +1,136 @@
+"""Two hundred clients at once, and two gigabytes in one request: what it costs.
+
+The numbers are printed; the bounds hold on two cores that do nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import h5py
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from tests.service.live import Server, ended, note, serving, submitted, tiny_scan, wait_for
+
+CLIENTS = 200
+POLL_SECONDS = 2.0
+GIGABYTES = 2
+
+
+async def crowd(server: Server, job: dict[str, str], stop: threading.Event) -> list[float]:
+    """Half of the clients poll, half follow the events; returns the polls' seconds."""
+    taken: list[float] = []
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits) as client:
+        link = f"/v1/reconstructions/{job['id']}"
+
+        async def poll(number: int) -> None:
+            await asyncio.sleep(POLL_SECONDS * number / CLIENTS)
+            while not stop.is_set():
+                before = time.perf_counter()
+                answer = await client.get(link)
+                taken.append(time.perf_counter() - before)
+                assert answer.status_code == 200
+                await asyncio.sleep(POLL_SECONDS)
+
+        async def follow() -> None:
+            async with client.stream("GET", f"{link}/events") as answer:
+                assert answer.status_code == 200
+                async for _ in answer.aiter_raw():
+                    if stop.is_set():
+                        return
+
+        pollers = [poll(number) for number in range(CLIENTS // 2)]
+        await asyncio.gather(*pollers, *(follow() for _ in range(CLIENTS // 2)))
+    return taken
+
+
+@pytest.mark.slow
+def test_a_crowd_slows_neither_the_answers_nor_the_job(tmp_path: Path, models: Path) -> None:
+    scan = tiny_scan(tmp_path / "scan.h5", slices=2, size=96)
+    limit = {"requests_per_minute": 1_000_000}
+    with serving(tmp_path / "data", models, **limit) as server, server.client() as client:
+        work = {"preset": "thorough", "samples": 16}
+        ended(client, submitted(client, scan, preset="fast"))
+
+        def seconds(job: dict[str, str]) -> float:
+            entries = client.get(f"/v1/reconstructions/{job['id']}").json()
+            start, end = (
+                np.datetime64(entries[name].rstrip("Z")) for name in ("started_at", "finished_at")
+            )
+            return float((end - start) / np.timedelta64(1, "s"))
+
+        alone = seconds(ended(client, submitted(client, scan, **work)))
+        job = submitted(client, scan, **work)
+        stop = threading.Event()
+
+        def watch() -> None:
+            wait_for(
+                lambda: client.get(f"/v1/reconstructions/{job['id']}").json()["finished_at"], 600
+            )
+            stop.set()
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        taken = asyncio.run(crowd(server, job, stop))
+        watcher.join()
+        crowded = seconds(job)
+        p50, p99 = np.quantile(taken, (0.5, 0.99))
+        note(
+            f"{CLIENTS} clients: {len(taken)} polls, p50 {1000 * p50:.0f} ms, "
+            f"p99 {1000 * p99:.0f} ms; job {alone:.1f} s alone, {crowded:.1f} s in the crowd; "
+            f"load {os.getloadavg()}"
+        )
+        assert p99 < 0.25
+        assert crowded < 1.1 * alone
+
+
+@pytest.mark.slow
+def test_a_large_upload_is_streamed(tmp_path: Path, models: Path) -> None:
+    big = tmp_path / "big.h5"
+    slices = GIGABYTES * 128
+    with h5py.File(big, "w") as file:
+        data = file.create_dataset("kspace", (slices, 4, 512, 512), np.complex64)
+        block = np.random.default_rng(0).normal(size=(4, 512, 512)).astype(np.complex64)
+        for index in range(slices):
+            data[index] = block + index
+    before = time.perf_counter()
+    shutil.copyfile(big, tmp_path / "copy.h5")
+    with (tmp_path / "copy.h5").open("rb") as file:
+        os.fsync(file.fileno())
+    copying = time.perf_counter() - before
+    (tmp_path / "copy.h5").unlink()
+    with serving(tmp_path / "data", models) as server, server.client() as client:
+        api = psutil.Process(server.pid("api"))
+        highest = 0
+        done = threading.Event()
+
+        def watch() -> None:
+            nonlocal highest
+            while not done.wait(0.05):
+                highest = max(highest, api.memory_info().rss)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        before = time.perf_counter()
+        with big.open("rb") as file:
+            answer = client.post("/v1/scans", content=iter(lambda: file.read(1 << 20), b""))
+        sending = time.perf_counter() - before
+        done.set()
+        watcher.join()
+        size = big.stat().st_size
+        note(
+            f"{size >> 20} MiB: cp and fsync {copying:.1f} s ({size / copying / 1e6:.0f} MB/s), "
+            f"upload {sending:.1f} s ({size / sending / 1e6:.0f} MB/s), RSS {highest >> 20} MiB"
+        )
+        assert answer.status_code == 201, answer.text
+        assert highest < 200 << 20
+        assert sending < 2 * copying
