@@ -32,6 +32,7 @@ from service.runs import (
     choose_device,
     evaluate_files,
     load_scan,
+    parse_selection,
     parse_slices,
     reconstruct_file,
 )
@@ -73,7 +74,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="File to write (HDF5).")]
 
 @app.command()
 def reconstruct(
-    scan: Annotated[Path, typer.Argument(help="Undersampled k-space, fastMRI-style HDF5.")],
+    scan: Annotated[Path, typer.Argument(help="Undersampled k-space: fastMRI or ISMRMRD HDF5.")],
     out: Out,
     samples: Annotated[
         int | None, typer.Option(min=2, max=256, help="Independent samples [preset: 4, 8 or 16].")
@@ -96,6 +97,9 @@ def reconstruct(
     path: Annotated[
         AnnealingPath, typer.Option(help="What annealed Langevin follows: prior or measurement.")
     ] = AnnealingPath.PRIOR,
+    select: Annotated[
+        list[str] | None, typer.Option(help="Images of an ISMRMRD scan, such as repetition=0.")
+    ] = None,
     slices: Annotated[str | None, typer.Option(help="3, 3:5 or 0,2,4 [all].")] = None,
     compress_above: Annotated[
         int, typer.Option(min=0, help="SVD coil compression above this many coils; 0: never.")
@@ -112,7 +116,7 @@ def reconstruct(
     quiet: Quiet = False,
 ) -> None:
     """Reconstruct a scan: posterior mean, samples, uncertainty maps and diagnostics."""
-    read = load_scan(scan, mask, maps)
+    read = load_scan(scan, mask, maps, parse_selection(select or []))
     settings = Settings(
         preset=preset.value,
         samples=samples,

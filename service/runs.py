@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ from recon.errors import ScanError
 from recon.evaluation import Evaluation, evaluate
 from recon.io.files import read_mask, read_result, read_result_mask, read_scan, write_result
 from recon.pipeline import Settings, reconstruct
+from recon.planes import ATTRIBUTE as IMAGE_PLANES
 from recon.posterior import SlicePosterior
 from recon.reference import coil_combination
 from recon.scan import Scan
@@ -61,10 +62,26 @@ def parse_slices(text: str | None, count: int) -> Sequence[int]:
     return sorted(set(chosen))
 
 
-def load_scan(path: Path, mask: Path | None = None, maps: Path | None = None) -> Scan:
+def parse_selection(texts: Sequence[str]) -> dict[str, int]:
+    """`repetition=0` and the like, as counters of images. Raises ScanError."""
+    chosen = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not value.isdecimal():
+            raise ScanError("selection", f"'{text}' is not a counter; write repetition=0")
+        chosen[name] = int(value)
+    return chosen
+
+
+def load_scan(
+    path: Path,
+    mask: Path | None = None,
+    maps: Path | None = None,
+    select: Mapping[str, int] | None = None,
+) -> Scan:
     """The scan, with a mask or coil maps from other files where these are given."""
     given = None if mask is None else read_mask(mask)
-    scan = read_scan(path, mask=given)
+    scan = read_scan(path, mask=given, select=select)
     if maps is None:
         return scan
     coil_maps = read_scan(maps).coil_maps
@@ -107,7 +124,11 @@ def reconstruct_file(
         "compress_above": settings.calibration.compress_above,
     }
     provenance.update(
-        {name: value for name, value in scan.attributes.items() if name == "acquisition"}
+        {
+            name: value
+            for name, value in scan.attributes.items()
+            if name in ("acquisition", IMAGE_PLANES)
+        }
     )
     write_result(
         result,
