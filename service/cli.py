@@ -26,6 +26,7 @@ from recon.undersampling import undersample as undersample_scan
 from recon.undersampling import undersampling_mask
 from service import demo as demonstration
 from service.export_commands import export
+from service.gateway_commands import gateway, stream
 from service.model_commands import model_app
 from service.report import print_evaluation, print_posteriors
 from service.runs import (
@@ -49,6 +50,8 @@ app = typer.Typer(
 app.add_typer(model_app, name="models")
 app.command()(train)
 app.command()(export)
+app.command()(gateway)
+app.command()(stream)
 console = Console(stderr=True)
 output = Console()
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from models.denoiser import NetworkPrior
 from models.registry import load_prior, read_config
 from recon.errors import ScanError
 from recon.evaluation import Evaluation, evaluate
@@ -105,7 +106,25 @@ def reconstruct_file(
     prior = load_prior(model, device)
     events = reconstruct(scan, prior, settings, slices, device)
     posteriors = list(follow(events, len(slices), console, quiet=quiet))
-    provenance: dict[str, str | int | float] = {
+    kept = ("acquisition", IMAGE_PLANES)
+    about = provenance(scan, settings, model, prior, device)
+    about |= {name: value for name, value in scan.attributes.items() if name in kept}
+    write_result(
+        result,
+        posteriors,
+        about,
+        header=scan.header,
+        recon_shape=scan.geometry.recon_shape,
+        mask=scan.mask,
+    )
+    return posteriors
+
+
+def provenance(
+    scan: Scan, settings: Settings, model: str, prior: NetworkPrior, device: torch.device
+) -> dict[str, str | int | float]:
+    """What made a result: scan, model, settings and versions."""
+    return {
         "input_sha256": scan.sha256,
         "model_id": model,
         "model_sha256": read_config(model).weights_sha256,
@@ -123,22 +142,6 @@ def reconstruct_file(
         "acceleration": scan.acceleration,
         "compress_above": settings.calibration.compress_above,
     }
-    provenance.update(
-        {
-            name: value
-            for name, value in scan.attributes.items()
-            if name in ("acquisition", IMAGE_PLANES)
-        }
-    )
-    write_result(
-        result,
-        posteriors,
-        provenance,
-        header=scan.header,
-        recon_shape=scan.geometry.recon_shape,
-        mask=scan.mask,
-    )
-    return posteriors
 
 
 def evaluate_files(result: Path, full: Path) -> tuple[Evaluation, list[SlicePosterior], np.ndarray]:
