@@ -1,4 +1,4 @@
-"""Results whose first voxel is marked, lying obliquely in space, made without reconstructing."""
+"""Results with one marked voxel, lying obliquely in space, made without reconstructing."""
 
 from __future__ import annotations
 
@@ -67,6 +67,12 @@ def position_of(slice_: int, row: int, column: int, slices: int, shape: tuple[in
     return np.array(CENTRE) + sum(away)
 
 
+def mark_of(shape: tuple[int, int], keep: tuple[int, int] | None) -> tuple[int, int]:
+    """Far from the first voxel, so that spacing counts, and in no corner of a mirrored image."""
+    rows, columns = keep or shape
+    return shape[0] // 2 - rows // 2 + rows - 1, shape[1] // 2 - columns // 2 + 1
+
+
 def marked(
     shape: tuple[int, int],
     slices: int = 3,
@@ -75,16 +81,15 @@ def marked(
     repetitions: int = 1,
     identified: bool = False,
 ) -> ResultImages:
-    """Voxel (0, 0) of the kept part of the first slice is 9, all others between 1 and 2."""
+    """Voxel `mark_of` of the first slice is 9, all others lie between 1 and 2."""
     kept = keep or shape
-    corner = shape[0] // 2 - kept[0] // 2, shape[1] // 2 - kept[1] // 2
     rng = np.random.default_rng(0)
     posteriors, planes = [], []
     for repetition in range(repetitions):
         for slice_ in range(slices):
             image = rng.uniform(1, 2, shape).astype(np.float32)
             if slice_ == 0:
-                image[corner] = 9
+                image[mark_of(shape, keep)] = 9
             posteriors.append(posterior(len(planes), image))
             middle = (shape[0] // 2, shape[1] // 2)
             where = position_of(slice_, *middle, slices, shape)

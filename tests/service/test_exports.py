@@ -26,6 +26,7 @@ from tests.service.marked_results import (
     IDENTIFYING,
     IDENTITY,
     VOXEL,
+    mark_of,
     marked,
     position_of,
     posterior,
@@ -36,13 +37,11 @@ SHAPES = [((6, 8), None), ((5, 8), None), ((6, 7), None), ((9, 7), (4, 5)), ((8,
 
 
 def truth(shape: tuple[int, int], keep: tuple[int, int] | None) -> np.ndarray:
-    kept = keep or shape
-    corner = shape[0] // 2 - kept[0] // 2, shape[1] // 2 - kept[1] // 2
-    return position_of(0, *corner, 3, shape)
+    return position_of(0, *mark_of(shape, keep), 3, shape)
 
 
 @pytest.mark.parametrize(("shape", "keep"), SHAPES)
-def test_the_marked_corner_lies_in_its_place_in_dicom(
+def test_the_marked_voxel_lies_in_its_place_in_dicom(
     shape: tuple[int, int], keep: tuple[int, int] | None, tmp_path: Path
 ) -> None:
     found = []
@@ -61,7 +60,7 @@ def test_the_marked_corner_lies_in_its_place_in_dicom(
 
 
 @pytest.mark.parametrize(("shape", "keep"), SHAPES)
-def test_the_marked_corner_lies_in_its_place_in_nifti(
+def test_the_marked_voxel_lies_in_its_place_in_nifti(
     shape: tuple[int, int], keep: tuple[int, int] | None, tmp_path: Path
 ) -> None:
     file = write_nifti(marked(shape, keep=keep), tmp_path / "a.nii.gz")[0]
@@ -73,7 +72,7 @@ def test_the_marked_corner_lies_in_its_place_in_nifti(
 
 
 @pytest.mark.parametrize(("shape", "keep"), SHAPES)
-def test_the_marked_corner_lies_in_its_place_in_mrd(
+def test_the_marked_voxel_lies_in_its_place_in_mrd(
     shape: tuple[int, int], keep: tuple[int, int] | None, tmp_path: Path
 ) -> None:
     path = write_mrd(marked(shape, keep=keep), tmp_path / "a.h5")[0]
