@@ -26,6 +26,8 @@ from recon.undersampling import undersample as undersample_scan
 from recon.undersampling import undersampling_mask
 from service import demo as demonstration
 from service.client import ServiceError
+from service.export_commands import export
+from service.gateway_commands import gateway, stream
 from service.model_commands import model_app
 from service.report import print_evaluation, print_posteriors
 from service.runs import (
@@ -33,6 +35,7 @@ from service.runs import (
     choose_device,
     evaluate_files,
     load_scan,
+    parse_selection,
     reconstruct_file,
 )
 from service.server_commands import add_server_commands
@@ -49,6 +52,9 @@ app = typer.Typer(
 )
 app.add_typer(model_app, name="models")
 app.command()(train)
+app.command()(export)
+app.command()(gateway)
+app.command()(stream)
 console = Console(stderr=True)
 output = Console()
 
@@ -76,7 +82,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="File to write (HDF5).")]
 
 @app.command()
 def reconstruct(
-    scan: Annotated[Path, typer.Argument(help="Undersampled k-space, fastMRI-style HDF5.")],
+    scan: Annotated[Path, typer.Argument(help="Undersampled k-space: fastMRI or ISMRMRD HDF5.")],
     out: Out,
     samples: Annotated[
         int | None, typer.Option(min=2, max=256, help="Independent samples [preset: 4, 8 or 16].")
@@ -99,6 +105,9 @@ def reconstruct(
     path: Annotated[
         AnnealingPath, typer.Option(help="What annealed Langevin follows: prior or measurement.")
     ] = AnnealingPath.PRIOR,
+    select: Annotated[
+        list[str] | None, typer.Option(help="Images of an ISMRMRD scan, such as repetition=0.")
+    ] = None,
     slices: Annotated[str | None, typer.Option(help="3, 3:5 or 0,2,4 [all].")] = None,
     compress_above: Annotated[
         int, typer.Option(min=0, help="SVD coil compression above this many coils; 0: never.")
@@ -115,7 +124,7 @@ def reconstruct(
     quiet: Quiet = False,
 ) -> None:
     """Reconstruct a scan: posterior mean, samples, uncertainty maps and diagnostics."""
-    read = load_scan(scan, mask, maps)
+    read = load_scan(scan, mask, maps, parse_selection(select or []))
     settings = Settings(
         preset=preset.value,
         samples=samples,

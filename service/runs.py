@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from recon.errors import ScanError
 from recon.evaluation import Evaluation, evaluate
 from recon.io.files import read_mask, read_result, read_result_mask, read_scan, write_result
 from recon.pipeline import Settings, reconstruct
+from recon.planes import ATTRIBUTE as IMAGE_PLANES
 from recon.posterior import SlicePosterior
 from recon.reference import coil_combination
 from recon.scan import Scan
@@ -40,10 +41,26 @@ def choose_device(name: str) -> torch.device:
         ) from error
 
 
-def load_scan(path: Path, mask: Path | None = None, maps: Path | None = None) -> Scan:
+def parse_selection(texts: Sequence[str]) -> dict[str, int]:
+    """`repetition=0` and the like, as counters of images. Raises ScanError."""
+    chosen = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if not value.isdecimal():
+            raise ScanError("selection", f"'{text}' is not a counter; write repetition=0")
+        chosen[name] = int(value)
+    return chosen
+
+
+def load_scan(
+    path: Path,
+    mask: Path | None = None,
+    maps: Path | None = None,
+    select: Mapping[str, int] | None = None,
+) -> Scan:
     """The scan, with a mask or coil maps from other files where these are given."""
     given = None if mask is None else read_mask(mask)
-    scan = read_scan(path, mask=given)
+    scan = read_scan(path, mask=given, select=select)
     if maps is None:
         return scan
     coil_maps = read_scan(maps).coil_maps
@@ -81,7 +98,24 @@ def write_reconstruction(
     device: torch.device,
 ) -> None:
     """Write the result file of a finished reconstruction, with all that made it."""
-    provenance: dict[str, str | int | float] = {
+    kept = ("acquisition", IMAGE_PLANES)
+    about = provenance(scan, settings, model, prior, device)
+    about |= {name: value for name, value in scan.attributes.items() if name in kept}
+    write_result(
+        result,
+        posteriors,
+        about,
+        header=scan.header,
+        recon_shape=scan.geometry.recon_shape,
+        mask=scan.mask,
+    )
+
+
+def provenance(
+    scan: Scan, settings: Settings, model: str, prior: NetworkPrior, device: torch.device
+) -> dict[str, str | int | float]:
+    """What made a result: scan, model, settings and versions."""
+    return {
         "input_sha256": scan.sha256,
         "model_id": model,
         "model_sha256": read_config(model).weights_sha256,
@@ -99,17 +133,6 @@ def write_reconstruction(
         "acceleration": scan.acceleration,
         "compress_above": settings.calibration.compress_above,
     }
-    provenance.update(
-        {name: value for name, value in scan.attributes.items() if name == "acquisition"}
-    )
-    write_result(
-        result,
-        posteriors,
-        provenance,
-        header=scan.header,
-        recon_shape=scan.geometry.recon_shape,
-        mask=scan.mask,
-    )
 
 
 def evaluate_files(result: Path, full: Path) -> tuple[Evaluation, list[SlicePosterior], np.ndarray]:

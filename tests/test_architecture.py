@@ -18,6 +18,7 @@ CONFINED = {
     "h5py": (
         "recon/io/files.py",
         "recon/io/hdf5_safety.py",
+        "recon/io/mrd_hdf5.py",
         "recon/io/read_worker.py",
         "models/training_data.py",
         "service/images/files.py",

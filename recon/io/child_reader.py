@@ -32,7 +32,9 @@ main()
 """
 """Isolated mode hides the current folder, so the child is told where this very package lies."""
 
-_OUT_OF_MEMORY = 3  # `recon.io.read_worker.OUT_OF_MEMORY`, not imported: it belongs to the child
+# These belong to the child, `recon.io.read_worker`, which is not imported.
+RAW_HEADER, RAW_HEADS, RAW_SAMPLES = "raw/xml", "raw/heads", "raw/samples"
+_OUT_OF_MEMORY = 3
 _ANSWER_BYTES = 64 << 20
 _ENVIRONMENT = {
     "HDF5_PLUGIN_PRELOAD": "::",  # documented to switch all dynamic filter plugins off
@@ -62,9 +64,14 @@ def read_in_child(
     texts: Sequence[str] = (),
     *,
     shapes: Sequence[str] = (),
+    raw: bool = False,
     limits: ReadLimits,
 ) -> Contents:
-    """Check the whole file, then read the datasets named. Raises ScanError, and nothing else."""
+    """Check the whole file, then read the datasets named. Raises ScanError, and nothing else.
+
+    `raw` adds, when none of the arrays is there, the readouts of an ISMRMRD measurement under the
+    names `RAW_HEADER` (text), `RAW_HEADS` (readouts, 340) uint8 and `RAW_SAMPLES` (samples,).
+    """
     check_signature(path, limits)
     with tempfile.TemporaryDirectory(prefix="recon-read-") as folder:
         request = {
@@ -72,6 +79,7 @@ def read_in_child(
             "arrays": list(arrays),
             "texts": list(texts),
             "shapes": list(shapes),
+            "raw": raw,
             "limits": asdict(limits),
         }
         _run(json.dumps(request), Path(folder), limits)

@@ -22,7 +22,15 @@ from numpy.typing import NDArray
 
 from recon.errors import ScanError
 from recon.io import result_layout, scan_layout
-from recon.io.child_reader import load_array, read_in_child
+from recon.io.child_reader import (
+    RAW_HEADER,
+    RAW_HEADS,
+    RAW_SAMPLES,
+    load_array,
+    read_in_child,
+)
+from recon.io.mrd_readouts import HEAD, Readouts
+from recon.io.mrd_scan import scan_from_readouts
 from recon.io.read_limits import ReadLimits, check_signature
 from recon.posterior import SlicePosterior
 from recon.scan import Scan
@@ -35,14 +43,20 @@ Attributes = Mapping[str, str | int | float | bool]
 
 
 def read_scan(
-    path: Path, *, mask: NDArray[Any] | None = None, limits: ReadLimits = _DEFAULT_LIMITS
+    path: Path,
+    *,
+    mask: NDArray[Any] | None = None,
+    select: Mapping[str, int] | None = None,
+    limits: ReadLimits = _DEFAULT_LIMITS,
 ) -> Scan:
-    """The scan in a file of fastMRI layout, checked and read in a child process.
+    """The scan in a file of fastMRI or ISMRMRD layout, checked and read in a child process.
 
     Args:
         path: HDF5 file; it may be hostile.
         mask: (columns,), (rows,) or (rows, columns) of 0 and 1. It wins over the file's own mask,
             which wins over the zeros of k-space; lines that are all zero are never acquired.
+        select: Counters (slice, contrast, phase, repetition, set) of the images to read from an
+            ISMRMRD file; all by default.
         limits: What the file may declare and the child may use.
 
     Raises:
@@ -51,7 +65,14 @@ def read_scan(
     check_signature(path, limits)
     with path.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
-    contents = read_in_child(path, scan_layout.ARRAYS, (scan_layout.HEADER,), limits=limits)
+    contents = read_in_child(
+        path, scan_layout.ARRAYS, (scan_layout.HEADER,), raw=True, limits=limits
+    )
+    if RAW_HEADS in contents.arrays:
+        heads = contents.arrays[RAW_HEADS].view(HEAD)[:, 0]
+        readouts = Readouts(heads, contents.arrays[RAW_SAMPLES])
+        header = contents.texts[RAW_HEADER]
+        return scan_from_readouts(header, readouts, digest, limits, mask=mask, select=select)
     return scan_layout.scan_from_layout(
         contents.arrays,
         contents.attributes,
@@ -158,6 +179,12 @@ def read_result(
 def read_result_mask(path: Path, limits: ReadLimits = _DEFAULT_LIMITS) -> NDArray[np.bool_]:
     """(rows, columns), the samples a result was made from. Raises ScanError if it is silent."""
     return scan_layout.boolean_mask(_read_one(path, "mask", limits))
+
+
+def read_result_header(path: Path, limits: ReadLimits = _DEFAULT_LIMITS) -> str | None:
+    """The ISMRMRD header that a result carries along, if any. Raises ScanError."""
+    contents = read_in_child(path, (), (scan_layout.HEADER,), limits=limits)
+    return contents.texts.get(scan_layout.HEADER)
 
 
 def _read_one(path: Path, name: str, limits: ReadLimits) -> NDArray[Any]:

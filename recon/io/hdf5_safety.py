@@ -19,15 +19,15 @@ import h5py
 from h5py import h5a, h5d, h5f, h5g, h5l, h5o, h5p, h5s, h5t, h5z
 
 from recon.errors import ScanError
+from recon.io.mrd_hdf5 import belongs_to_mrd
 from recon.io.read_limits import ReadLimits, check_signature
 
 HEADER = "ismrmrd_header"
-"""The one dataset that may hold a variable-length string."""
+"""The one dataset outside an MRD group that may hold a variable-length string."""
 
 _FILTERS = {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, h5z.FILTER_LZF}
 _LAYOUTS = {h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED}
 _COMPLEX_NAMES = {(b"r", b"i"), (b"real", b"imag")}
-_ISMRMRD_READOUT = (b"head", b"traj", b"data")
 
 
 @dataclass(frozen=True)
@@ -246,12 +246,8 @@ def check_attributes(holder: h5g.GroupID | h5d.DatasetID, path: str, limits: Rea
 
 
 def _check_type(kind: h5t.TypeID, path: str, *, is_header: bool) -> None:
-    if isinstance(kind, h5t.TypeCompoundID) and _member_names(kind) == _ISMRMRD_READOUT:
-        raise ScanError(
-            "ismrmrd-not-read",
-            "this is an ISMRMRD raw data file, and ISMRMRD is not read yet; "
-            "convert it to the fastMRI layout (a dataset 'kspace')",
-        )
+    if belongs_to_mrd(kind, path):
+        return
     if isinstance(kind, h5t.TypeStringID):
         allowed = is_header or not kind.is_variable_str()
     else:

@@ -20,8 +20,11 @@ from numpy.typing import NDArray
 
 from recon.errors import ScanError
 from recon.io.hdf5_safety import CheckedFile, open_checked
+from recon.io.mrd_hdf5 import copy_samples, raw_group, read_heads
 from recon.io.read_limits import ReadLimits
 
+RAW_HEADER, RAW_HEADS, RAW_SAMPLES = "raw/xml", "raw/heads", "raw/samples"
+"""Names under which the answer has the parts of an ISMRMRD measurement."""
 OUT_OF_MEMORY = 3
 """Exit status; an answer could not be relied on to be written."""
 
@@ -91,6 +94,8 @@ def _read(file: CheckedFile, request: dict[str, Any], limits: ReadLimits) -> Ans
         for name in request["texts"]
         if name in file.datasets
     }
+    if request["raw"] and not arrays:
+        _read_raw(file, arrays, texts, limits)
     return {
         "arrays": arrays,
         "texts": texts,
@@ -109,6 +114,24 @@ def _shapes(file: CheckedFile, names: list[str]) -> dict[str, list[int]]:
                 raise ScanError("dataset-type", f"'{name}' must be complex, not {dataset.dtype}")
             found[name] = list(dataset.shape)
     return found
+
+
+def _read_raw(
+    file: CheckedFile, arrays: dict[str, str], texts: dict[str, str], limits: ReadLimits
+) -> None:
+    """Readout headers as bytes (readouts, 340), all samples in one array, and the XML header."""
+    group = raw_group(file.datasets)
+    if group is None:
+        return
+    xml = f"{group}/xml"
+    if xml not in file.datasets:
+        raise ScanError("no-mrd-header", "the ISMRMRD file has no XML header; convert it again")
+    texts[RAW_HEADER] = _read_text(file.datasets[xml], xml, limits)
+    dataset = file.datasets[f"{group}/data"]
+    heads = read_heads(dataset)
+    arrays[RAW_HEADS], arrays[RAW_SAMPLES] = "heads.npy", "samples.npy"
+    np.save(arrays[RAW_HEADS], heads.view(np.uint8).reshape(len(heads), -1))
+    copy_samples(dataset, heads, Path(arrays[RAW_SAMPLES]), limits)
 
 
 def _copy_array(dataset: h5py.Dataset, name: str, output: BinaryIO, limits: ReadLimits) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
@@ -11,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.errors import ScanError
+from recon.io.mrd_header import refuse_document_type
+from recon.planes import ATTRIBUTE
 from recon.scan import Geometry, Scan
 
 ARRAYS = ("kspace", "mask", "noise", "coil_maps")
@@ -132,10 +133,7 @@ def parse_geometry(header: str) -> Geometry:
 
     Raises ScanError on a document type (entities can grow without bound) and on bad XML.
     """
-    if re.search(r"<!(DOCTYPE|ENTITY)", header, re.IGNORECASE):
-        raise ScanError(
-            "header-doctype", "the ISMRMRD header declares a document type; remove the DOCTYPE"
-        )
+    refuse_document_type(header)
     try:
         space = ElementTree.fromstring(header).find("./{*}encoding/{*}reconSpace")
         if space is None:
@@ -166,12 +164,18 @@ def scan_to_layout(scan: Scan) -> dict[str, NDArray[Any]]:
 def harmless_attributes(
     attributes: Mapping[str, str | int | float],
 ) -> dict[str, str | int | float]:
-    """Numbers and short texts; nothing named after the patient, which would identify."""
+    """Numbers and short texts; nothing named after the patient, which would identify.
+
+    The planes of the images are long and kept.
+    """
     return {
         name: value
         for name, value in attributes.items()
-        if not name.lower().startswith("patient")
-        and not (isinstance(value, str) and len(value) > _ATTRIBUTE_CHARACTERS)
+        if name == ATTRIBUTE
+        or not (
+            name.lower().startswith("patient")
+            or (isinstance(value, str) and len(value) > _ATTRIBUTE_CHARACTERS)
+        )
     }
 
 

@@ -197,10 +197,3 @@ def test_real_scans_are_read(name: str, shape: tuple[int, ...], sampled: float) 
     scan = read_scan(SHARED / f"{name}.h5")
     assert scan.kspace.shape == shape
     assert scan.mask.mean() == pytest.approx(sampled)
-
-
-@needs_shared
-def test_ismrmrd_is_refused_by_name() -> None:
-    with pytest.raises(ScanError, match="ISMRMRD is not read yet") as caught:
-        read_scan(SHARED / "siemens_ismrmrd_r3.h5")
-    assert caught.value.code == "ismrmrd-not-read"

@@ -174,9 +174,14 @@ def named_type(file: h5py.File, folder: Path) -> None:
     file["kind"] = np.dtype("f4")
 
 
-def ismrmrd(file: h5py.File, folder: Path) -> None:
+def readouts_at_the_root(file: h5py.File, folder: Path) -> None:
     vlen = h5py.vlen_dtype(np.float32)
-    file.create_dataset("dataset/data", (1,), [("head", "i4"), ("traj", vlen), ("data", vlen)])
+    file.create_dataset("data", (1,), [("head", "i4"), ("traj", vlen), ("data", vlen)])
+
+
+def readouts_of_texts(file: h5py.File, folder: Path) -> None:
+    text = h5py.string_dtype()
+    file.create_dataset("dataset/data", (1,), [("head", "i4"), ("traj", text), ("data", text)])
 
 
 REFUSED: dict[Build, str] = {
@@ -210,7 +215,8 @@ REFUSED: dict[Build, str] = {
     other_enum: "type-not-allowed",
     array_type: "type-not-allowed",
     named_type: "object-type",
-    ismrmrd: "ismrmrd-not-read",
+    readouts_at_the_root: "type-not-allowed",
+    readouts_of_texts: "type-not-allowed",
 }
 
 

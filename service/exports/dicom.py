@@ -1,0 +1,204 @@
+"""DICOM: mean and standard deviation as MR images, the latter also as a float Parametric Map.
+
+Both are 16-bit with a Real World Value Mapping; MR images have no rescale slope of their own. The
+scanner stays the manufacturer; this program is contributing equipment.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from pathlib import Path
+
+import highdicom
+import numpy as np
+from highdicom.pm import RealWorldValueMapping
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.sr.coding import Code
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+
+from service.exports.dicom_header import from_header
+from service.exports.images import NOT_FOR_DIAGNOSIS, ResultImages, unique_id
+
+_PEAK = 65535
+_NO_UNITS = Code("1", "UCUM", "no units")
+_MEAN = Code("373098007", "SCT", "Mean")
+_STD = Code("386136009", "SCT", "Standard Deviation")
+_PROCESSING = Code("109102", "DCM", "Processing Equipment")
+_PRODUCTS = {"mean": 1, "std": 2, "map": 3}
+
+
+def write_dicom(
+    images: ResultImages, folder: Path, key: bytes, *, parametric_map: bool = False
+) -> list[Path]:
+    """Write one file per image and product into `folder`; returns their paths.
+
+    Study, series and instance UIDs are a keyed hash of the scan, the model and the settings: the
+    same key gives the same ones, and without it they say nothing.
+
+    Args:
+        images: What to write.
+        folder: Made if it is not there; files of the same names are replaced.
+        key: Secret of the site.
+        parametric_map: Also the standard deviation in float, one file per volume.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    peak = max(float(images.mean.max()), float(images.std.max())) or 1.0
+    slope = peak / _PEAK
+    written, means = [], []
+    for product, values in (("mean", images.mean), ("std", images.std)):
+        for index, image in enumerate(values):
+            dataset = _mr_image(images, product, index, image, slope, key)
+            if product == "mean":
+                means.append(dataset)
+            file = folder / f"{product}_{index + 1:04d}.dcm"
+            dataset.save_as(file, enforce_file_format=True)
+            written.append(file)
+    if parametric_map:
+        for number, group in enumerate(images.volumes(), start=1):
+            map_ = _parametric_map(images, group, [means[index] for index in group], number, key)
+            file = folder / f"std_map_{number:04d}.dcm"
+            map_.save_as(file, enforce_file_format=True)
+            written.append(file)
+    return written
+
+
+def _mr_image(
+    images: ResultImages,
+    product: str,
+    index: int,
+    values: NDArray[np.float32],
+    slope: float,
+    key: bytes,
+) -> Dataset:
+    dataset = from_header(images, key)
+    dataset.SOPClassUID = MRImageStorage
+    dataset.SOPInstanceUID = _uid(images, key, product, index)
+    dataset.SeriesInstanceUID = _uid(images, key, product)
+    dataset.Modality = "MR"
+    initial = int(dataset.get("SeriesNumber") or 0)
+    dataset.SeriesNumber = initial * 100 + _PRODUCTS[product]
+    suffix = "posterior mean" if product == "mean" else "posterior standard deviation"
+    dataset.SeriesDescription = f"{dataset.get('ProtocolName', '')} {suffix}".strip()[:64]
+    dataset.InstanceNumber = index + 1
+    mean_type, std_type = ["M", "MEAN"], ["OTHER", "STD_DEVIATION"]
+    dataset.ImageType = ["DERIVED", "PRIMARY", *(mean_type if product == "mean" else std_type)]
+    _describe(dataset, images)
+    _place(dataset, images, index, (values.shape[0], values.shape[1]))
+    pixels = np.clip(np.rint(values.T / slope), 0, _PEAK).astype("<u2")
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
+    dataset.PixelRepresentation = 0
+    top = max(float(np.percentile(pixels, 99.5)), 2.0)
+    dataset.WindowCenter, dataset.WindowWidth = f"{top / 2:.1f}", f"{top:.1f}"
+    dataset.PixelData = pixels.tobytes()
+    dataset.RealWorldValueMappingSequence = [_mapping(product, (0, _PEAK), slope)]
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return dataset
+
+
+def _describe(dataset: Dataset, images: ResultImages) -> None:
+    """Derivation, warning and equipment."""
+    dataset.DerivationDescription = images.derivation[:1024]
+    place = "" if images.located else " ORIENTATION ASSUMED, NOT MEASURED."
+    dataset.ImageComments = f"{NOT_FOR_DIAGNOSIS}.{place} Research reconstruction."
+    dataset.BurnedInAnnotation = "NO"
+    equipment = highdicom.ContributingEquipment(
+        manufacturer="mri-posterior",
+        purpose_of_reference=_PROCESSING,
+        manufacturer_model_name="mri-posterior",
+        software_versions=str(images.attributes.get("software_version", "unknown")),
+    )
+    dataset.ContributingEquipmentSequence = [equipment]
+    if images.identified:
+        created = _time(str(images.attributes.get("created", "")))
+        if created is not None:
+            dataset.InstanceCreationDate = created.strftime("%Y%m%d")
+            dataset.InstanceCreationTime = created.strftime("%H%M%S")
+
+
+def _place(dataset: Dataset, images: ResultImages, index: int, shape: tuple[int, int]) -> None:
+    """Image Plane module: x of the pixel array runs along the read direction."""
+    stack, plane = images.stack, images.stack.planes[index]
+    first = stack.first_voxel(index, shape)
+    dataset.PixelSpacing = [_decimal(stack.voxel_mm[1]), _decimal(stack.voxel_mm[0])]
+    dataset.ImageOrientationPatient = list(map(_decimal, (*plane.read_dir, *plane.phase_dir)))
+    dataset.ImagePositionPatient = list(map(_decimal, first))
+    dataset.SliceThickness = _decimal(stack.voxel_mm[2])
+    normal = np.cross(plane.read_dir, plane.phase_dir)
+    dataset.SliceLocation = _decimal(float(np.dot(normal, first)))
+    if "repetition" in plane.labels:
+        dataset.TemporalPositionIdentifier = plane.labels["repetition"] + 1
+    if "contrast" in plane.labels:
+        dataset.EchoNumbers = plane.labels["contrast"] + 1
+    times = dataset.get("EchoTime")
+    if isinstance(times, list):
+        contrast = plane.labels.get("contrast", 0)
+        dataset.EchoTime = times[contrast] if contrast < len(times) else None
+
+
+def _parametric_map(
+    images: ResultImages, group: list[int], sources: list[Dataset], number: int, key: bytes
+) -> Dataset:
+    values = np.ascontiguousarray(np.swapaxes(images.std[group], 1, 2))
+    first = sources[0]
+    peak = float(values.max()) or 1.0
+    window = highdicom.VOILUTTransformation(
+        window_center=peak / 2, window_width=peak, voi_lut_function="LINEAR_EXACT"
+    )
+    map_ = highdicom.pm.ParametricMap(
+        source_images=sources,
+        pixel_array=values,
+        series_instance_uid=_uid(images, key, "map"),
+        series_number=int(first.SeriesNumber) - _PRODUCTS["mean"] + _PRODUCTS["map"],
+        sop_instance_uid=_uid(images, key, "map", number),
+        instance_number=number,
+        manufacturer="mri-posterior",
+        manufacturer_model_name="mri-posterior",
+        software_versions=str(images.attributes.get("software_version", "unknown")),
+        device_serial_number="0",
+        contains_recognizable_visual_features=True,
+        real_world_value_mappings=[_mapping("std", (0.0, peak), 1.0)],
+        voi_lut_transformations=[window],
+        content_label="POSTERIOR_STD",
+        content_description=NOT_FOR_DIAGNOSIS,
+        derived_pixel_contrast="STD_DEVIATION",
+    )
+    map_.SeriesDescription = str(first.SeriesDescription).replace("mean", "standard deviation map")
+    map_.Laterality = first.Laterality
+    map_.ImageComments = first.ImageComments
+    map_.DerivationDescription = first.DerivationDescription
+    return map_
+
+
+def _mapping(product: str, mapped: tuple[float, float], slope: float) -> RealWorldValueMapping:
+    return RealWorldValueMapping(
+        lut_label="POSTERIOR_" + product.upper(),
+        lut_explanation="signal in the scanner's units",
+        unit=_NO_UNITS,
+        value_range=mapped,
+        slope=slope,
+        intercept=0.0,
+        quantity_definition=_MEAN if product == "mean" else _STD,
+    )
+
+
+def _uid(images: ResultImages, key: bytes, *parts: object) -> str:
+    names = ("input_sha256", "model_sha256", "seed", "samples", "preset", "steps", "created")
+    return unique_id(
+        key, images.identified, *(images.attributes.get(name) for name in names), *parts
+    )
+
+
+def _decimal(value: float) -> str:
+    """A decimal string of at most 16 characters, with all the digits that fit."""
+    text = f"{float(value) + 0.0:.10g}"
+    return text if len(text) <= 16 else f"{float(value):.9e}"[:16]
+
+
+def _time(text: str) -> datetime | None:
+    return datetime.fromisoformat(text) if re.fullmatch(r"[-0-9T:+.]{19,32}", text) else None
