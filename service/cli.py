@@ -25,6 +25,7 @@ from recon.schedule import Path as AnnealingPath
 from recon.undersampling import undersample as undersample_scan
 from recon.undersampling import undersampling_mask
 from service import demo as demonstration
+from service.benchmark_command import benchmark
 from service.model_commands import model_app
 from service.report import print_evaluation, print_posteriors
 from service.runs import (
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 app.add_typer(model_app, name="models")
 app.command()(train)
+app.command()(benchmark)
 console = Console(stderr=True)
 output = Console()
 
