@@ -21,8 +21,9 @@ check: $(STAMP) ## lint, formatting and types
 	$(BIN)/mypy
 	$(BIN)/pre-commit validate-config .pre-commit-config.yaml
 
-benchmark: $(STAMP) ## the tables of the README
+benchmark: $(STAMP) ## the tables and figures of the README
 	$(BIN)/python -m benchmarks.scans
+	$(BIN)/python -m benchmarks all
 
 clean: ## remove caches, build output and demo output; keeps .venv and runs
 	rm -rf build dist demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -25,6 +25,7 @@ from recon.schedule import Path as AnnealingPath
 from recon.undersampling import undersample as undersample_scan
 from recon.undersampling import undersampling_mask
 from service import demo as demonstration
+from service.benchmark_command import benchmark
 from service.client import ServiceError
 from service.export_commands import export
 from service.gateway_commands import gateway, stream
@@ -55,6 +56,7 @@ app.command()(train)
 app.command()(export)
 app.command()(gateway)
 app.command()(stream)
+app.command()(benchmark)
 console = Console(stderr=True)
 output = Console()
 

@@ -24,7 +24,7 @@ from recon.reference import coil_combination
 from recon.scan import Scan
 from service.report import follow
 
-DEFAULT_MODEL = "brain-preview"
+DEFAULT_MODEL = "brain-small"
 
 
 def choose_device(name: str) -> torch.device:
