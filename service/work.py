@@ -12,8 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import IO, Any
@@ -122,122 +121,107 @@ class Work:
 
     def prepare(self, job_id: str) -> Outcome:
         """Read the scan, choose slices and plan."""
-        self._hold_back()
-        job = self._jobs.claim(job_id, self._worker)
-        if job is None:
-            return {"state": "gone"}
-        with self._step(job, "prepare") as outcome:
-            loaded = self._load(job)
-            slices = list(parse_slices(job.parameters.slices, loaded.scan.kspace.shape[0]))
-            plan = self._plan(job, loaded, slices)
-            if plan is not None:
-                self._jobs.plan(job.id, asdict(plan))
-            outcome |= {"slices": slices, "plan": None if plan is None else asdict(plan)}
-        return outcome
+        return self._step(job_id, "prepare", self._prepare)
 
     def reconstruct_slice(
-        self, job_id: str, index: int, position: int, count: int, plan: dict[str, Any] | None
+        self, job_id: str, index: int, position: int, count: int, plan: Outcome | None
     ) -> Outcome:
         """Reconstruct one slice and checkpoint it."""
-        job = self._jobs.get(job_id)
-        if job is None or job.state.terminal:
-            return {"state": "gone"}
-        with self._step(job, f"slice {index}") as outcome:
-            if self._storage.has_slice(job_id, index):
-                return outcome
-            loaded = self._load(job)
-            settings = settings_of(job.parameters, None if plan is None else Plan(**plan))
-            events = reconstruct(loaded.scan, loaded.prior, settings, [index], self._device)
-            watch = Watch(self._jobs, self._storage, self._settings, job, position, count)
-            for event in events:
-                watch.see(event)
-                if isinstance(event, SlicePosterior):
-                    outcome["sha256"] = self._storage.write_slice(job_id, event)
-                    outcome["converged"] = event.converged
-            self._jobs.report(job_id, "slice", {"slice": index, "converged": outcome["converged"]})
-        return outcome
+        act = partial(self._reconstruct, index=index, position=position, count=count, plan=plan)
+        return self._step(job_id, f"slice {index}", act)
 
-    def assemble(self, job_id: str, slices: list[int], plan: dict[str, Any] | None) -> Outcome:
+    def assemble(self, job_id: str, slices: list[int], plan: Outcome | None) -> Outcome:
         """Write the products from the checkpoints and end the job."""
-        job = self._jobs.get(job_id)
-        if job is None or job.state.terminal:
-            self._storage.remove_checkpoints(job_id)
-            return {"state": "gone"}
-        with self._step(job, "assemble") as outcome:
-            loaded = self._load(job)
-            posteriors = [self._storage.read_slice(job_id, index) for index in slices]
-            settings = settings_of(job.parameters, None if plan is None else Plan(**plan))
-            write_reconstruction(
-                self._storage.product(job_id, "result.h5"),
-                posteriors,
-                loaded.scan,
-                settings,
-                loaded.prior,
-                loaded.model,
-                self._device,
-            )
-            self._write_arrays(job_id, posteriors)
-            summary = summary_of(job, loaded.scan, loaded.model, settings, posteriors)
-            text = json.dumps(summary, indent=2).encode() + b"\n"
-            self._storage.write_product(job_id, "report.json", partial(_write, text=text))
-            results = [self._storage.describe_product(job_id, name) for name in RESULT_FILES]
-            if (
-                not self._jobs.finish(job_id, JobState.SUCCEEDED, results=results, summary=summary)
-                and self._jobs.state(job_id) is None
-            ):
-                self._storage.remove_job(job_id)
-            outcome["state"] = "succeeded"
-        if outcome["state"] == "succeeded":
-            self._storage.remove_checkpoints(job_id)
+        outcome = self._step(job_id, "assemble", partial(self._assemble, slices=slices, plan=plan))
+        self._storage.remove_checkpoints(job_id)
         return outcome
 
-    @contextmanager
-    def _step(self, job: Job, name: str) -> Iterator[Outcome]:
-        """Count attempts, keep the ledger, and turn what ends the job into an outcome."""
-        outcome: Outcome = {"state": "done"}
+    def _prepare(self, job: Job) -> Outcome:
+        loaded = self._load(job)
+        slices = list(parse_slices(job.parameters.slices, loaded.scan.kspace.shape[0]))
+        plan = self._plan(job, loaded, slices)
+        if plan is not None:
+            self._jobs.plan(job.id, asdict(plan))
+        return {"slices": slices, "plan": None if plan is None else asdict(plan)}
+
+    def _reconstruct(
+        self, job: Job, index: int, position: int, count: int, plan: Outcome | None
+    ) -> Outcome:
+        if self._storage.has_slice(job.id, index):
+            return {}
+        loaded = self._load(job)
+        settings = settings_of(job.parameters, None if plan is None else Plan(**plan))
+        watch = Watch(self._jobs, self._storage, self._settings, job, position, count)
+        outcome: Outcome = {}
+        for event in reconstruct(loaded.scan, loaded.prior, settings, [index], self._device):
+            watch.see(event)
+            if isinstance(event, SlicePosterior):
+                outcome["sha256"] = self._storage.write_slice(job.id, event)
+                outcome["converged"] = event.converged
+        self._jobs.report(job.id, "slice", {"slice": index, "converged": outcome["converged"]})
+        return outcome
+
+    def _assemble(self, job: Job, slices: list[int], plan: Outcome | None) -> Outcome:
+        loaded = self._load(job)
+        posteriors = [self._storage.read_slice(job.id, index) for index in slices]
+        settings = settings_of(job.parameters, None if plan is None else Plan(**plan))
+        write_reconstruction(
+            self._storage.product(job.id, "result.h5"),
+            posteriors,
+            loaded.scan,
+            settings,
+            loaded.prior,
+            loaded.model,
+            self._device,
+        )
+        self._write_arrays(job.id, posteriors)
+        summary = summary_of(job, loaded.scan, loaded.model, settings, posteriors)
+        text = json.dumps(summary, indent=2).encode() + b"\n"
+        self._storage.write_product(job.id, "report.json", partial(_write, text=text))
+        results = [self._storage.describe_product(job.id, name) for name in RESULT_FILES]
+        self._jobs.finish(job.id, JobState.SUCCEEDED, results=results, summary=summary)
+        return {"state": "succeeded"}
+
+    def _step(self, job_id: str, name: str, act: Callable[[Job], Outcome]) -> Outcome:
+        """Do one step of a job that is still wanted; what ends the job is an outcome too."""
         self._hold_back()
-        entry = {"step": name, "worker": self._worker}
         with self._lock:
-            self._current = (job.id, name)
+            self._current = (job_id, name)
         try:
-            self._require_attempts(job, name)
-            self._require_wanted(job)
-            self._storage.note_step(job.id, what="started", at=time.time(), **entry)
-            with span(name, job.traceparent, job=job.id, worker=self._worker):
-                yield outcome
-            self._storage.note_step(job.id, what="finished", at=time.time(), **entry)
-        except Stopped:
-            self._end(job, outcome, JobState.CANCELLED, None)
-        except ReconError as error:
-            self._end(job, outcome, JobState.FAILED, problem_of(error))
-        except ModelError as error:
-            self._end(job, outcome, JobState.FAILED, ProblemError("unknown-model", error.message))
-        except ProblemError as error:
-            self._end(job, outcome, JobState.FAILED, error)
-        except torch.cuda.OutOfMemoryError:
-            self._end(
-                job,
-                outcome,
-                JobState.FAILED,
-                ProblemError("gpu-out-of-memory", "the slice does not fit; ask for fewer samples"),
-            )
+            if name == "prepare":
+                job = self._jobs.claim(job_id, self._worker)
+            else:
+                job = self._jobs.get(job_id)
+            if job is None or job.state.terminal:
+                return {"state": "gone"}
+            try:
+                return {"state": "done"} | self._attempt(job, name, act)
+            except Stopped:
+                return self._end(job, JobState.CANCELLED, None)
+            except Exception as error:
+                if isinstance(error, OperationalError):
+                    raise
+                return self._end(job, JobState.FAILED, _problem(error, job.id, name))
         except OperationalError:
             # Without the database nothing can be recorded: end, be started again, go on here.
-            log.exception("database lost", job=job.id, step=name)
+            log.exception("database lost", job=job_id, step=name)
             self.note_stopped()
             os._exit(DATABASE_LOST)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            text = "the disk of the service is full; try again when there is room"
-            self._end(job, outcome, JobState.FAILED, ProblemError("storage-full", text))
-        except Exception:
-            log.exception("step failed", job=job.id, step=name)
-            problem = ProblemError("internal", "the step failed unexpectedly; see the server's log")
-            self._end(job, outcome, JobState.FAILED, problem)
         finally:
             with self._lock:
                 self._current = None
+
+    def _attempt(self, job: Job, name: str, act: Callable[[Job], Outcome]) -> Outcome:
+        """Act between two lines of the ledger, unless that has failed too often."""
+        entry = {"step": name, "worker": self._worker}
+        self._require_attempts(job, name)
+        if self._jobs.state(job.id) is not JobState.RUNNING:
+            raise Stopped
+        self._storage.note_step(job.id, what="started", at=time.time(), **entry)
+        with span(name, job.traceparent, job=job.id, worker=self._worker):
+            outcome = act(job)
+        self._storage.note_step(job.id, what="finished", at=time.time(), **entry)
+        return outcome
 
     def _hold_back(self) -> None:
         """Begin nothing when the process is about to end; another goes on from here."""
@@ -257,18 +241,12 @@ class Work:
                 step=name,
             )
 
-    def _require_wanted(self, job: Job) -> None:
-        if self._jobs.state(job.id) not in (JobState.RUNNING, JobState.QUEUED):
-            raise Stopped
-
-    def _end(
-        self, job: Job, outcome: Outcome, state: JobState, problem: ProblemError | None
-    ) -> None:
+    def _end(self, job: Job, state: JobState, problem: ProblemError | None) -> Outcome:
         error = None if problem is None else problem.document()
         self._jobs.finish(job.id, state, error=error)
         self._storage.remove_checkpoints(job.id)
-        outcome["state"] = state.value
         log.info("job ended", job=job.id, state=state.value, problem=problem and problem.kind)
+        return {"state": state.value}
 
     def _load(self, job: Job) -> _Loaded:
         """Scan and prior, kept for the next step."""
@@ -308,6 +286,24 @@ class Work:
         }
         for name, stack in stacks.items():
             self._storage.write_product(job_id, name, partial(_save, array=stack()))
+
+
+def _problem(error: Exception, job_id: str, step: str) -> ProblemError:
+    """What a client may know of a failure; the unforeseen is logged."""
+    if isinstance(error, ProblemError):
+        return error
+    if isinstance(error, ReconError):
+        return problem_of(error)
+    if isinstance(error, ModelError):
+        return ProblemError("unknown-model", error.message)
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        text = "the slice does not fit; ask for fewer samples"
+        return ProblemError("gpu-out-of-memory", text)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        text = "the disk of the service is full; try again when there is room"
+        return ProblemError("storage-full", text)
+    log.error("step failed", job=job_id, step=step, exc_info=error)
+    return ProblemError("internal", "the step failed unexpectedly; the service's log says more")
 
 
 def _cost(plan: Plan, settings: Settings) -> int:

@@ -70,6 +70,14 @@ def recorded(server: Server, job: dict[str, Any]) -> list[tuple[str, float]]:
     return [(name, milliseconds / 1000) for name, milliseconds in rows]
 
 
+def workflow_status(server: Server, job: dict[str, Any]) -> str:
+    """An ended job is an outcome of its workflow; a workflow in error would be a bug of ours."""
+    with sqlite3.connect(server.data / "service.sqlite") as connection:
+        query = "SELECT status FROM workflow_status WHERE workflow_uuid = ?"
+        (status,) = connection.execute(query, (job["id"],)).fetchone()
+    return str(status)
+
+
 def assert_no_step_ran_after_it_was_recorded(server: Server, job: dict[str, Any]) -> None:
     slices = [when for name, when in recorded(server, job) if name == "slice"]
     for index, when in enumerate(slices):
@@ -127,6 +135,7 @@ def test_a_running_job_is_cancelled_within_a_step_of_the_sampler(
     assert done["state"] == "cancelled"
     assert time.monotonic() - before < 3
     assert not happened(durable, job, "slice 0", "finished")
+    wait_for(lambda: workflow_status(durable, job) == "SUCCESS")
     follower = ended(durable_client, submitted(durable_client, stack, slices="0"))
     assert follower["state"] == "succeeded"
     again = durable_client.post(job["links"]["cancel"])
@@ -163,6 +172,7 @@ def test_a_slice_that_keeps_killing_its_worker_fails_the_job(
     assert done["state"] == "failed"
     assert done["error"]["type"] == "/problems/worker-lost"
     assert done["error"]["step"] == "slice 0"
+    wait_for(lambda: workflow_status(durable, job) == "SUCCESS")
 
 
 def test_jobs_of_a_worker_that_is_gone_for_good_are_taken_over(
