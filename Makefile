@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check benchmark clean
+.PHONY: help demo test proofs check benchmark clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -14,6 +14,9 @@ demo: $(STAMP) ## simulate, undersample, reconstruct and evaluate a scan (under 
 
 test: check ## lint, types and all tests but the slow ones
 	$(BIN)/python -m pytest -m "not slow"
+
+proofs: $(STAMP) ## the slow tests: servers started, killed, fuzzed and under load
+	$(BIN)/python -m pytest -m slow
 
 check: $(STAMP) ## lint, formatting and types
 	$(BIN)/ruff check

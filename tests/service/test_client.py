@@ -11,6 +11,8 @@ from recon.io.files import read_result
 from service.client import Client, Progress, Reconstruction, ServiceError
 from tests.service.live import QUICK, Server, cli, environment
 
+pytestmark = pytest.mark.slow  # whole servers started and killed: `make proofs`
+
 
 def test_submit_wait_download(server: Server, scan: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []

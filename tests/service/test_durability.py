@@ -28,6 +28,8 @@ from tests.service.live import (
     wait_for,
 )
 
+pytestmark = pytest.mark.slow  # whole servers started and killed: `make proofs`
+
 SETTINGS = {"worker_lost_seconds": 1.5, "heartbeat_seconds": 0.3, "max_attempts": 2}
 LONG = {"preset": "thorough", "samples": 64}
 

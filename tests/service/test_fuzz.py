@@ -18,6 +18,8 @@ import pytest
 
 from tests.service.live import HDF5, ended, note, serving, submitted
 
+pytestmark = pytest.mark.slow  # whole servers started and killed: `make proofs`
+
 FILES = int(os.environ.get("MRI_POSTERIOR_FUZZ", "60"))
 CLIENTS = 4
 

@@ -23,6 +23,8 @@ from schemathesis.specs.openapi.checks import (
 from service.http.uploads import PART_TYPE
 from tests.service.live import Server, ended, note, submitted
 
+pytestmark = pytest.mark.slow  # whole servers started and killed: `make proofs`
+
 EXAMPLES = int(os.environ.get("MRI_POSTERIOR_EXAMPLES", "6"))
 CHECKS = [
     not_a_server_error,

@@ -15,6 +15,8 @@ import pytest
 from tests.service.live import QUICK, ended, events, serving, submitted, tiny_scan, wait_for
 from tests.service.test_durability import happened
 
+pytestmark = pytest.mark.slow  # whole servers started and killed: `make proofs`
+
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
 

@@ -15,6 +15,8 @@ from service.settings import SettingsError, is_loopback, load_settings
 from tests.service.live import HDF5, QUICK, Server, cli, ended, environment, serving, submitted
 from tests.service.test_api import problem
 
+pytestmark = pytest.mark.slow  # whole servers started and killed: `make proofs`
+
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory, models: Path) -> dict[str, str]:
