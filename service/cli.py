@@ -24,13 +24,15 @@ from recon.posterior import SlicePosterior
 from recon.schedule import Path as AnnealingPath
 from recon.undersampling import undersample as undersample_scan
 from recon.undersampling import undersampling_mask
-from service import demo as demonstration
-from service.benchmark_command import benchmark
 from service.client import ServiceError
-from service.export_commands import export
-from service.gateway_commands import gateway, stream
-from service.model_commands import model_app
-from service.report import print_evaluation, print_posteriors
+from service.commands import demo as demonstration
+from service.commands.benchmark import benchmark
+from service.commands.export import export
+from service.commands.models import model_app
+from service.commands.scanner import gateway, stream
+from service.commands.server import add_server_commands
+from service.commands.terminal import print_evaluation, print_posteriors
+from service.commands.training import train
 from service.runs import (
     DEFAULT_MODEL,
     choose_device,
@@ -39,10 +41,8 @@ from service.runs import (
     parse_selection,
     reconstruct_file,
 )
-from service.server_commands import add_server_commands
 from service.settings import SettingsError
 from service.slices import parse_slices
-from service.training_commands import train
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -22,7 +22,7 @@ from recon.planes import ATTRIBUTE as IMAGE_PLANES
 from recon.posterior import SlicePosterior
 from recon.reference import coil_combination
 from recon.scan import Scan
-from service.report import follow
+from service.commands.terminal import follow
 
 DEFAULT_MODEL = "brain-small"
 

@@ -11,7 +11,6 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.database import open_database
 from service.http import events, reconstructions, results, roi, scans, system, uploads
 from service.http.context import Context
 from service.http.docs import add_docs
@@ -20,15 +19,16 @@ from service.http.gate import Gate
 from service.http.metrics import Metrics
 from service.http.principal import Doorkeeper
 from service.http.problems import Problem, add_problem_handlers
-from service.jobs import Jobs
-from service.keys import Keys
+from service.jobs.records import Jobs
+from service.jobs.workers import Workers
+from service.jobs.workflows import Queue
 from service.requests import ReconstructionRequest
-from service.scans import Scans
 from service.settings import ServiceSettings
-from service.storage import Storage
-from service.uploads import Uploads
-from service.workers import Workers
-from service.workflows import Queue
+from service.store.database import open_database
+from service.store.files import Storage
+from service.store.keys import Keys
+from service.store.scans import Scans
+from service.store.uploads import Uploads
 
 _FEED_SECONDS = 0.2
 

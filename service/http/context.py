@@ -11,14 +11,14 @@ from fastapi import Depends, Request
 
 from service.http.feed import Feed
 from service.http.metrics import Metrics
-from service.jobs import Jobs
-from service.keys import Keys
-from service.scans import Scans
+from service.jobs.records import Jobs
+from service.jobs.workers import Workers
+from service.jobs.workflows import Queue
 from service.settings import ServiceSettings
-from service.storage import Storage
-from service.uploads import Uploads
-from service.workers import Workers
-from service.workflows import Queue
+from service.store.files import Storage
+from service.store.keys import Keys
+from service.store.scans import Scans
+from service.store.uploads import Uploads
 
 _READERS = 2
 

@@ -14,7 +14,7 @@ from service.http.principal import Reader
 from service.http.problems import problems
 from service.http.reconstructions import find_job
 from service.http.scans import Id
-from service.jobs import Event, Job
+from service.jobs.records import Event, Job
 from service.problems import ProblemError
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["reconstructions"])

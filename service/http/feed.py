@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 import structlog
 from starlette.concurrency import run_in_threadpool
 
-from service.jobs import Event, Jobs
+from service.jobs.records import Event, Jobs
 
 log = structlog.get_logger()
 

@@ -17,10 +17,10 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
-from service.database import idempotency
 from service.http.context import Context
-from service.keys import Key
 from service.problems import ProblemError
+from service.store.database import idempotency
+from service.store.keys import Key
 
 _FORM = re.compile(r"[\x21-\x7e]{1,255}")
 _SECONDS = 24 * 3600.0

@@ -10,9 +10,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from service.jobs import Jobs, JobState
+from service.jobs.records import Jobs, JobState
+from service.jobs.workers import Workers
 from service.requests import Priority
-from service.workers import Workers
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

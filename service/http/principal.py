@@ -12,8 +12,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
 from service.http.context import Context, InContext
-from service.keys import LOCAL, Key, Scope
 from service.problems import ProblemError
+from service.store.keys import LOCAL, Key, Scope
 
 _REMEMBERED_SECONDS = 2.0
 """How long a key that was checked is believed; a revoked one works no longer than that."""

@@ -22,7 +22,7 @@ from recon.io.files import inspect_scan
 from recon.io.read_limits import ReadLimits
 from service.http.context import Context
 from service.problems import ProblemError, problem_of
-from service.scans import StoredScan
+from service.store.scans import StoredScan
 
 MEDIA_TYPES = ("application/x-hdf5", "application/x-hdf", "application/octet-stream")
 _BLOCK = 1 << 20

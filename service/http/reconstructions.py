@@ -38,11 +38,11 @@ from service.http.submission import (
     require_queue,
     submit,
 )
-from service.jobs import Job, JobState
-from service.keys import Key
+from service.jobs.records import Job, JobState
 from service.problems import ProblemError
 from service.requests import CLIENT_ID, Priority, ReconstructionParameters, ReconstructionRequest
-from service.scans import StoredScan
+from service.store.keys import Key
+from service.store.scans import StoredScan
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["reconstructions"])
 

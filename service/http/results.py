@@ -19,10 +19,10 @@ from service.http.problems import problems
 from service.http.reconstructions import find_job
 from service.http.scans import Id
 from service.http.schemas import ResultList, ResultOut
-from service.jobs import Job, JobState
+from service.jobs.records import Job, JobState
 from service.pictures import PRODUCTS, png, product_file, read_picture, read_slice
 from service.problems import ProblemError
-from service.storage import RESULT_FILES
+from service.store.files import RESULT_FILES
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["results"])
 

@@ -16,7 +16,7 @@ from service.http.problems import problems
 from service.http.reconstructions import find_job
 from service.http.results import slice_position
 from service.http.scans import Id
-from service.jobs import JobState
+from service.jobs.records import JobState
 from service.problems import ProblemError
 from service.regions import packed_mask, polygon_mask, region_values, statistics
 

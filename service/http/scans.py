@@ -24,9 +24,9 @@ from service.http.receiving import (
     require_room,
 )
 from service.http.schemas import ScanOut, ScanPage
-from service.keys import Key
 from service.problems import ProblemError
-from service.scans import StoredScan
+from service.store.keys import Key
+from service.store.scans import StoredScan
 
 router = APIRouter(prefix="/v1/scans", tags=["scans"])
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from service.jobs import Job, JobState
-from service.scans import StoredScan
+from service.jobs.records import Job, JobState
+from service.store.scans import StoredScan
 
 
 class ScanOut(BaseModel):

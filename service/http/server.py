@@ -11,10 +11,10 @@ import uvicorn
 
 from service.http.app import create_app, create_context
 from service.http.context import Context
+from service.jobs.processes import end_with_parent
+from service.jobs.supervisor import SOCKET_VARIABLE
 from service.logs import configure_logs
-from service.processes import end_with_parent
 from service.settings import load_settings
-from service.supervisor import SOCKET_VARIABLE
 from service.tracing import start_tracing
 
 

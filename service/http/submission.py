@@ -15,12 +15,12 @@ from pydantic import ValidationError
 from recon.errors import ScanError
 from service.http.context import Context
 from service.http.problems import validation_problem
-from service.jobs import ACTIVE, Job, new_id
-from service.keys import Key
+from service.jobs.records import ACTIVE, Job, new_id
 from service.problems import ProblemError
 from service.requests import ReconstructionParameters
-from service.scans import StoredScan
 from service.slices import parse_slices
+from service.store.keys import Key
+from service.store.scans import StoredScan
 from service.tracing import span
 
 Model = TypeVar("Model", bound=ReconstructionParameters)

@@ -26,9 +26,9 @@ from service.http.principal import Reader, Writer, owner_of
 from service.http.problems import problems
 from service.http.receiving import Received, keep_scan, media_type, require_room
 from service.http.schemas import ScanOut
-from service.keys import Key
 from service.problems import ProblemError
-from service.uploads import Upload
+from service.store.keys import Key
+from service.store.uploads import Upload
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 

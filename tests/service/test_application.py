@@ -14,12 +14,12 @@ import pytest
 from recon.coarse import CoarseMethod
 from recon.schedule import PRESETS
 from recon.schedule import Path as AnnealingPath
-from service.database import create_database
 from service.http.app import create_app, create_context
 from service.http.context import Context
 from service.problems import PROBLEMS
 from service.requests import CoarseName, PathName, PresetName, Priority
 from service.settings import load_settings
+from service.store.database import create_database
 from tests.service.live import HDF5
 from tests.service.test_api import problem
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.__main__ import EXPERIMENTS
 from recon.errors import ScanError
-from service.benchmark_command import run_benchmarks
+from service.commands.benchmark import run_benchmarks
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,8 +10,8 @@ from recon.phantom import simulate
 from recon.pipeline import Settings, reconstruct, work
 from recon.posterior import SlicePosterior
 from recon.undersampling import undersample, undersampling_mask
-from service.budget import Speed, plan_for_accuracy, plan_for_deadline, reached_error
-from service.storage import Storage
+from service.jobs.budget import Speed, plan_for_accuracy, plan_for_deadline, reached_error
+from service.store.files import Storage
 from tests.recon.scan_files import assert_same
 from tests.recon.test_pipeline import power_law_prior
 

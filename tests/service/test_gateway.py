@@ -19,8 +19,8 @@ from recon.pipeline import Settings, reconstruct
 from recon.posterior import SlicePosterior
 from recon.prior import GaussianPrior
 from recon.undersampling import undersample, undersampling_mask
-from service.gateway import Engine, Session, serve
-from service.mrd_stream import FileSource, StreamLimits
+from service.scanner.gateway import Engine, Session, serve
+from service.scanner.mrd_stream import FileSource, StreamLimits
 from tests.mrd_files import header, lines
 
 SIZE = 32

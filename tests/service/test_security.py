@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.database import create_database, open_database
-from service.keys import Keys, Scope
 from service.settings import SettingsError, is_loopback, load_settings
+from service.store.database import create_database, open_database
+from service.store.keys import Keys, Scope
 from tests.service.live import HDF5, QUICK, Server, cli, ended, environment, serving, submitted
 from tests.service.test_api import problem
 

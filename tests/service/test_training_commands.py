@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from models.errors import ModelError
 from service.cli import app
-from service.training_runs import read_plan
+from service.training.runs import read_plan
 
 RECIPES = Path(__file__).parents[2] / "models" / "recipes"
 PLAN = """

@@ -21,7 +21,7 @@ from recon.phantom import receiver_maps, simulate
 from recon.scan import Geometry, Scan
 from recon.undersampling import undersample, undersampling_mask
 from service.images.volumes import ImageSettings
-from service.training_images import Prepared, Progress, prepare_images, split_patients
+from service.training.images import Prepared, Progress, prepare_images, split_patients
 from tests.service.image_sources import blob, write_dicom, write_nifti
 
 ROOT = Path(__file__).parents[2]
@@ -187,7 +187,7 @@ def test_a_killed_preparation_goes_on_where_it_stopped(tmp_path):
         write_nifti(tmp_path / "in" / f"{k:02}.nii", blob(seed=k).transpose(2, 1, 0))
     script = (
         "import sys\nfrom pathlib import Path\n"
-        "from service.training_images import prepare_images\n"
+        "from service.training.images import prepare_images\n"
         "for event in prepare_images([Path(sys.argv[1])], Path(sys.argv[2])): pass\n"
     )
     cache = tmp_path / "cache"

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.uploads import Uploads
+from service.store.uploads import Uploads
 from tests.service.live import Server, tiny_scan, wait_for
 from tests.service.test_api import problem
 

@@ -17,7 +17,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from service.storage import replacing
+from service.store.files import replacing
 
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -85,8 +85,11 @@ class Uploads:
         """Remove what has expired, and parts that no request will finish; returns how many."""
         now, gone = time.time(), 0
         for file in self._folder.iterdir():
+            state = file.with_suffix(".json")
             try:
-                if file.suffix == ".json":
+                if file.suffix == ".tus" and state.exists():
+                    continue  # its state decides
+                if file == state:
                     expired = json.loads(file.read_text())["expires_at"] < now
                 else:
                     expired = now - file.stat().st_mtime > self._seconds

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service.database import workers
+from service.store.database import workers
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from models.errors import ModelError
 from models.processes import Process
 from models.train import Progress, TrainingConfig
 from service.runs import choose_device
-from service.training_images import Prepared
-from service.training_images import Progress as Preparing
-from service.training_runs import NETWORKS, Ready, TrainingPlan, read_plan, run_plan
+from service.training.images import Prepared
+from service.training.images import Progress as Preparing
+from service.training.runs import NETWORKS, Ready, TrainingPlan, read_plan, run_plan
 
 console = Console(stderr=True)
 

@@ -21,8 +21,8 @@ from models.train import Progress, TrainingConfig, train
 from models.training_data import ImageFile
 from recon.errors import ScanError
 from service.images.volumes import ImageSettings
-from service.training_images import Prepared, prepare_images, split_patients
-from service.training_images import Progress as Preparing
+from service.training.images import Prepared, prepare_images, split_patients
+from service.training.images import Progress as Preparing
 
 Size = Literal["small", "base"]
 

@@ -22,7 +22,7 @@ from recon.prior import Prior
 from recon.scan import Scan
 from service.exports.images import images_of
 from service.exports.mrd import mrd_images
-from service.mrd_stream import (
+from service.scanner.mrd_stream import (
     CLOSE,
     ByteSource,
     Measurement,

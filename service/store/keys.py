@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
-from service.database import api_keys
+from service.store.database import api_keys
 
 _FORM = re.compile(r"mrip_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 

@@ -11,8 +11,8 @@ import numpy as np
 from recon.pipeline import Settings
 from recon.posterior import SlicePosterior
 from recon.scan import Geometry, Scan
-from service.budget import reached_error
-from service.jobs import Job
+from service.jobs.budget import reached_error
+from service.jobs.records import Job
 
 
 def summary_of(

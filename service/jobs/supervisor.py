@@ -18,10 +18,10 @@ from pathlib import Path
 
 import structlog
 
-from service.database import create_database, open_database
-from service.keys import Keys
 from service.settings import ServiceSettings, SettingsError, to_environment
-from service.storage import Storage
+from service.store.database import create_database, open_database
+from service.store.files import Storage
+from service.store.keys import Keys
 
 log = structlog.get_logger()
 
@@ -121,7 +121,7 @@ def _listen(settings: ServiceSettings) -> socket.socket:
 
 def _children(settings: ServiceSettings, listener: socket.socket) -> list[_Child]:
     api = [sys.executable, "-m", "service.http.server"]
-    worker = [sys.executable, "-m", "service.worker"]
+    worker = [sys.executable, "-m", "service.jobs.worker"]
     return [
         _Child("api", api, sockets=(listener.fileno(),)),
         *(_Child(f"worker-{slot}", [*worker, str(slot)]) for slot in range(_count(settings))),

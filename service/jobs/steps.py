@@ -33,22 +33,22 @@ from recon.pipeline import Settings, reconstruct, work
 from recon.posterior import SlicePosterior
 from recon.scan import Scan
 from recon.schedule import Path as AnnealingPath
-from service.budget import (
+from service.jobs.budget import (
     Plan,
     measure_speed,
     plan_for_accuracy,
     plan_for_deadline,
 )
-from service.jobs import Job, Jobs, JobState
+from service.jobs.records import Job, Jobs, JobState
+from service.jobs.summary import summary_of
+from service.jobs.watch import Stopped, Watch
 from service.problems import ProblemError, problem_of
 from service.requests import ReconstructionParameters
 from service.runs import DEFAULT_MODEL, write_reconstruction
 from service.settings import ServiceSettings
 from service.slices import parse_slices
-from service.storage import RESULT_FILES, Storage
-from service.summary import summary_of
+from service.store.files import RESULT_FILES, Storage
 from service.tracing import span
-from service.watch import Stopped, Watch
 
 log = structlog.get_logger()
 

@@ -14,8 +14,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from service.client import Client, Progress
-from service.keys import Keys, Scope
 from service.settings import load_settings, table
+from service.store.keys import Keys, Scope
 
 KEY_VARIABLE = "MRI_POSTERIOR_KEY"
 
@@ -43,14 +43,14 @@ def serve(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
 ) -> None:
     """Run the HTTP service: the API and its workers, until SIGTERM."""
+    from service.jobs import supervisor  # lazy: loads the database's engine
     from service.logs import configure_logs  # lazy: other commands need no logging
-    from service.supervisor import serve as serve_until_told  # lazy: loads the database's engine
 
     chosen = load_settings(
         data=data, database=database, host=host, port=port, workers=workers, device=device
     )
     configure_logs(chosen.log_level, "supervisor")
-    serve_until_told(chosen)
+    supervisor.serve(chosen)
 
 
 def settings() -> None:
@@ -166,7 +166,7 @@ def revoke_key(
 
 
 def _keys(data: Path | None, database: str | None) -> Keys:
-    from service.database import create_database, open_database  # lazy: loads DBOS
+    from service.store.database import create_database, open_database  # lazy: loads DBOS
 
     chosen = load_settings(data=data, database=database)
     create_database(chosen.database_url)

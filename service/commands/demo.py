@@ -12,7 +12,7 @@ from recon.io.files import write_scan
 from recon.phantom import simulate
 from recon.pipeline import Settings
 from recon.undersampling import undersample, undersampling_mask
-from service.report import print_evaluation, print_posteriors
+from service.commands.terminal import print_evaluation, print_posteriors
 from service.runs import evaluate_files, load_scan, reconstruct_file
 
 SIZE = 192

@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 
 from models.registry import load_prior
-from service.gateway import Engine, Session, serve
-from service.mrd_stream import FileSource, is_error
 from service.runs import DEFAULT_MODEL, choose_device, provenance
+from service.scanner.gateway import Engine, Session, serve
+from service.scanner.mrd_stream import FileSource, is_error
 
 console = Console(stderr=True)
 

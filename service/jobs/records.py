@@ -15,8 +15,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service.database import events, jobs
 from service.requests import Priority, ReconstructionParameters
+from service.store.database import events, jobs
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 

@@ -1,7 +1,7 @@
 """A worker process: takes jobs from the queue, one at a time, until it is told to stop.
 
-Run by the supervisor as `python -m service.worker SLOT`. Its name is made of host, data folder and
-slot, so that a process that is started again goes on with what it had begun. It says every few
+Run by the supervisor as `python -m service.jobs.worker SLOT`. Its name is made of host, data folder
+and slot, so that a process that is started again goes on with what it had begun. It says every few
 seconds that it lives; one that has been silent too long is struck out by the others, which take
 its jobs over, and ends itself when it notices.
 """
@@ -24,17 +24,17 @@ import torch
 
 from models.registry import ModelError, list_models, read_config
 from recon.schedule import PRESETS
-from service.database import open_database
-from service.jobs import Jobs
+from service.jobs.processes import end_with_parent
+from service.jobs.records import Jobs
+from service.jobs.steps import Work
+from service.jobs.workers import Workers
+from service.jobs.workflows import launch, take_over
 from service.logs import configure_logs
-from service.processes import end_with_parent
 from service.runs import DEFAULT_MODEL, choose_device
 from service.settings import ServiceSettings, load_settings
-from service.storage import Storage
+from service.store.database import open_database
+from service.store.files import Storage
 from service.tracing import start_tracing
-from service.work import Work
-from service.workers import Workers
-from service.workflows import launch, take_over
 
 log = structlog.get_logger()
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from service.database import scans
-from service.jobs import new_id
+from service.jobs.records import new_id
+from service.store.database import scans
 
 
 @dataclass(frozen=True)

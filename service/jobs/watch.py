@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.pipeline import CoarseReady, Event, Progress
-from service.jobs import Job, Jobs, JobState
+from service.jobs.records import Job, Jobs, JobState
 from service.settings import ServiceSettings
-from service.storage import Storage
+from service.store.files import Storage
 
 _PREVIEW_SECONDS = 1.0
 _CANCEL_SECONDS = 0.1
