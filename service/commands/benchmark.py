@@ -11,7 +11,7 @@ import typer
 
 from recon.errors import ScanError
 
-SOURCE = Path(__file__).resolve().parents[1]
+SOURCE = Path(__file__).resolve().parents[2]
 """The root of the source tree, when the package runs from one (`pip install --editable`)."""
 
 Names = Annotated[
