@@ -126,7 +126,8 @@ def run_case(
     events = list(reconstruct(scan, timed, settings, [0]))
     seconds = time.perf_counter() - started
     posterior = next(event for event in events if isinstance(event, SlicePosterior))
-    scores = evaluate([posterior], reference).slices[0]
+    unseen = 1 - np.count_nonzero(scan.mask) / np.count_nonzero(full.mask)
+    scores = evaluate([posterior], reference, unseen).slices[0]
     weight, image = best_l1(scan, reference[:1])
     wavelet = volume_scores(reference[:1], image[None])
     check = posterior.self_check
@@ -145,8 +146,10 @@ def run_case(
         "gain dB": round(scores.mean.psnr - wavelet.psnr, 2),
         "chi2": round(scores.chi2, 3),
         "Rhat<1.1": round(scores.rhat_share, 3),
-        "cover50": round(scores.coverage_50, 3),
-        "cover90": round(scores.coverage_90, 3),
+        "cover50": round(scores.predicted_50, 3),
+        "cover90": round(scores.predicted_90, 3),
+        "cover50 without noise": round(scores.coverage_50, 3),
+        "cover90 without noise": round(scores.coverage_90, 3),
         "self-check std": round(check.residual_std, 2) if check else None,
         "self-check 90": round(check.coverage_90, 2) if check else None,
         "noise/signal": round(posterior.noise_std / posterior.scale, 4),

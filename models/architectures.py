@@ -10,20 +10,23 @@ from torch import nn
 from models.cascade import CascadeConfig, WienerCascade
 from models.diffusers_unet import DiffusersUNet, DiffusersUNetConfig
 from models.network import UNet, UNetConfig
+from models.residual_unet import ResidualUNet, ResidualUNetConfig
 from models.song_unet import SongUNet, SongUNetConfig
 
-TrainableConfig = Annotated[UNetConfig | CascadeConfig, Field(discriminator="architecture")]
+TrainableConfig = Annotated[
+    ResidualUNetConfig | UNetConfig | CascadeConfig, Field(discriminator="architecture")
+]
 """The architectures that `models.train` trains."""
 
 NetworkConfig = Annotated[
-    UNetConfig | CascadeConfig | DiffusersUNetConfig | SongUNetConfig,
+    ResidualUNetConfig | UNetConfig | CascadeConfig | DiffusersUNetConfig | SongUNetConfig,
     Field(discriminator="architecture"),
 ]
 """Every architecture there is. All map (batch, 2, rows, columns) and a label (batch,) to images."""
 
 
 def build_network(
-    config: UNetConfig | CascadeConfig | DiffusersUNetConfig | SongUNetConfig,
+    config: ResidualUNetConfig | UNetConfig | CascadeConfig | DiffusersUNetConfig | SongUNetConfig,
 ) -> nn.Module:
     """The network that `config` describes, on torch's current default device.
 
@@ -31,6 +34,8 @@ def build_network(
     cannot be divided into the groups of a normalisation).
     """
     match config:
+        case ResidualUNetConfig():
+            return ResidualUNet(config)
         case UNetConfig():
             return UNet(config)
         case CascadeConfig():

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, stats
 from torch import Tensor
 
 from recon.sampler import Problem
 
 Array = NDArray[np.float32]
+
+_ENOUGH = 40
+"""Independent draws from which on quantiles can be read off."""
 
 
 def split_rhat(draws: Tensor) -> Tensor:
@@ -39,6 +45,45 @@ def effective_samples(draws: Tensor) -> Tensor:
     count = draws.shape[0] * draws.shape[1]
     error = mean_error(draws).square().clamp_min(1e-30)
     return (variance / error).clamp(1, count)
+
+
+def independent_draws(draws: Tensor, inside: Tensor) -> float:
+    """How many independent draws (chains, draws, rows, columns) are worth, over all of `inside`.
+
+    With s^2 the variance of the pooled draws (over their number) and e^2 the squared error of
+    their mean, s^2 falls short of the true variance by e^2, so that n = 1 + s^2 / e^2. A single
+    chain is cut in half; of a single draw nothing is known: 1.
+    """
+    count = draws.shape[0] * draws.shape[1]
+    if len(draws) == 1 and draws.shape[1] > 1:
+        half = draws.shape[1] // 2
+        draws = torch.cat([draws[:, :half], draws[:, -half:]])
+    if len(draws) < 2 or not bool(inside.any()):
+        return 1.0
+    pooled = draws.flatten(0, 1).var(dim=0, correction=0)[inside].mean()
+    error = mean_error(draws).square()[inside].mean().clamp_min(1e-30)
+    return min(1 + float(pooled / error), float(count))
+
+
+def spread_correction(independent: float) -> float:
+    """Factor on the std of pooled draws (over their number) that makes its square unbiased."""
+    return math.sqrt(independent / (independent - 1)) if independent > 1 else math.nan
+
+
+def interval_ends(draws: Tensor, levels: Sequence[float], independent: float) -> Tensor:
+    """Ends (levels, ...) of intervals of (n, ...) magnitudes that hold one more draw: the truth.
+
+    Quantiles of few draws lie too far inside, and their middle is off by the error of the mean.
+    Where the draws are worth less than 40 independent ones, the ends are those of Student's t for
+    one more draw, exact for Gaussian magnitudes; from there on they are plain quantiles.
+    """
+    if independent >= _ENOUGH or len(draws) < 2 or independent <= 1:
+        wanted = torch.tensor(levels, dtype=draws.dtype, device=draws.device)
+        return torch.quantile(draws, wanted, dim=0)
+    widths = stats.t.ppf(levels, independent - 1) * math.sqrt(1 + 1 / independent)
+    std = spread_correction(independent) * draws.std(dim=0, correction=0)
+    ends = [draws.mean(dim=0) + float(width) * std for width in widths]
+    return torch.stack(ends).clamp_min(0)
 
 
 def chi2_per_coil(problem: Problem, images: Tensor) -> Tensor:

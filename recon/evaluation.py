@@ -10,9 +10,10 @@ from typing import Any
 import fastmri.evaluate
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from recon.errors import ScanError
-from recon.posterior import SlicePosterior
+from recon.posterior import QUANTILE_LEVELS, SlicePosterior
 
 RHAT_LIMIT = 1.1
 _SSIM_WINDOW = 7
@@ -42,6 +43,10 @@ class Judgement:
     coverage_50: float
     """Share of object pixels whose reference magnitude lies in the 50 % interval."""
     coverage_90: float
+    predicted_50: float
+    """The same for intervals of the *noisy* reference: of the image and the reference's noise in
+    those samples that the result had not seen."""
+    predicted_90: float
     rhat_share: float
     """Share of object pixels with R-hat below `RHAT_LIMIT`; NaN with a single sample."""
     chi2: float
@@ -85,12 +90,16 @@ def slice_scores(reference: Image, image: Image) -> tuple[ImageScores, ...]:
     return tuple(_scores(true[k : k + 1], found[k : k + 1], peak) for k in range(len(true)))
 
 
-def evaluate(posteriors: Sequence[SlicePosterior], reference: Image) -> Evaluation:
+def evaluate(
+    posteriors: Sequence[SlicePosterior], reference: Image, unseen: float = 0.0
+) -> Evaluation:
     """Compare posteriors with the fully sampled `reference` (slices, rows, columns).
 
     The reference holds all slices of the scan, in the units of the posteriors: each posterior is
     compared with the slice of its `index`. The volume is made of the slices that were
-    reconstructed. Raises ScanError where the two do not fit each other.
+    reconstructed. `unseen` is the share of the reference's k-space samples that the results were
+    not made from: their receiver noise is in the reference, but no image explains it; 0 for a
+    reference without noise. Raises ScanError where results and reference do not fit each other.
     """
     if not posteriors:
         raise ScanError("nothing-to-evaluate", "the result holds no slice to evaluate")
@@ -109,10 +118,15 @@ def evaluate(posteriors: Sequence[SlicePosterior], reference: Image) -> Evaluati
     per_slice = zip(slice_scores(true, mean), slice_scores(true, coarse), samples[1], strict=True)
     return Evaluation(
         volume=_judge(
-            posteriors, true, volume_scores(true, mean), volume_scores(true, coarse), samples[0]
+            posteriors,
+            true,
+            unseen,
+            volume_scores(true, mean),
+            volume_scores(true, coarse),
+            samples[0],
         ),
         slices=tuple(
-            _judge(posteriors[k : k + 1], true[k : k + 1], *scores)
+            _judge(posteriors[k : k + 1], true[k : k + 1], unseen, *scores)
             for k, scores in enumerate(per_slice)
         ),
         indices=tuple(p.index for p in posteriors),
@@ -122,25 +136,50 @@ def evaluate(posteriors: Sequence[SlicePosterior], reference: Image) -> Evaluati
 def _judge(
     posteriors: Sequence[SlicePosterior],
     true: NDArray[Any],
+    unseen: float,
     mean: ImageScores,
     coarse: ImageScores,
     sample: ImageScores,
 ) -> Judgement:
     """Join the scores with what is counted over the object pixels of these slices."""
     inside = np.stack([p.object_mask for p in posteriors])
-    low_90, low_50, high_50, high_90 = np.stack([p.quantiles for p in posteriors], axis=1)
+    ends = np.stack([p.quantiles for p in posteriors], axis=1)
+    # White noise stays white of the same std in a combination with sum |S|^2 = 1.
+    noise = np.array([p.noise_std * unseen**0.5 for p in posteriors])
+    coverage_90, coverage_50 = _coverage(ends, true, inside)
+    predicted_90, predicted_50 = _coverage(_with_noise(ends, noise), true, inside)
     rhat = np.stack([p.rhat for p in posteriors])[inside]
     return Judgement(
         mean=mean,
         coarse=coarse,
         sample=sample,
-        coverage_50=_share(((low_50 <= true) & (true <= high_50))[inside]),
-        coverage_90=_share(((low_90 <= true) & (true <= high_90))[inside]),
+        coverage_50=coverage_50,
+        coverage_90=coverage_90,
+        predicted_50=predicted_50,
+        predicted_90=predicted_90,
         # A pixel whose R-hat is undefined has not been shown to agree, unless none has been.
         rhat_share=_share(rhat < RHAT_LIMIT) if np.isfinite(rhat).any() else math.nan,
         chi2=float(np.mean([p.chi2_per_coil.mean() for p in posteriors])),
         object_pixels=int(np.count_nonzero(inside)),
     )
+
+
+def _coverage(
+    ends: NDArray[Any], true: NDArray[Any], inside: NDArray[np.bool_]
+) -> tuple[float, float]:
+    """Shares inside the outer and the inner interval of (4, slices, rows, columns)."""
+    return (
+        _share(((ends[0] <= true) & (true <= ends[3]))[inside]),
+        _share(((ends[1] <= true) & (true <= ends[2]))[inside]),
+    )
+
+
+def _with_noise(ends: NDArray[Any], noise: NDArray[np.float64]) -> NDArray[Any]:
+    """Intervals widened by independent noise of the given std per slice, as of Gaussians."""
+    middle = (ends[1] + ends[2]) / 2
+    scores = stats.norm.ppf(QUANTILE_LEVELS)[:, None, None, None]
+    reach = np.hypot(ends - middle, scores * noise[:, None, None])
+    return np.asarray(middle + np.sign(scores) * reach)
 
 
 def _sample_scores(

@@ -284,10 +284,11 @@ def _numpy(values: Tensor, scale: float = 1.0) -> NDArray[np.float32]:
 def _summarise(current: _Slice, draws: Draws) -> SlicePosterior:
     pooled = draws.images.flatten(0, 1)
     magnitude = draws.images.abs()
-    levels = torch.tensor(QUANTILE_LEVELS, dtype=magnitude.dtype, device=magnitude.device)
-    quantiles = torch.quantile(magnitude.flatten(0, 1), levels, dim=0)
     mean = pooled.mean(dim=0)
     inside = diagnostics.object_mask(mean.abs().cpu().numpy())
+    worth = diagnostics.independent_draws(magnitude, torch.from_numpy(inside).to(mean.device))
+    quantiles = diagnostics.interval_ends(magnitude.flatten(0, 1), QUANTILE_LEVELS, worth)
+    std = diagnostics.spread_correction(worth) * magnitude.flatten(0, 1).std(dim=0, correction=0)
     rhat = _numpy(diagnostics.split_rhat(magnitude))
     chi2 = _numpy(diagnostics.chi2_per_coil(current.problem, draws.images[:, -1]))
     converged, warnings = _verdict(rhat[inside], chi2)
@@ -299,7 +300,7 @@ def _summarise(current: _Slice, draws: Draws) -> SlicePosterior:
         mean=_output(current, mean),
         samples=_output(current, draws.images[:, -1]),
         coarse=_output(current, current.coarse),
-        magnitude_std=_numpy(magnitude.flatten(0, 1).std(dim=0), scale),
+        magnitude_std=_numpy(std, scale),
         phase_std=_numpy(diagnostics.circular_std(pooled)),
         quantiles=_numpy(quantiles, scale),
         mean_error=_numpy(diagnostics.mean_error(magnitude), scale),

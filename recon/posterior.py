@@ -36,10 +36,12 @@ class SlicePosterior:
     """(samples, rows, columns): one independent draw per chain."""
     coarse: NDArray[np.complex64]
     magnitude_std: NDArray[np.float32]
+    """Corrected for the number of independent draws that the chains are worth."""
     phase_std: NDArray[np.float32]
     """Circular standard deviation, radians."""
     quantiles: NDArray[np.float32]
-    """(4, rows, columns): quantiles of the magnitude at `QUANTILE_LEVELS`."""
+    """(4, rows, columns): ends of the 90 % and 50 % intervals of the magnitude, at
+    `QUANTILE_LEVELS`, widened for the finite number of draws (`diagnostics.interval_ends`)."""
     mean_error: NDArray[np.float32]
     """Monte Carlo standard error of the mean's magnitude."""
     rhat: NDArray[np.float32]

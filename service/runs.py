@@ -153,4 +153,5 @@ def evaluate_files(result: Path, full: Path) -> tuple[Evaluation, list[SlicePost
             "reference-undersampled", "the reference must hold more samples than the result used"
         )
     reference = coil_combination(scan, mask, settings)
-    return evaluate(posteriors, reference), posteriors, reference
+    unseen = 1 - np.count_nonzero(mask) / np.count_nonzero(scan.mask)
+    return evaluate(posteriors, reference, unseen), posteriors, reference

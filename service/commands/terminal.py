@@ -76,9 +76,12 @@ def print_posteriors(posteriors: Sequence[SlicePosterior], console: Console) -> 
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """PSNR, SSIM, NMSE, coverage and chi^2 per slice and for the volume."""
+    """PSNR, SSIM, NMSE, coverage and chi^2 per slice and for the volume.
+
+    Coverage is of the reference with its noise (`Judgement.predicted_90`).
+    """
     table = Table(
-        "", "image", "PSNR dB", "SSIM", "NMSE", "50 % covers", "90 % covers", "χ²", "R̂ < 1.1"
+        "", "image", "PSNR dB", "SSIM", "NMSE", "50 % holds", "90 % holds", "χ²", "R̂ < 1.1"
     )
     rows = [
         (f"slice {index}", judgement)
@@ -104,8 +107,8 @@ def _add(table: Table, name: str, judgement: Judgement) -> None:
             f"{scores.psnr:.2f}",
             f"{scores.ssim:.3f}",
             f"{scores.nmse:.4f}",
-            _percent(judgement.coverage_50) if last else "",
-            _percent(judgement.coverage_90) if last else "",
+            _percent(judgement.predicted_50) if last else "",
+            _percent(judgement.predicted_90) if last else "",
             f"{judgement.chi2:.2f}" if last else "",
             _percent(judgement.rhat_share) if last else "",
             end_section=last,

@@ -10,13 +10,17 @@ from recon.diagnostics import (
     chi2_per_coil,
     circular_std,
     effective_samples,
+    independent_draws,
+    interval_ends,
     mean_error,
     object_mask,
     split_rhat,
+    spread_correction,
 )
 from recon.noise import NoiseStreams
 from recon.operators import CartesianSense
 from recon.phantom import simulate
+from recon.posterior import QUANTILE_LEVELS
 from recon.sampler import Problem
 from recon.solve import ConjugateGradientSolver
 
@@ -210,3 +214,60 @@ def test_object_mask_of_the_phantom() -> None:
     # Units do not matter.
     scaled = object_mask((1e6 * np.abs(truth[0])).astype(np.float32))
     np.testing.assert_array_equal(scaled, found)
+
+
+def chains_of(chains: int, draws: int, correlation: float, pixels: int) -> torch.Tensor:
+    """Magnitudes (chains, draws, pixels): 10 + stationary autoregression of unit variance."""
+    fresh = normal(chains, draws, pixels, seed=11)
+    values = [fresh[:, 0]]
+    for k in range(1, draws):
+        kept = math.sqrt(1 - correlation**2)
+        values.append(correlation * values[-1] + kept * fresh[:, k])
+    return 10 + torch.stack(values, dim=1)
+
+
+CHAINS = [(4, 3, 0.0), (4, 3, 0.6), (8, 11, 0.8), (2, 2, 0.0), (8, 1, 0.0), (64, 4, 0.0)]
+
+
+@pytest.mark.parametrize(("chains", "draws", "correlation"), CHAINS)
+def test_draws_are_worth_the_variance_of_their_mean(
+    chains: int, draws: int, correlation: float
+) -> None:
+    """n = variance of a draw over variance of the mean; 20,000 pixels leave 2 % of doubt."""
+    values = chains_of(chains, draws, correlation, 20_000)
+    lags = np.arange(draws)
+    weights = np.where(lags > 0, 2, 1) * (draws - lags) / draws**2
+    expected = chains / float((weights * correlation**lags).sum())
+    inside = torch.ones(20_000, dtype=torch.bool)
+    assert independent_draws(values, inside) == pytest.approx(expected, rel=0.04)
+    std = spread_correction(expected) * values.flatten(0, 1).std(dim=0, correction=0)
+    assert float(std.square().mean()) == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize(("chains", "draws", "correlation"), CHAINS)
+def test_intervals_hold_the_truth_however_few_the_draws(
+    chains: int, draws: int, correlation: float
+) -> None:
+    """Truth and draws are exchangeable. Plain quantiles of 4 x 3 draws hold 79 % instead of 90 %.
+
+    20,000 pixels: standard error 0.4 %. Of correlated chains the degrees of freedom are only known
+    roughly; the intervals hold at most 2.5 % too much.
+    """
+    pixels = 20_000
+    values = chains_of(chains, draws, correlation, pixels)
+    truth = 10 + normal(pixels, seed=12)
+    worth = independent_draws(values, torch.ones(pixels, dtype=torch.bool))
+    low, middle_low, middle_high, high = interval_ends(values.flatten(0, 1), QUANTILE_LEVELS, worth)
+    assert float(((low <= truth) & (truth <= high)).double().mean()) == pytest.approx(
+        0.9, abs=0.025
+    )
+    inner = (middle_low <= truth) & (truth <= middle_high)
+    assert float(inner.double().mean()) == pytest.approx(0.5, abs=0.03)
+
+
+def test_intervals_of_one_draw_and_of_air() -> None:
+    one = normal(1, 1, 5).abs()
+    assert independent_draws(one, torch.ones(5, dtype=torch.bool)) == 1
+    assert torch.equal(interval_ends(one[0], (0.05, 0.95), 1.0), one[0].expand(2, 5))
+    air = 0.1 * normal(4, 6, 500).abs()
+    assert (interval_ends(air.flatten(0, 1), (0.05, 0.95), 10.0) >= 0).all()

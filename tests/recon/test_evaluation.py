@@ -100,6 +100,22 @@ def test_coverage_of_a_true_posterior_is_nominal() -> None:
         assert abs(found - nominal) < 4 * math.sqrt(nominal * (1 - nominal) / pixels)
 
 
+def test_the_noise_of_the_reference_is_not_held_against_the_posterior() -> None:
+    """A noisy reference leaves the intervals of the image, not those of image and noise."""
+    rng = np.random.default_rng(4)
+    posteriors = [gaussian_posterior(k, rng) for k in range(6)]
+    reference = draw_reference(posteriors, 6, rng)
+    noisy = np.abs(reference) + math.sqrt(0.75) * 0.3 * rng.standard_normal(reference.shape)
+    posteriors = [dataclasses.replace(p, noise_std=0.3) for p in posteriors]
+    found = evaluate(posteriors, noisy, unseen=0.75).volume
+    doubt = 4 * math.sqrt(0.25 / found.object_pixels)
+    assert abs(found.predicted_50 - 0.5) < doubt
+    assert abs(found.predicted_90 - 0.9) < doubt
+    assert found.coverage_90 < 0.85
+    clean = evaluate(posteriors, reference).volume
+    assert (clean.predicted_50, clean.predicted_90) == (clean.coverage_50, clean.coverage_90)
+
+
 def test_slices_are_matched_by_index_and_pooled() -> None:
     rng = np.random.default_rng(2)
     posteriors = [gaussian_posterior(k, rng) for k in (3, 1)]
