@@ -29,8 +29,8 @@ benchmark: $(STAMP) ## the tables and figures of the README
 	$(BIN)/python -m benchmarks.scans
 	$(BIN)/python -m benchmarks all
 
-docs: .venv/.docs ## the documentation as a site: site/index.html
-	$(BIN)/mkdocs build --strict --quiet
+docs: $(STAMP) ## the documentation as a site: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 container: .venv/.container ## check docker/: files, Dockerfile, image at work (Debian, root)
 	docker/check.sh
@@ -50,8 +50,8 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-.venv/.docs .venv/.container: .venv/.%: $(STAMP)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[$*]'
+.venv/.container: $(STAMP)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[container]'
 	@touch $@
 
 # The second way is for a Python whose venv module has no ensurepip (Debian's without python3-venv).

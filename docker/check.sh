@@ -43,6 +43,7 @@ work=$(mktemp -d "${TMPDIR:-/var/tmp}/mri-posterior-check.XXXXXX")
 podman=(podman --root "$work/store" --runroot "$work/runroot" --storage-driver overlay
     --runtime runc --cgroup-manager cgroupfs)
 clean() {
+    if mountpoint --quiet "$work/debian"; then umount "$work/debian"; fi
     if [ -s "$work/nginx.pid" ]; then kill "$(cat "$work/nginx.pid")" || true; fi
     if [ -d "$work/store" ]; then
         "${podman[@]}" rm --all --force --time 5 > "$work/clean.log" 2>&1 || true
@@ -129,6 +130,8 @@ if ((${#failed[@]})) || [[ " ${skipped[*]} " == *' image '* ]]; then finish; exi
 # shellcheck source=/dev/null
 suite=${SUITE:-$(. /etc/os-release && echo "$VERSION_CODENAME")}
 say "stand-ins for the base images: Debian $suite"
+mkdir "$work/debian"
+mount -t tmpfs tmpfs "$work/debian"  # dpkg syncs every file
 debootstrap --variant=minbase --include=python3,python3-venv,python3-pip,ca-certificates \
     "$suite" "$work/debian" > "$work/debootstrap.log" 2>&1 || { tail "$work/debootstrap.log"; exit 1; }
 rm -f "$work"/debian/var/cache/apt/archives/*.deb
@@ -148,12 +151,14 @@ build=(--isolation chroot --network host --format docker
         fi
     done
 } > "$work/pip.conf"
-echo "registry=$(npm config get registry 2> /dev/null || echo https://registry.npmjs.org/)" \
-    > "$work/npmrc"
+{
+    echo "registry=$(npm config get registry 2> /dev/null || echo https://registry.npmjs.org/)"
+    echo 'cafile=/etc/ssl/certs/ca-certificates.crt'
+} > "$work/npmrc"
 if [ -d /opt/wheels ]; then build+=(--volume /opt/wheels:/opt/wheels:ro); fi
 tar --directory "$work/debian" --create . \
     | "${podman[@]}" import - localhost/python:check > "$work/import.log" 2>&1
-rm -rf --one-file-system "$work/debian"
+umount "$work/debian"
 "${podman[@]}" build "${build[@]}" --tag localhost/node:check --file - "$work/nginx" \
     > "$work/node.log" 2>&1 <<'DOCKERFILE' || { tail "$work/node.log"; exit 1; }
 FROM localhost/python:check
