@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 VARIABLE = re.compile(r"MRI_POSTERIOR_[A-Z_]+")
 OTHER_VARIABLES = {
+    "MRI_POSTERIOR_STORAGE",  # of workers on several hosts
     "MRI_POSTERIOR_CONFIG",
     "MRI_POSTERIOR_KEY",
     "MRI_POSTERIOR_MODELS",
@@ -66,6 +67,14 @@ def test_every_problem_has_advice_and_no_advice_is_left_over() -> None:
     assert re.findall(r"^### (.*)$", text, re.MULTILINE) == list(PROBLEMS)
     for kind, (status, title) in PROBLEMS.items():
         assert f"### {kind}\n\n*{title} ({status}).* " in text
+
+
+def test_the_readme_shows_the_tables_of_the_measurements_page() -> None:
+    rows = re.compile(r"^\|.*\d.*\|$", re.MULTILINE)
+    shown = rows.findall((ROOT / "README.md").read_text().partition("## What was measured")[2])
+    everything = (DOCS / "measurements.md").read_text()
+    assert len(shown) > 15
+    assert [row for row in shown if row not in everything] == []
 
 
 def test_presets_cost_what_the_method_page_says() -> None:
