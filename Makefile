@@ -1,10 +1,11 @@
 # Every target sets itself up: Python >= 3.11 with pip, and make, are all it takes.
 PYTHON ?= python3
+ACCELERATOR ?= cuda
 BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test proofs check benchmark clean
+.PHONY: help demo test proofs check benchmark docs container image clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -28,14 +29,29 @@ benchmark: $(STAMP) ## the tables and figures of the README
 	$(BIN)/python -m benchmarks.scans
 	$(BIN)/python -m benchmarks all
 
+docs: $(STAMP) ## the documentation as a site: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+container: .venv/.container ## check docker/: files, Dockerfile, image at work (Debian, root)
+	docker/check.sh
+
+image: ## build the image mri-posterior with Docker; ACCELERATOR=cpu for one without CUDA
+	docker build --file docker/Dockerfile --tag mri-posterior --build-arg ACCELERATOR=$(ACCELERATOR) \
+		--build-arg REVISION=$$(git rev-parse HEAD) \
+		--build-arg CREATED=$$(git show --no-patch --format=%cI HEAD) .
+
 clean: ## remove caches, build output and demo output; keeps .venv and runs
-	rm -rf build dist demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist demo site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find recon models service benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One pip call under the constraints: torch is pinned before anything that depends on it is
 # resolved, so no dependency can pull another release (with its CUDA libraries).
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+.venv/.container: $(STAMP)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[container]'
 	@touch $@
 
 # The second way is for a Python whose venv module has no ensurepip (Debian's without python3-venv).

@@ -14,7 +14,7 @@ from recon.posterior import SelfCheck, SlicePosterior
 
 SCHEMA = "mri-posterior/result/1"
 
-_STACKED: dict[str, tuple[str, type[np.generic]]] = {
+STACKED: dict[str, tuple[str, type[np.generic]]] = {
     "mean": ("mean", np.complex64),
     "coarse": ("coarse", np.complex64),
     "magnitude_std": ("magnitude_std", np.float32),
@@ -36,7 +36,7 @@ _SAMPLES = "samples"
 _SELF_CHECK = "quality/self_check"
 SELF_CHECK_COLUMNS = ("lines", "residual_std", "coverage_50", "coverage_90")
 
-ARRAYS = (*_STACKED, _SAMPLES, _SELF_CHECK)
+ARRAYS = (*STACKED, _SAMPLES, _SELF_CHECK)
 """What a reader needs; `reconstruction` and `reconstruction_std` repeat it for fastMRI's tools."""
 
 
@@ -49,7 +49,7 @@ def result_arrays(
         raise ValueError(f"a result needs one posterior per slice, got slices {indices}")
     arrays: dict[str, NDArray[Any]] = {
         name: np.stack([np.asarray(getattr(p, field), kind) for p in posteriors])
-        for name, (field, kind) in _STACKED.items()
+        for name, (field, kind) in STACKED.items()
     }
     arrays[_SAMPLES] = np.stack([p.samples for p in posteriors], axis=1, dtype=np.complex64)
     arrays[_SELF_CHECK] = np.array([_self_check_row(p.self_check) for p in posteriors], np.float64)
@@ -114,7 +114,7 @@ def _check_shapes(arrays: Mapping[str, NDArray[Any]]) -> None:
     wanted[_SAMPLES] = (*arrays[_SAMPLES].shape[:1], *shape)
     wanted["quality/chi2_per_coil"] = (*shape[:1], *arrays["quality/chi2_per_coil"].shape[1:2])
     wrong = [name for name in ARRAYS if arrays[name].shape != wanted[name]]
-    wrong += [name for name, (_, kind) in _STACKED.items() if arrays[name].dtype != kind]
+    wrong += [name for name, (_, kind) in STACKED.items() if arrays[name].dtype != kind]
     if len(shape) != 3 or wrong:
         raise ScanError(
             "result-damaged",
@@ -126,7 +126,7 @@ def _posterior(
     arrays: Mapping[str, NDArray[Any]], position: int, warnings: Mapping[int, tuple[str, ...]]
 ) -> SlicePosterior:
     values: dict[str, Any] = {}
-    for name, (field, kind) in _STACKED.items():
+    for name, (field, kind) in STACKED.items():
         value = np.asarray(arrays[name][position], kind)
         values[field] = value if value.ndim else value.item()
     return SlicePosterior(

@@ -1,0 +1,409 @@
+"""A hook of MkDocs: the reference is written from the code each time the site is built.
+
+Nothing here repeats what the code says. A page is as true as the code it was made from.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from typer.cli import get_docs_for_click
+
+from models.model_folder import FILES, MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES, ModelConfig
+from recon.io import result_layout
+from recon.planes import ATTRIBUTE as IMAGE_PLANES
+from recon.posterior import QUANTILE_LEVELS, SelfCheck, SlicePosterior
+from service.cli import app as command_line
+from service.http.app import create_app, create_context
+from service.settings import CONFIG_VARIABLE, ServiceSettings, table
+from service.store.database import create_database
+
+ROOT = Path(__file__).parent.parent
+_RESULTS = "benchmarks/results"
+_WEIGHTS = "models/weights"
+_MADE = "<!-- Made from the code by docs/reference_pages.py; change the code instead. -->\n\n"
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Formulas become MathML, which browsers draw themselves: no script, nothing fetched."""
+    config.mdx_configs.setdefault("pymdownx.superfences", {})["custom_fences"] = [
+        {"name": "math", "class": "formula", "format": _formula}
+    ]
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages made from the code, the texts of the root folder and the figures."""
+    pages = {
+        "reference/command-line.md": command_line_page(),
+        "reference/http-api.md": http_page(openapi()),
+        "reference/openapi.json": json.dumps(openapi(), indent=1),
+        "reference/settings.md": settings_page(),
+        "reference/result-file.md": result_page(),
+        "reference/model-format.md": model_page(),
+        "reference/error-codes.md": codes_page(),
+    }
+    for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY"):
+        text = (ROOT / f"{name}.md").read_text()
+        pages[f"project/{name.lower()}.md"] = text.replace("](docs/", "](../")
+    for folder in sorted((ROOT / _WEIGHTS).iterdir()):
+        text = (folder / "README.md").read_text()
+        pages[f"model-cards/{folder.name}.md"] = text.replace(
+            "](prior.png)", f"]({folder.name}.png)"
+        )
+        if (folder / "prior.png").is_file():
+            uri = f"model-cards/{folder.name}.png"
+            files.append(File.generated(config, uri, abs_src_path=str(folder / "prior.png")))
+    for picture in sorted((ROOT / _RESULTS).glob("*.png")):
+        files.append(
+            File.generated(config, f"{_RESULTS}/{picture.name}", abs_src_path=str(picture))
+        )
+    for uri, content in pages.items():
+        files.append(File.generated(config, uri, content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Links to figures and model cards are written as a reader of the repository finds them."""
+    del page
+    markdown = re.sub(rf"\]\(\.\./{_WEIGHTS}/([\w-]+)/README\.md", r"](model-cards/\1.md", markdown)
+    return markdown.replace(f"](../{_RESULTS}/", f"]({_RESULTS}/")
+
+
+def _formula(source: str, *_: object, **__: object) -> str:
+    return f'<div class="formula">{convert(source.strip(), display="block")}</div>'
+
+
+def command_line_page() -> str:
+    """All commands with their options, by Typer's own writer."""
+    command = typer.main.get_command(command_line)
+    context = typer.Context(command, info_name="mri-posterior")
+    text = get_docs_for_click(obj=command, ctx=context, name="mri-posterior")
+    text = text.replace("# `mri-posterior`", "# Command line", 1)
+    text = re.sub(r"^(#+) `mri-posterior (.*)`$", r"\1 \2", text, flags=re.MULTILINE)
+    exits = (
+        "Exit codes: 0 done; 2 input refused, a sentence says why and what to do; 1 failure. "
+        "Codes in brackets are listed under [error codes](error-codes.md).\n\n**Usage**:"
+    )
+    return _MADE + text.replace("**Usage**:", exits, 1)
+
+
+def openapi() -> dict[str, Any]:
+    """The document that a server answers under /openapi.json."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = ServiceSettings(data=Path(folder), database="")
+        create_database(settings.database_url)
+        context = create_context(settings)
+        document: dict[str, Any] = create_app(context).openapi()
+        context.queue.close()
+        context.engine.dispose()
+    return document
+
+
+def http_page(document: dict[str, Any]) -> str:
+    """Routes by tag, with parameters, bodies and answers; then the schemas."""
+    lines = [
+        "# HTTP API",
+        "",
+        f"Version {document['info']['version']}. A running service describes itself under `/docs` "
+        "and `/openapi.json`; the document is also [here](openapi.json). Every route may answer "
+        "with a [problem](../troubleshooting.md).",
+        "",
+    ]
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            lines += _operation(method.upper(), path, operation)
+    lines += ["## Schemas", ""]
+    for name, schema in sorted(document["components"]["schemas"].items()):
+        lines += _schema(name, schema)
+    return _MADE + "\n".join(lines)
+
+
+def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:
+    yield f"## {method} {path}"
+    yield ""
+    yield operation.get("description") or operation.get("summary", "")
+    yield ""
+    if parameters := operation.get("parameters"):
+        yield from ("| parameter | in | type | meaning |", "|---|---|---|---|")
+        for one in parameters:
+            kind = _kind(one.get("schema", {}))
+            star = " (required)" if one.get("required") else ""
+            text = _cell(one.get("description", ""))
+            yield f"| `{one['name']}`{star} | {one['in']} | {kind} | {text} |"
+        yield ""
+    if content := operation.get("requestBody", {}).get("content"):
+        bodies = [f"`{media}`{_of(body)}" for media, body in content.items()]
+        yield f"Body: {', '.join(bodies)}"
+        yield ""
+    yield from ("| answer | meaning | body |", "|---|---|---|")
+    for status, answer in operation["responses"].items():
+        bodies = [f"`{m}`{_of(body)}" for m, body in answer.get("content", {}).items()]
+        yield f"| {status} | {_cell(answer.get('description', ''))} | {', '.join(bodies)} |"
+    yield ""
+
+
+def _of(body: dict[str, Any]) -> str:
+    name = body.get("schema", {}).get("$ref", "").rpartition("/")[2]
+    return f" ([{name}](#{name.lower()}))" if name else ""
+
+
+def _schema(name: str, schema: dict[str, Any]) -> Iterator[str]:
+    yield f"### {name}"
+    yield ""
+    yield str(schema.get("description", "")).partition("\n\n")[0]
+    yield ""
+    if "enum" in schema:
+        yield "One of " + ", ".join(f"`{value}`" for value in schema["enum"]) + "."
+    if properties := schema.get("properties"):
+        required = schema.get("required", ())
+        yield from ("| field | type | default | meaning |", "|---|---|---|---|")
+        for field, about in properties.items():
+            default = "required" if field in required else f"`{json.dumps(about.get('default'))}`"
+            text = _cell(about.get("description", ""))
+            yield f"| `{field}` | {_kind(about)} | {default} | {text} |"
+    yield ""
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    """A JSON schema in a few words."""
+    if reference := schema.get("$ref"):
+        name = reference.rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    for key in ("anyOf", "oneOf", "allOf"):
+        if key in schema:
+            return " or ".join(dict.fromkeys(_kind(part) for part in schema[key]))
+    if "const" in schema:
+        return f"`{json.dumps(schema['const'])}`"
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    kind = str(schema.get("type", "any"))
+    if kind == "array":
+        kind = f"array of {_kind(schema.get('items', {}))}"
+    bounds = {
+        "minimum": "≥",
+        "exclusiveMinimum": ">",
+        "maximum": "≤",
+        "exclusiveMaximum": "<",
+        "maxLength": "length ≤",
+    }
+    limits = [f"{sign} {schema[key]:g}" for key, sign in bounds.items() if key in schema]
+    return f"{kind} ({', '.join(limits)})" if limits else kind
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def settings_page() -> str:
+    """Every setting of the service."""
+    lines = [
+        "# Settings",
+        "",
+        "Flags of `mri-posterior serve` win over the environment, the environment wins over the "
+        f"TOML file that `{CONFIG_VARIABLE}` names. The file has the same settings in lower case, "
+        "without the prefix. Unknown names are refused.",
+        "",
+        "| environment variable | default | meaning |",
+        "|---|---|---|",
+    ]
+    for _, variable, default, meaning in table():
+        shown = default.replace(str(Path.home()), "~")
+        lines.append(f"| `{variable}` | {f'`{shown}`' if shown else 'none'} | {_cell(meaning)} |")
+    return _MADE + "\n".join(lines) + "\n"
+
+
+def result_page() -> str:
+    """Datasets of a result file, with the words of the class they come from."""
+    said = _attribute_docstrings(ROOT / "recon/posterior.py", SlicePosterior.__name__)
+    said |= {"quantiles": said["quantiles"].replace("`QUANTILE_LEVELS`", _quantile_levels())}
+    lines = [
+        "# Result file",
+        "",
+        f"HDF5, schema `{result_layout.SCHEMA}` (root attribute `schema`). Slices are the first "
+        "axis of every dataset but `samples`, where they are the second. Images are in the units "
+        "of the whitened k-space of the input; phases are those of the input.",
+        "",
+        "| dataset | type | per slice |",
+        "|---|---|---|",
+    ]
+    for name, (field, kind) in result_layout.STACKED.items():
+        text = said.get(field) or _field_words(field)
+        lines.append(f"| `{name}` | {kind.__name__} | {_cell(text)} |")
+    columns = _attribute_docstrings(ROOT / "recon/posterior.py", SelfCheck.__name__)
+    check = "; ".join(
+        f"`{name}`" + (f": {columns[name].rstrip('.')}" if name in columns else "")
+        for name in result_layout.SELF_CHECK_COLUMNS
+    )
+    lines += [
+        f"| `samples` | complex64 | {_cell(said['samples'])} |",
+        f"| `quality/self_check` | float64 | columns {_cell(check)}; NaN without a self-check |",
+        "| `reconstruction` | float32 | magnitude of the mean, cut to the size the header asks "
+        "for: what fastMRI's evaluation reads |",
+        "| `reconstruction_std` | float32 | `magnitude_std`, cut likewise |",
+        "| `mask` | bool | (rows, columns), once for all slices: what was sampled |",
+        "",
+        "## Root attributes",
+        "",
+        "| attribute | meaning |",
+        "|---|---|",
+    ]
+    lines += [f"| `{name}` | {meaning} |" for name, meaning in (ATTRIBUTES | CARRIED_OVER).items()]
+    lines += [
+        "",
+        "```python",
+        "from pathlib import Path",
+        "",
+        "from recon.io.files import read_result",
+        "",
+        'posteriors, about = read_result(Path("result.h5"))',
+        'print(about["model_id"], posteriors[0].mean.shape, posteriors[0].warnings)',
+        "```",
+        "",
+    ]
+    return _MADE + "\n".join(lines)
+
+
+ATTRIBUTES = {
+    "schema": "name and version of this layout",
+    "not_for_diagnostic_use": "always 1",
+    "warnings": 'JSON: a list of `{"slice", "warning"}`, in plain words',
+    "created": "time of writing, UTC",
+    "input_sha256": "SHA-256 of the scan's file",
+    "model_id": "name of the prior",
+    "model_sha256": "SHA-256 of its weights",
+    "software_version": "version of this package",
+    "torch_version": "version of PyTorch",
+    "python_version": "version of Python",
+    "device": "where the network ran",
+    "compute_dtype": "type the network computed in",
+    "seed": "seed of everything random",
+    "samples": "chains, one independent sample each",
+    "preset": "fast, standard or thorough",
+    "sampler": "method and annealing path",
+    "coarse": "the first reconstruction",
+    "steps": "network evaluations per chain",
+    "acceleration": "matrix size over acquired samples",
+    "compress_above": "coils above which they were compressed; 0: never",
+}
+"""Checked by a test against a file that was really written."""
+CARRIED_OVER = {
+    "acquisition": "fastMRI's name of the sequence, where the scan has one",
+    IMAGE_PLANES: "JSON: where each slice lies in the patient, where the scan says it",
+}
+
+
+def _field_words(field: str) -> str:
+    return {
+        "index": "number of the slice in the scan",
+        "mean": "posterior mean, complex, (rows, columns)",
+        "coarse": "the first reconstruction, complex, (rows, columns)",
+        "magnitude_std": "posterior standard deviation of the magnitude, (rows, columns)",
+        "effective_samples": "effective number of independent draws, (rows, columns)",
+        "converged": "whether R-hat and the residual allow trust",
+    }[field]
+
+
+def _quantile_levels() -> str:
+    return ", ".join(f"{100 * level:g} %" for level in QUANTILE_LEVELS)
+
+
+def _attribute_docstrings(path: Path, class_name: str) -> dict[str, str]:
+    """The string under each field of a class."""
+    tree = ast.parse(path.read_text())
+    (found,) = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == class_name]
+    said = {}
+    for field, text in zip(found.body, found.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            assert isinstance(field.target, ast.Name)
+            assert isinstance(text.value, ast.Constant)
+            said[field.target.id] = str(text.value.value)
+    return said
+
+
+def model_page() -> str:
+    """The folder of a model and the fields of its configuration."""
+    schema = ModelConfig.model_json_schema()
+    definitions = schema.pop("$defs")
+    lines = [
+        "# Model format",
+        "",
+        f"A model is a folder of {', '.join(f'`{name}`' for name in FILES)}. `config.json` says "
+        "how to build the network and what its user should know; nothing in the folder is ever "
+        f"executed or unpickled. `config.json` may have {MAX_CONFIG_BYTES // 1024} KiB, the "
+        f"weights {MAX_WEIGHTS_BYTES // 1024**2} MiB. `mri-posterior models verify NAME` checks "
+        "all of it, and lets the network denoise once.",
+        "",
+        "The network takes two channels, real and imaginary part, of an image whose 99th "
+        "percentile of the magnitude is 1 (times `scale`), with noise of `sigma` per real "
+        "component, and returns the expected clean image.",
+        "",
+    ]
+    lines += _schema("config.json", schema)
+    for name, definition in sorted(definitions.items()):
+        lines += _schema(name, definition)
+    example = (ROOT / "models/weights/brain-small/config.json").read_text()
+    lines += ["## Example", "", "The prior that ships:", "", "```json", example.rstrip(), "```", ""]
+    return _MADE + "\n".join(lines).replace("#/$defs/", "#")
+
+
+def codes_page() -> str:
+    """Every error code with the sentence it comes with, as found in the code."""
+    lines = [
+        "# Error codes",
+        "",
+        "Each refusal has a short, stable code and a sentence that says what to do. The command "
+        "line prints the code in brackets; the service puts it into the member `reason` of a "
+        "[problem](../troubleshooting.md). `…` stands for what is inserted.",
+        "",
+        "Exit code 2: `ScanError`, `CalibrationError`, `ModelError`, `SettingsError`. "
+        "Exit code 1: the others.",
+        "",
+        "| code | error | what it says |",
+        "|---|---|---|",
+    ]
+    for code, error, message in sorted(error_codes()):
+        lines.append(f"| `{code}` | {error} | {_cell(message)} |")
+    return _MADE + "\n".join(lines) + "\n"
+
+
+def error_codes() -> set[tuple[str, str, str]]:
+    """(code, class, sentence) of every error raised with a literal code."""
+    found = set()
+    for folder in ("recon", "models", "service"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and len(node.args) >= 2:
+                    name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                    code, message = node.args[0], _template(node.args[1])
+                    if (
+                        name.endswith("Error")
+                        and name != "ProblemError"
+                        and isinstance(code, ast.Constant)
+                        and isinstance(code.value, str)
+                        and message
+                    ):
+                        found.add((code.value, name, message))
+    return found
+
+
+def _template(node: ast.expr) -> str:
+    """A string, with `…` for what an f-string inserts."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        parts = [v.value if isinstance(v, ast.Constant) else "…" for v in node.values]
+        return "".join(str(part) for part in parts)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _template(node.left) + _template(node.right)
+    return "" if not isinstance(node, ast.Name) else "…"
