@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from recon.errors import CalibrationError
-from recon.scan import Scan
+from recon.noncartesian import gridded
+from recon.scan import Scan, Trajectory
 
 MINIMUM_CALIBRATION = 12
 """Fully sampled central lines that ESPIRiT needs."""
@@ -69,6 +70,8 @@ class Calibration:
     mask: NDArray[np.bool_]
     noise_std: float
     noise_source: str
+    trajectory: Trajectory | None = None
+    """Of the samples, where `kspace` is (coils, readouts, samples)."""
 
 
 def calibration_width(mask: NDArray[np.bool_]) -> int:
@@ -86,10 +89,13 @@ def calibration_width(mask: NDArray[np.bool_]) -> int:
 
 def _outer_samples(scan: Scan) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
     """The outermost acquired samples and the ring inside them, each (coils, samples)."""
-    rows, columns = scan.mask.shape
-    row = (np.arange(rows) - rows // 2) / max(rows / 2, 1)
-    column = (np.arange(columns) - columns // 2) / max(columns / 2, 1)
-    radius = np.hypot(row[:, None], column[None, :])[scan.mask]
+    if scan.trajectory is not None:
+        radius = np.hypot(*np.moveaxis(scan.trajectory.points, -1, 0))[scan.mask]
+    else:
+        rows, columns = scan.mask.shape
+        row = (np.arange(rows) - rows // 2) / max(rows / 2, 1)
+        column = (np.arange(columns) - columns // 2) / max(columns / 2, 1)
+        radius = np.hypot(row[:, None], column[None, :])[scan.mask]
     order = np.argsort(radius)
     count = max(min(100, len(order) // 2), int(_OUTER_SHARE * len(order)))
     samples = np.moveaxis(scan.kspace[..., scan.mask], 1, 0)  # (coils, slices, samples)
@@ -170,7 +176,8 @@ def _cholesky(covariance: NDArray[np.complex128]) -> NDArray[np.complex128]:
 
 
 def _zero_filled_percentile(scan: Scan) -> float:
-    images = np.fft.ifft2(np.fft.ifftshift(scan.kspace[0], axes=(-2, -1)), norm="ortho")
+    kspace = _on_grid(scan, scan.kspace[0])
+    images = np.fft.ifft2(np.fft.ifftshift(kspace, axes=(-2, -1)), norm="ortho")
     return float(np.percentile(np.sqrt((np.abs(images) ** 2).sum(axis=0)), 99))
 
 
@@ -224,13 +231,14 @@ def calibrate(
     """
     settings = settings or CalibrationSettings()
     kspace = np.einsum("vc,crk->vrk", model.whitening, scan.kspace[index]).astype(np.complex64)
-    width = min(calibration_width(scan.mask), _MAXIMUM_CALIBRATION)
+    width = min(calibration_width(scan.sampled), _MAXIMUM_CALIBRATION)
+    grid = _on_grid(scan, kspace)
     if scan.coil_maps is not None:
         # Given maps belong to the unwhitened coils; whitening and compression act on them alike.
         given = np.einsum("vc,crk->vrk", model.whitening, scan.coil_maps[index])
         maps = _normalised(given.astype(np.complex64))
     elif kspace.shape[0] == 1:
-        maps = np.ones_like(kspace)
+        maps = np.ones((1, *scan.image_shape), np.complex64)
     elif width < MINIMUM_CALIBRATION:
         raise CalibrationError(
             "no-calibration-region",
@@ -239,11 +247,20 @@ def calibrate(
             "as the dataset 'coil_maps'.",
         )
     else:
-        maps = _espirit(kspace, width, settings)
-    image = _low_resolution(kspace, maps, max(width, 8))
+        maps = _espirit(grid, width, settings)
+    image = _low_resolution(grid, maps, max(width, 8))
     image = gaussian_filter(image.real, 1) + 1j * gaussian_filter(image.imag, 1)
     phase = np.exp(1j * np.angle(image)).astype(np.complex64)
-    return Calibration(kspace, maps * phase, phase, scan.mask, model.noise_std, model.source)
+    return Calibration(
+        kspace, maps * phase, phase, scan.mask, model.noise_std, model.source, scan.trajectory
+    )
+
+
+def _on_grid(scan: Scan, kspace: Complex) -> Complex:
+    """K-space of one slice (coils, rows, columns) on the grid of the image."""
+    if scan.trajectory is None:
+        return kspace
+    return gridded(kspace, scan.trajectory.points, scan.mask, scan.trajectory.matrix)
 
 
 def _normalised(maps: Complex) -> Complex:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from recon.errors import ScanError
 from recon.noise import NoiseStreams
-from recon.operators import CartesianSense
+from recon.operators import CartesianSense, FourierOperator
 from recon.prior import GaussianPrior
 from recon.sampler import Level, Problem, init, step
 
@@ -55,11 +56,9 @@ def radial_spectrum(problem: Problem) -> Tensor:
 
     A power law in the distance from the centre of k-space, above the noise; (rows, columns).
     """
-    mask, measured = _mask_of(problem), problem.measurement
-    rows, columns = mask.shape
-    row = (torch.arange(rows, device=mask.device) - rows // 2) / rows
-    column = (torch.arange(columns, device=mask.device) - columns // 2) / columns
-    radius = torch.hypot(row[:, None], column[None, :])
+    operator, measured = _fourier(problem), problem.measurement
+    mask, radius = operator.mask, operator.radius
+    rows, columns = operator.sampled.shape
     # The coils see the image blurred by their maps, and their powers add up to the image's.
     power = measured.abs().square().sum(dim=0) / 2 - len(measured) * problem.noise_std**2
     edges = torch.linspace(0.02, float(radius[mask].max()), 13, device=mask.device)
@@ -70,24 +69,25 @@ def radial_spectrum(problem: Problem) -> Tensor:
         if mean > 0.1 * problem.noise_std**2:
             log_radius.append(math.log(float(low + high) / 2))
             log_power.append(math.log(mean))
+    grid = CartesianSense(operator.coil_maps, operator.sampled).radius
     if len(log_radius) < 2:
-        return torch.full_like(radius, problem.noise_std**2)
+        return torch.full_like(grid, problem.noise_std**2)
     slope, level = np.polyfit(log_radius, log_power, 1)
     slope = min(float(slope), -1.0)
     return torch.exp(
-        torch.tensor(level) + slope * torch.log(radius.clamp_min(0.5 / max(rows, columns)))
+        torch.tensor(level) + slope * torch.log(grid.clamp_min(0.5 / max(rows, columns)))
     )
 
 
-def _mask_of(problem: Problem) -> Tensor:
-    if not isinstance(problem.operator, CartesianSense):
-        raise TypeError("the coarse reconstruction needs a Fourier-mask operator")
-    return problem.operator.mask
+def _fourier(problem: Problem) -> FourierOperator:
+    if not isinstance(problem.operator, FourierOperator):
+        raise TypeError("the coarse reconstruction needs a Fourier operator")
+    return problem.operator
 
 
 def cg_sense(problem: Problem, spectrum: Tensor) -> Tensor:
     """SENSE with a Tikhonov weight that expects the signal power of the unmeasured samples."""
-    unmeasured = spectrum[~_mask_of(problem)]
+    unmeasured = spectrum[~_fourier(problem).sampled]
     power = float((unmeasured if len(unmeasured) else spectrum).mean())
     precision = problem.noise_std**-2
     rhs = precision * problem.backprojection
@@ -102,7 +102,7 @@ def gaussian_model_draws(
     Crude, but it knows how much signal the scan has where it did not measure. Drawn by the same
     annealed steps as the real posterior; the prior costs two Fourier transforms.
     """
-    mask = _mask_of(problem)
+    mask = _fourier(problem).sampled
     prior = GaussianPrior(torch.zeros_like(start), spectrum)
     top = 3 * float(spectrum[~mask].max().sqrt()) if bool((~mask).any()) else problem.noise_std
     levels = np.geomspace(max(top, 2 * problem.noise_std), problem.noise_std / 2, _STEPS + 1)
@@ -123,7 +123,10 @@ def l1_wavelet(problem: Problem, regularisation: float, iterations: int = 60) ->
     """Sigpy's L1-wavelet SENSE reconstruction (FISTA), (rows, columns)."""
     operator = problem.operator
     if not isinstance(operator, CartesianSense):
-        raise TypeError("L1-wavelet needs a Fourier-mask operator")
+        raise ScanError(
+            "l1-wavelet-cartesian",
+            "the L1-wavelet start is for Cartesian scans; leave --coarse at cg-sense",
+        )
     app = mri_app.L1WaveletRecon(
         problem.measurement.cpu().numpy(),
         operator.coil_maps.cpu().numpy(),
@@ -145,7 +148,7 @@ def coarse_reconstruction(problem: Problem, method: CoarseMethod, noise: NoiseSt
     spectrum = radial_spectrum(problem)
     linear = cg_sense(problem, spectrum)
     if method is CoarseMethod.ZERO_FILLED:
-        image = problem.backprojection
+        image = _fourier(problem).rough_inverse(problem.measurement)
     elif method is CoarseMethod.CG_SENSE:
         image = linear
     else:

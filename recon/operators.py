@@ -54,9 +54,35 @@ class MeasurementOperator(ABC):
         """Number of real numbers measured of one image (two per complex sample)."""
 
 
+class FourierOperator(MeasurementOperator):
+    """A multi-coil Fourier measurement, on the grid of the image or off it.
+
+    Measurements are (..., coils, *mask.shape), zero outside the mask.
+    """
+
+    coil_maps: Tensor
+    """(..., coils, rows, columns) complex."""
+    mask: Tensor
+    """Of two axes, bool: the samples that count."""
+
+    @property
+    @abstractmethod
+    def sampled(self) -> Tensor:
+        """(rows, columns) bool: the Fourier coefficients of the image that were measured."""
+
+    @property
+    @abstractmethod
+    def radius(self) -> Tensor:
+        """Of the mask's shape: distance from the centre of k-space, cycles per voxel."""
+
+    @abstractmethod
+    def rough_inverse(self, measurement: Tensor) -> Tensor:
+        """An image as a quick look gives it: missing samples taken to be zero."""
+
+
 @final
 @dataclass(frozen=True)
-class CartesianSense(MeasurementOperator):
+class CartesianSense(FourierOperator):
     """Multi-coil Fourier mask (SENSE): (A x)_c = M F (S_c x).
 
     Measurements are (..., coils, rows, columns), zero outside the mask.
@@ -79,6 +105,20 @@ class CartesianSense(MeasurementOperator):
         kspace = torch.fft.fft2(maps * torch.fft.ifftshift(image, dim=_AXES).unsqueeze(-3))
         combined = (maps.conj() * torch.fft.ifft2(kspace.mul_(mask))).sum(dim=-3)
         return torch.fft.fftshift(combined, dim=_AXES)
+
+    def rough_inverse(self, measurement: Tensor) -> Tensor:
+        return self.adjoint(measurement)
+
+    @property
+    def sampled(self) -> Tensor:
+        return self.mask
+
+    @property
+    def radius(self) -> Tensor:
+        rows, columns = self.mask.shape
+        row = (torch.arange(rows, device=self.mask.device) - rows // 2) / rows
+        column = (torch.arange(columns, device=self.mask.device) - columns // 2) / columns
+        return torch.hypot(row[:, None], column[None, :])
 
     def measurement_shape(self, image_shape: torch.Size) -> tuple[int, ...]:
         return (*image_shape[:-2], *self.coil_maps.shape[-3:])

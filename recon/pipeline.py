@@ -23,13 +23,14 @@ from recon.chains import Advance, ChainPlan, Draws, run_chains
 from recon.coarse import CoarseMethod, coarse_reconstruction
 from recon.errors import ScanError
 from recon.noise import NoiseStreams
-from recon.operators import CartesianSense
+from recon.noncartesian import NonCartesianSense
+from recon.operators import CartesianSense, FourierOperator
 from recon.posterior import QUANTILE_LEVELS, SlicePosterior
 from recon.prior import Prior
 from recon.sampler import Problem
 from recon.scan import Scan
 from recon.schedule import PRESETS, Path, Preset, cycle_top, lowest_sigma
-from recon.selfcheck import hold_out, judge
+from recon.selfcheck import hold_out, hold_out_readouts, judge
 from recon.solve import solver_for
 
 _CHI2_BAND = (0.9, 1.1)
@@ -189,7 +190,10 @@ def problem_of(calibration: Calibration, device: torch.device) -> Problem:
     """The calibrated slice as the kernel takes it, in the units of the calibration."""
     maps = torch.from_numpy(calibration.coil_maps).to(device)
     mask = torch.from_numpy(calibration.mask.copy()).to(device)
-    operator = CartesianSense(maps, mask)
+    operator: FourierOperator = CartesianSense(maps, mask)
+    if calibration.trajectory is not None:
+        points = torch.from_numpy(calibration.trajectory.points.copy())
+        operator = NonCartesianSense(maps, points, mask)
     measurement = torch.from_numpy(calibration.kspace).to(device)
     return Problem(operator, solver_for(operator), measurement, calibration.noise_std)
 
@@ -349,7 +353,8 @@ def _self_check(
     budget: _Budget,
 ) -> Generator[Event, None, SlicePosterior]:
     """Predict acquired lines from the others, and compare."""
-    held_out = hold_out(current.calibration.mask, settings.seed)
+    choose = hold_out if current.calibration.trajectory is None else hold_out_readouts
+    held_out = choose(current.calibration.mask, settings.seed)
     if not held_out.any():
         text = "Too few lines outside the calibration region for a self-check."
         return replace(posterior, warnings=(*posterior.warnings, text))

@@ -20,8 +20,43 @@ class Geometry:
 
 
 @dataclass(frozen=True)
+class Trajectory:
+    """Where the samples of a scan off the grid lie. Raises ScanError for shapes that mean nothing.
+
+    A sample at k is the sum over all voxels of x(r) exp(-2 pi i k r), r counted from voxel n // 2,
+    over the square root of their number.
+    """
+
+    points: NDArray[np.float32]
+    """(readouts, samples, 2) cycles per voxel along rows and columns, from -0.5 to 0.5."""
+    matrix: tuple[int, int]
+    """Rows and columns of the image."""
+
+    def __post_init__(self) -> None:
+        if self.points.ndim != 3 or self.points.shape[2] != 2 or min(self.matrix) < 8:
+            raise ScanError(
+                "trajectory-shape",
+                "a trajectory is (readouts, samples, 2) for a matrix of 8 x 8 or more, "
+                f"not {self.points.shape} for {self.matrix}",
+            )
+        self.points.flags.writeable = False
+
+    @property
+    def covered(self) -> NDArray[np.bool_]:
+        """(rows, columns) Fourier coefficients of the image with a sample in their cell."""
+        covered = np.zeros(self.matrix, np.bool_)
+        cells = np.rint(self.points.reshape(-1, 2) * self.matrix).astype(np.int64)
+        row, column = (cells + np.array(self.matrix) // 2).T
+        inside = (row >= 0) & (row < self.matrix[0]) & (column >= 0) & (column < self.matrix[1])
+        covered[row[inside], column[inside]] = True
+        return covered
+
+
+@dataclass(frozen=True)
 class Scan:
-    """Undersampled (or full) Cartesian k-space of a stack of slices.
+    """Undersampled (or full) k-space of a stack of slices, on the grid of the image or off it.
+
+    Off the grid, with a `trajectory`, rows are readouts and columns their samples.
 
     Raises ScanError when shapes disagree, a value is not finite, or nothing was acquired.
     """
@@ -30,10 +65,12 @@ class Scan:
     """(slices, coils, rows, columns), zero where `mask` is False."""
     mask: NDArray[np.bool_]
     """(rows, columns), True where acquired, the same for all slices and coils."""
+    trajectory: Trajectory | None = None
+    """Of the same rows and columns; None for a Cartesian scan."""
     noise_samples: NDArray[np.complex64] | None = None
     """(coils, samples) receiver noise without signal, when the file has a noise scan."""
     coil_maps: NDArray[np.complex64] | None = None
-    """(slices, coils, rows, columns) when handed in; otherwise found by calibration."""
+    """(slices, coils, *image_shape) when handed in; otherwise found by calibration."""
     geometry: Geometry = field(default_factory=Geometry)
     header: str | None = None
     """ISMRMRD XML header as text."""
@@ -60,10 +97,17 @@ class Scan:
             raise ScanError("not-finite", "k-space holds NaN or infinite values")
         if not self.kspace.any():
             raise ScanError("empty-kspace", "all of k-space is zero")
-        if self.coil_maps is not None and self.coil_maps.shape != self.kspace.shape:
+        if self.trajectory is not None and self.trajectory.points.shape[:2] != self.mask.shape:
+            raise ScanError(
+                "trajectory-shape",
+                f"the trajectory must have the shape of the readouts, {self.mask.shape}, "
+                f"not {self.trajectory.points.shape[:2]}",
+            )
+        maps_shape = (*self.kspace.shape[:2], *self.image_shape)
+        if self.coil_maps is not None and self.coil_maps.shape != maps_shape:
             raise ScanError(
                 "maps-shape",
-                f"coil maps must have the shape of k-space, {self.kspace.shape}, "
+                f"coil maps must have the shape of k-space, {maps_shape}, "
                 f"not {self.coil_maps.shape}",
             )
         for array in (self.kspace, self.mask, self.noise_samples, self.coil_maps):
@@ -71,6 +115,18 @@ class Scan:
                 array.flags.writeable = False
 
     @property
+    def image_shape(self) -> tuple[int, int]:
+        """Rows and columns of its images."""
+        if self.trajectory is not None:
+            return self.trajectory.matrix
+        return self.mask.shape[0], self.mask.shape[1]
+
+    @property
+    def sampled(self) -> NDArray[np.bool_]:
+        """Of image_shape: which Fourier coefficients of the image were measured."""
+        return self.mask if self.trajectory is None else self.trajectory.covered
+
+    @property
     def acceleration(self) -> float:
-        """Matrix size over number of acquired samples."""
-        return float(self.mask.size / np.count_nonzero(self.mask))
+        """Matrix size over number of coefficients that were measured."""
+        return float(self.sampled.size / np.count_nonzero(self.sampled))

@@ -55,6 +55,10 @@ def undersampling_mask(
 
 def undersample(scan: Scan, mask: NDArray[np.bool_]) -> Scan:
     """The scan as if only `mask` (rows, columns) had been acquired; what was missing stays so."""
+    if scan.trajectory is not None:
+        raise ScanError(
+            "not-cartesian", "only Cartesian scans are undersampled; leave readouts out instead"
+        )
     if mask.shape != scan.mask.shape or mask.dtype != np.bool_:
         raise ScanError(
             "mask-shape",

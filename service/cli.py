@@ -27,7 +27,14 @@ from recon.undersampling import undersampling_mask
 from service.client import ServiceError
 from service.commands import demo as demonstration
 from service.commands.benchmark import benchmark
-from service.commands.export import export
+from service.commands.export import (
+    Identified,
+    UidKey,
+    Voxel,
+    export,
+    require_exportable,
+    write_exports,
+)
 from service.commands.models import model_app
 from service.commands.scanner import gateway, stream
 from service.commands.server import add_server_commands
@@ -123,9 +130,19 @@ def reconstruct(
     png: Annotated[
         Path | None, typer.Option(help="Also a picture; more slices get -N before the suffix.")
     ] = None,
+    dicom: Annotated[
+        Path | None, typer.Option(help="Also DICOM images of mean and std into this folder.")
+    ] = None,
+    nifti: Annotated[
+        Path | None, typer.Option(help="Also NIfTI: this file (.nii.gz) of the mean, and NAME_std.")
+    ] = None,
+    identified: Identified = False,
+    voxel: Voxel = None,
+    uid_key: UidKey = None,
     quiet: Quiet = False,
 ) -> None:
     """Reconstruct a scan: posterior mean, samples, uncertainty maps and diagnostics."""
+    require_exportable(nifti)
     read = load_scan(scan, mask, maps, parse_selection(select or []))
     settings = Settings(
         preset=preset.value,
@@ -142,6 +159,7 @@ def reconstruct(
         read, out, settings, model, choose_device(device), chosen, console, quiet=quiet
     )
     pictures = [] if png is None else _pictures(png, posteriors)
+    pictures += write_exports(out, dicom, nifti, uid_key, identified=identified, voxel=voxel)
     if not quiet:
         print_posteriors(posteriors, output)
         output.print(f"written: {out}" + "".join(f", {name}" for name in pictures))

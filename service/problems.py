@@ -45,6 +45,9 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "range-not-satisfiable": (416, "The range lies outside the resource"),
     "precondition-failed": (412, "The resource has changed"),
     "gpu-out-of-memory": (507, "The GPU has too little memory"),
+    "client-disconnect": (499, "The client went away before its measurement was complete"),
+    "unknown-target": (404, "There is no such target"),
+    "delivery-failed": (502, "The target did not take the images"),
     "worker-lost": (500, "The worker died while it worked on the job"),
     "internal": (500, "Something went wrong in the service"),
 }

@@ -17,6 +17,7 @@ _WEEK = 7 * 24 * 3600.0
 
 Tag = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
 TagName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+Millimetres = Annotated[float, Field(gt=0, le=1000)]
 PresetName = Literal["fast", "standard", "thorough"]
 CoarseName = Literal["cg-sense", "zero-filled", "l1-wavelet"]
 PathName = Literal["prior", "measurement"]
@@ -64,6 +65,14 @@ class ReconstructionParameters(BaseModel):
         le=1,
         description="Monte Carlo error of the mean over the posterior's standard deviation "
         "(median over the object); chooses preset and samples",
+    )
+    identified: bool = Field(
+        False, description="keep the patient's name, numbers and dates in DICOM"
+    )
+    voxel_mm: tuple[Millimetres, Millimetres, Millimetres] | None = Field(
+        None,
+        description="rows, columns, slices: take images for axial ones of this size where the scan "
+        "does not say where they lie [the header's field of view]",
     )
     tags: dict[TagName, Tag] = Field(default_factory=dict, max_length=16)
 

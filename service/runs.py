@@ -107,7 +107,7 @@ def write_reconstruction(
         about,
         header=scan.header,
         recon_shape=scan.geometry.recon_shape,
-        mask=scan.mask,
+        mask=scan.sampled,
     )
 
 

@@ -6,8 +6,9 @@ import ipaddress
 import json
 import os
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -15,8 +16,27 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from service.scanner.configs import configs_of
+
 CONFIG_VARIABLE = "MRI_POSTERIOR_CONFIG"
 PREFIX = "MRI_POSTERIOR_"
+
+
+class StowTarget(BaseModel):
+    """A DICOMweb server that images may be sent to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = Field(pattern=r"^https?://[^\s?#@]+$")
+    """Root of its DICOMweb services; `/studies` follows."""
+    user: str | None = None
+    password: str | None = Field(None, repr=False)
+    token: str | None = Field(None, repr=False)
+    """Bearer token, in place of user and password."""
+    certificates: Path | None = None
+    """Authorities that it is checked against, if not the usual ones."""
+    seconds: float = Field(60, gt=0)
+    """Longest wait for an answer."""
 
 
 class SettingsError(Exception):
@@ -76,6 +96,32 @@ class ServiceSettings(BaseSettings):
     max_wait_seconds: float = Field(60, ge=0, description="longest `Prefer: wait`")
     max_streams: int = Field(500, ge=1, description="event streams open at once")
     upload_expiry_hours: float = Field(24, gt=0, description="life of an unfinished upload")
+    gateway_port: int = Field(
+        -1, ge=-1, le=65535, description="port for scanners, customarily 9002; 0: any, -1: none"
+    )
+    gateway_host: str = Field(
+        "127.0.0.1", description="address for scanners; their protocol has no passwords"
+    )
+    gateway_mode: Literal["inline", "trigger"] = Field(
+        "inline", description="when scanners get images, where they do not say: now, or later"
+    )
+    gateway_configs: dict[str, str] = Field(
+        {}, description='what scanners call them: {"openrecon": "standard:trigger"}'
+    )
+    gateway_seconds: float = Field(3600, gt=0, description="longest wait of an inline session")
+    gateway_hours: float = Field(
+        24, gt=0, description="how long images are found by device, protocol and frame of reference"
+    )
+    uid_key: str = Field(
+        "", repr=False, description="secret that DICOM UIDs derive from [made once, in `data`]"
+    )
+    delivery_targets: dict[str, StowTarget] = Field(
+        {}, description='where DICOM may be sent: {"pacs": {"url": "https://…/dicom-web"}}'
+    )
+    delivery_attempts: int = Field(8, ge=1, le=100, description="tries to send to a target")
+    delivery_pause_seconds: float = Field(
+        2, gt=0, description="pause after the first failed try; doubled each time, an hour at most"
+    )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="log level")
 
     @field_validator("data")
@@ -104,6 +150,12 @@ class ServiceSettings(BaseSettings):
         if file := os.environ.get(CONFIG_VARIABLE):
             sources += (TomlConfigSettingsSource(settings_cls, Path(file)),)
         return sources
+
+    @field_validator("gateway_configs")
+    @classmethod
+    def _known_configs(cls, value: dict[str, str]) -> dict[str, str]:
+        configs_of(value)
+        return value
 
     @property
     def database_url(self) -> str:

@@ -19,6 +19,7 @@ CONFINED = {
         "recon/io/files.py",
         "recon/io/hdf5_safety.py",
         "recon/io/mrd_hdf5.py",
+        "recon/io/mrd_writing.py",
         "recon/io/read_worker.py",
         "models/training_data.py",
         "service/images/files.py",

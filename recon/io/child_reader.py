@@ -34,6 +34,7 @@ main()
 
 # These belong to the child, `recon.io.read_worker`, which is not imported.
 RAW_HEADER, RAW_HEADS, RAW_SAMPLES = "raw/xml", "raw/heads", "raw/samples"
+RAW_TRAJECTORY = "raw/trajectory"
 _OUT_OF_MEMORY = 3
 _ANSWER_BYTES = 64 << 20
 _ENVIRONMENT = {
@@ -70,7 +71,8 @@ def read_in_child(
     """Check the whole file, then read the datasets named. Raises ScanError, and nothing else.
 
     `raw` adds, when none of the arrays is there, the readouts of an ISMRMRD measurement under the
-    names `RAW_HEADER` (text), `RAW_HEADS` (readouts, 340) uint8 and `RAW_SAMPLES` (samples,).
+    names `RAW_HEADER` (text), `RAW_HEADS` (readouts, 340) uint8, `RAW_SAMPLES` (samples,) and
+    `RAW_TRAJECTORY` (coordinates,); without the last two where shapes are asked for.
     """
     check_signature(path, limits)
     with tempfile.TemporaryDirectory(prefix="recon-read-") as folder:

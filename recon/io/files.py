@@ -26,11 +26,12 @@ from recon.io.child_reader import (
     RAW_HEADER,
     RAW_HEADS,
     RAW_SAMPLES,
+    RAW_TRAJECTORY,
     load_array,
     read_in_child,
 )
 from recon.io.mrd_readouts import HEAD, Readouts
-from recon.io.mrd_scan import scan_from_readouts
+from recon.io.mrd_scan import scan_from_readouts, shape_of_readouts
 from recon.io.read_limits import ReadLimits, check_signature
 from recon.posterior import SlicePosterior
 from recon.scan import Scan
@@ -70,7 +71,7 @@ def read_scan(
     )
     if RAW_HEADS in contents.arrays:
         heads = contents.arrays[RAW_HEADS].view(HEAD)[:, 0]
-        readouts = Readouts(heads, contents.arrays[RAW_SAMPLES])
+        readouts = Readouts(heads, contents.arrays[RAW_SAMPLES], contents.arrays[RAW_TRAJECTORY])
         header = contents.texts[RAW_HEADER]
         return scan_from_readouts(header, readouts, digest, limits, mask=mask, select=select)
     return scan_layout.scan_from_layout(
@@ -86,10 +87,13 @@ def inspect_scan(path: Path, limits: ReadLimits = _DEFAULT_LIMITS) -> tuple[int,
     """(slices, coils, rows, columns) of a file that a reader may open.
 
     The whole file is walked in a child process as by `read_scan`, and refused for the same reasons,
-    but no value is read: what the values hold shows when the scan is. Raises ScanError.
+    but no sample is read: what the values hold shows when the scan is. Raises ScanError.
     """
-    shapes = read_in_child(path, shapes=("kspace",), limits=limits).shapes
-    return scan_layout.kspace_shape(shapes.get("kspace"))
+    contents = read_in_child(path, shapes=("kspace",), raw=True, limits=limits)
+    if RAW_HEADS in contents.arrays:
+        heads = contents.arrays[RAW_HEADS].view(HEAD)[:, 0]
+        return shape_of_readouts(contents.texts[RAW_HEADER], heads, limits)
+    return scan_layout.kspace_shape(contents.shapes.get("kspace"))
 
 
 def read_mask(path: Path, limits: ReadLimits = _DEFAULT_LIMITS) -> NDArray[np.bool_]:

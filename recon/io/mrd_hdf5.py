@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -14,7 +15,7 @@ from h5py import h5t
 from numpy.typing import NDArray
 
 from recon.errors import ScanError
-from recon.io.mrd_readouts import HEAD
+from recon.io.mrd_readouts import HEAD, positions_of
 from recon.io.read_limits import ReadLimits
 
 _RAW = (b"head", b"traj", b"data")
@@ -83,29 +84,49 @@ def read_heads(dataset: h5py.Dataset) -> NDArray[np.void]:
 def copy_samples(
     dataset: h5py.Dataset, heads: NDArray[np.void], output: Path, limits: ReadLimits
 ) -> None:
-    """Write all samples to one .npy file (samples,) complex64, slab by slab. Raises ScanError.
+    """Write all samples to one .npy file (samples,) complex64, slab by slab. Raises ScanError."""
+    lengths = heads["active_channels"].astype(np.int64) * heads["number_of_samples"]
+    _copy_series(dataset, "data", lengths, np.dtype("<c8"), output, limits)
+
+
+def copy_trajectory(
+    dataset: h5py.Dataset, heads: NDArray[np.void], output: Path, limits: ReadLimits
+) -> None:
+    """Write all k-space positions to one .npy file (coordinates,) float32. Raises ScanError."""
+    _copy_series(dataset, "traj", positions_of(heads), np.dtype("<f4"), output, limits)
+
+
+def _copy_series(
+    dataset: h5py.Dataset,
+    name: str,
+    lengths: NDArray[np.int64],
+    kind: np.dtype[Any],
+    output: Path,
+    limits: ReadLimits,
+) -> None:
+    """Values of one variable-length member of all readouts, `lengths` of each.
 
     Many rows may point at the same stored values, so what counts is what is handed on.
     """
-    lengths = heads["active_channels"].astype(np.int64) * heads["number_of_samples"]
-    total = int(lengths.sum())
+    total, per_value = int(lengths.sum()), kind.itemsize // 4
     stored = dataset.file.id.get_filesize()
     allowed = max(limits.expansion_floor_bytes, limits.expansion * stored)
-    if 8 * total > min(limits.declared_bytes, allowed):
+    if kind.itemsize * total > min(limits.declared_bytes, allowed):
         raise ScanError(
-            "too-large", f"the readouts declare {8 * total} bytes of samples; split the scan"
+            "too-large",
+            f"the readouts declare {kind.itemsize * total} bytes of samples; split the scan",
         )
-    rows = max(1, int(_SLAB_BYTES // (8 * max(int(lengths.max()), 1))))
+    rows = max(1, int(_SLAB_BYTES // (kind.itemsize * max(int(lengths.max()), 1))))
     with output.open("wb") as file:
-        header = {"descr": "<c8", "fortran_order": False, "shape": (total,)}
+        header = {"descr": kind.str, "fortran_order": False, "shape": (total,)}
         np.lib.format.write_array_header_2_0(file, header)
-        for start in range(0, len(heads), rows):
+        for start in range(0, len(lengths) if total else 0, rows):
             for row, length in zip(
-                dataset.fields("data")[start : start + rows],
+                dataset.fields(name)[start : start + rows],
                 lengths[start : start + rows],
                 strict=True,
             ):
-                if row.dtype.kind != "f" or row.shape != (2 * length,):
+                if row.dtype.kind != "f" or row.shape != (per_value * length,):
                     raise ScanError(
                         "readout-length",
                         "a readout holds more or fewer samples than its header says; "

@@ -15,6 +15,8 @@ from xsdata.formats.dataclass.parsers.handlers.native import XmlEventHandler
 
 from recon.errors import ScanError
 
+TRAJECTORIES = ("cartesian", "radial", "goldenangle", "spiral")
+"""Those that are read; all but the first need k-space positions in the readouts."""
 _HEADER_BYTES = 8 << 20
 _MATRIX = 1 << 14
 
@@ -46,6 +48,11 @@ class Encoding:
     """Calibration readouts belong to the image too."""
     noise_bandwidth: float
     """Share of the sampling bandwidth that the receiver passes in the noise readouts."""
+
+    @property
+    def cartesian(self) -> bool:
+        """Whether readouts lie on the grid of the matrix."""
+        return self.trajectory == "cartesian"
 
     @property
     def kept(self) -> tuple[int, int, int]:
@@ -92,15 +99,15 @@ def parse_header(xml: str) -> ismrmrdHeader:
 
 
 def encoding_of(header: ismrmrdHeader) -> Encoding:
-    """How the image was encoded. Raises ScanError for trajectories other than Cartesian."""
+    """How the image was encoded. Raises ScanError for trajectories that are not read."""
     if not header.encoding:
         raise _invalid()
     encoding = header.encoding[0]
     trajectory = str(getattr(encoding.trajectory, "value", encoding.trajectory))[:32]
-    if trajectory != "cartesian":
+    if trajectory not in TRAJECTORIES:
         raise ScanError(
             "unsupported-trajectory",
-            f"the trajectory is '{trajectory}' and only Cartesian scans are read; "
+            f"the trajectory is '{trajectory}' and only {', '.join(TRAJECTORIES)} are read; "
             "regrid the scan or reconstruct it elsewhere",
         )
     parallel, system = encoding.parallelImaging, header.acquisitionSystemInformation

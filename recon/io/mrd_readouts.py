@@ -5,7 +5,7 @@ A file and a scanner's stream carry the same 340-byte header before every readou
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,9 @@ class Readouts:
     """(readouts,) of type `HEAD`."""
     samples: NDArray[np.complex64]
     """All samples, one readout after the other; within one, channel after channel."""
+    trajectory: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    """All k-space positions, one readout after the other; within one, sample after sample. Empty
+    where they were not kept."""
 
     def __post_init__(self) -> None:
         if self.head.dtype != HEAD or self.head.ndim != 1:
@@ -81,6 +84,12 @@ class Readouts:
             raise ScanError(
                 "readout-length",
                 "the readouts hold more or fewer samples than their headers say; "
+                "convert the raw data again",
+            )
+        if len(self.trajectory) not in (0, int(self.positions.sum())):
+            raise ScanError(
+                "trajectory-length",
+                "the readouts hold more or fewer k-space positions than their headers say; "
                 "convert the raw data again",
             )
         if not np.isfinite(self.samples).all():
@@ -92,10 +101,10 @@ class Readouts:
         channels = self.head["active_channels"].astype(np.int64)
         return np.asarray(channels * self.head["number_of_samples"])
 
-    def flagged(self, *bits: int) -> NDArray[np.bool_]:
-        """(readouts,), True where one of the flags is set; the standard counts them from 1."""
-        wanted = sum(1 << (bit - 1) for bit in bits)
-        return np.asarray(self.head["flags"] & np.uint64(wanted) != 0)
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """(readouts,) numbers that the trajectory of each has."""
+        return positions_of(self.head)
 
     def stack(self, chosen: NDArray[np.bool_]) -> NDArray[np.complex64]:
         """(readouts, channels, samples) of the chosen ones, reversed ones turned, discards cut off.
@@ -119,7 +128,7 @@ class Readouts:
         stacked = np.stack(
             [self.samples[start : start + channels * samples] for start in starts]
         ).reshape(len(heads), channels, samples)
-        turned = self.flagged(REVERSE)[chosen]
+        turned = flagged(self.head, REVERSE)[chosen]
         stacked[turned] = stacked[turned, :, ::-1]
         # Discards are counted in the order of acquisition, so a reversed readout loses its ends
         # the other way round.
@@ -129,3 +138,42 @@ class Readouts:
                 "reversed readouts with unequal discards are not read; remove the discards first",
             )
         return np.ascontiguousarray(stacked[:, :, before : samples - after])
+
+    def trajectories(self, chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """(readouts, samples, 2) k-space positions of the chosen ones, without those of discards.
+
+        Raises ScanError unless all have two-dimensional ones.
+        """
+        dimensions = {int(count) for count in self.head["trajectory_dimensions"][chosen]}
+        if dimensions != {2} or not len(self.trajectory):
+            raise ScanError(
+                "no-trajectory",
+                "the readouts of this trajectory must carry two k-space coordinates per sample, "
+                f"not {sorted(dimensions)}; convert the raw data with their trajectory",
+            )
+        if flagged(self.head, REVERSE)[chosen].any():
+            raise ScanError(
+                "reversed-trajectory",
+                "readouts with a trajectory cannot be reversed too; clear the flag",
+            )
+        starts = (np.cumsum(self.positions) - self.positions)[chosen]
+        counts = self.positions[chosen]
+        if len(set(counts.tolist())) != 1:
+            raise ScanError("readouts-differ", "the trajectories differ in length; export again")
+        stacked = np.stack(
+            [self.trajectory[at : at + n] for at, n in zip(starts, counts, strict=True)]
+        ).reshape(len(counts), -1, 2)
+        before, after = (int(self.head[n][chosen][0]) for n in ("discard_pre", "discard_post"))
+        return np.ascontiguousarray(stacked[:, before : stacked.shape[1] - after])
+
+
+def positions_of(heads: NDArray[np.void]) -> NDArray[np.int64]:
+    """(readouts,) numbers that the trajectory of each has."""
+    dimensions = heads["trajectory_dimensions"].astype(np.int64)
+    return np.asarray(dimensions * heads["number_of_samples"])
+
+
+def flagged(heads: NDArray[np.void], *bits: int) -> NDArray[np.bool_]:
+    """(readouts,), True where one of the flags is set; the standard counts them from 1."""
+    wanted = sum(1 << (bit - 1) for bit in bits)
+    return np.asarray(heads["flags"] & np.uint64(wanted) != 0)

@@ -1,4 +1,4 @@
-"""From the readouts of a Cartesian ISMRMRD acquisition to a `Scan`.
+"""From the readouts of an ISMRMRD acquisition to a `Scan`.
 
 Every combination of slice, contrast, phase, repetition and set is an image of its own on the slice
 axis, slices fastest. Readouts that are not imaging (navigators, feedback, phase correction) are
@@ -7,9 +7,9 @@ dropped; noise readouts become `noise_samples` in the scale of the imaging ones.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,24 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from recon.errors import ScanError
-from recon.io import mrd_readouts
+from recon.io.mrd_grid import (
+    grid_of,
+    images_of,
+    imaging,
+    noise_of,
+    patterns_of,
+    planes_of,
+    require_some,
+    selected,
+    vector_of,
+)
 from recon.io.mrd_header import Encoding, encoding_of, parse_header
 from recon.io.mrd_readouts import Readouts
+from recon.io.mrd_trajectory import scans_along_trajectories
 from recon.io.read_limits import ReadLimits
 from recon.io.scan_layout import expand_mask
 from recon.planes import ATTRIBUTE, ImagePlane, ImageStack, Vector
 from recon.scan import Geometry, Scan
-
-_IMAGES = ("set", "repetition", "phase", "contrast", "slice")
-"""Counters that make an image of its own, the slowest first."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +80,14 @@ def scans_from_readouts(
         ScanError: The measurement is refused; its code says why.
     """
     encoding = encoding_of(parse_header(xml))
-    chosen = _imaging(readouts, encoding) & _selected(readouts, select or {})
-    _require_some(chosen)
+    chosen = imaging(readouts.head, encoding) & selected(readouts, select or {})
+    require_some(chosen)
+    if not encoding.cartesian:
+        if mask is not None:
+            raise ScanError("mask-trajectory", "a mask is for Cartesian scans; leave it out")
+        return scans_along_trajectories(xml, encoding, readouts, chosen, sha256, limits)
     stacked, heads = readouts.stack(chosen), readouts.head[chosen]
-    patterns = _patterns(heads)
+    patterns = patterns_of(heads)
     scans = []
     for pattern in range(patterns.max() + 1):
         of_pattern = patterns == pattern
@@ -90,7 +102,7 @@ def scans_from_readouts(
             Scan(
                 kspace=np.ascontiguousarray(slices, np.complex64),
                 mask=np.ascontiguousarray(sampled),
-                noise_samples=_noise(readouts, heads, encoding, averages),
+                noise_samples=noise_of(readouts, heads, encoding, averages),
                 geometry=Geometry(field_of_view_mm=view, recon_shape=(rows, columns)),
                 header=xml,
                 attributes={ATTRIBUTE: stack.to_text(), "averages": averages},
@@ -112,65 +124,71 @@ def scan_from_readouts(
     """The only scan in the readouts; ScanError when images were sampled on different lines."""
     scans = scans_from_readouts(xml, readouts, sha256, limits, mask=mask, select=select)
     if len(scans) > 1:
-        raise ScanError(
-            "patterns-differ",
-            "the images of this measurement were sampled on different lines, as interleaved "
-            "repetitions are; choose those of one pattern, for example --select repetition=0",
-        )
+        raise _patterns_differ()
     return scans[0]
 
 
-def _imaging(readouts: Readouts, encoding: Encoding) -> NDArray[np.bool_]:
-    """Readouts of the first encoding that sample the image."""
-    dropped = readouts.flagged(
-        mrd_readouts.NOISE, mrd_readouts.SURFACE_COIL_CORRECTION, *mrd_readouts.NOT_IMAGING
+def _patterns_differ() -> ScanError:
+    return ScanError(
+        "patterns-differ",
+        "the images of this measurement were sampled on different lines, as interleaved "
+        "repetitions are; choose those of one pattern, for example --select repetition=0",
     )
-    only_calibration = readouts.flagged(mrd_readouts.CALIBRATION) & ~readouts.flagged(
-        mrd_readouts.CALIBRATION_AND_IMAGING
-    )
-    if not encoding.embedded_calibration:
-        dropped = dropped | only_calibration
-    return np.asarray(~dropped & (readouts.head["encoding_space_ref"] == 0))
 
 
-def _selected(readouts: Readouts, select: Mapping[str, int]) -> NDArray[np.bool_]:
-    unknown = set(select) - set(_IMAGES)
-    if unknown:
+def shape_of_readouts(
+    xml: str, heads: NDArray[np.void], limits: ReadLimits
+) -> tuple[int, int, int, int]:
+    """(slices, coils, rows, columns) of the only scan in readouts with these headers.
+
+    Raises ScanError as `scan_from_readouts` does for all that headers can be wrong in.
+    """
+    encoding = encoding_of(parse_header(xml))
+    chosen = imaging(heads, encoding)
+    require_some(chosen)
+    heads = heads[chosen]
+    coils = int(heads["active_channels"][0])
+    if not encoding.cartesian:
+        return len(images_of(heads)[0]), coils, *encoding.encoded.matrix[:2]
+    if patterns_of(heads).any():
+        raise _patterns_differ()
+    samples = heads["active_channels"].astype(np.int64) * heads["number_of_samples"]
+    grid = grid_of(heads, encoding, limits, 8 * int(samples.sum()))
+    sampled = grid.sampled
+    if bool(sampled.any(axis=(1, 2)).all()):
+        sampled = sampled[: grid.keep[0]]
+    x, y, z = sampled.shape
+    way = _way(sampled)
+    if way is _Way.PLANES:
+        return len(grid.images), coils, x, y
+    if way is _Way.PARTITIONS:
+        return len(grid.images) * grid.keep[2], coils, x, y
+    return len(grid.images) * grid.keep[0], coils, y, z
+
+
+class _Way(Enum):
+    """How a volume becomes slices."""
+
+    PLANES = auto()
+    """It is two-dimensional."""
+    PARTITIONS = auto()
+    READOUT = auto()
+
+
+def _way(mask: NDArray[np.bool_]) -> _Way:
+    """Along which direction a volume of this mask (x, y, z) is cut. Raises ScanError."""
+    if mask.shape[2] == 1:
+        return _Way.PLANES
+    lines: NDArray[np.bool_] = np.any(mask, axis=0)
+    if (np.all(lines, axis=1) == np.any(lines, axis=1)).all():
+        return _Way.PARTITIONS
+    if not mask.any(axis=(1, 2)).all():
         raise ScanError(
-            "selection", f"images are selected by {', '.join(_IMAGES)}, not by {min(unknown)[:32]}"
+            "no-full-direction",
+            "no direction of this three-dimensional scan is fully sampled; it cannot be cut "
+            "into slices",
         )
-    chosen = np.ones(len(readouts.head), np.bool_)
-    for name, value in select.items():
-        chosen &= readouts.head["idx"][name] == value
-    return chosen
-
-
-def _require_some(chosen: NDArray[np.bool_]) -> None:
-    if not chosen.any():
-        raise ScanError(
-            "no-readouts", "the measurement holds no such imaging readouts; select others"
-        )
-
-
-def _patterns(heads: NDArray[np.void]) -> NDArray[np.int64]:
-    """(readouts,) which of the sampling patterns, numbered as they appear, its image has."""
-    _, which = _images(heads)
-    lines = heads["idx"]["kspace_encode_step_1"].astype(np.int64) << 16
-    lines += heads["idx"]["kspace_encode_step_2"]
-    numbers: dict[bytes, int] = {}
-    patterns = np.empty(len(heads), np.int64)
-    for image in range(which.max() + 1):
-        of_image = which == image
-        pattern = np.unique(lines[of_image]).tobytes()
-        patterns[of_image] = numbers.setdefault(pattern, len(numbers))
-    return patterns
-
-
-def _images(heads: NDArray[np.void]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Counters (images, 5) of all images in order, and (readouts,) the image of each readout."""
-    counters = np.stack([heads["idx"][name].astype(np.int64) for name in _IMAGES], axis=1)
-    images, which = np.unique(counters, axis=0, return_inverse=True)
-    return images, which
+    return _Way.READOUT
 
 
 def _gridded(
@@ -180,99 +198,17 @@ def _gridded(
     limits: ReadLimits,
 ) -> tuple[_Volumes, int]:
     """Readouts in their places, averages averaged; and how many there are of most lines."""
-    (matrix_x, matrix_y, matrix_z), voxel = encoding.encoded.matrix, encoding.encoded.voxel_mm
-    coils, samples = stacked.shape[1:]
-    start, matrix_x, voxel_x = _readout_place(heads, samples, encoding, matrix_x, voxel[0])
-    y = matrix_y // 2 - encoding.centre[0] + heads["idx"]["kspace_encode_step_1"].astype(int)
-    z = matrix_z // 2 - encoding.centre[1] + heads["idx"]["kspace_encode_step_2"].astype(int)
-    if not ((y >= 0) & (y < matrix_y) & (z >= 0) & (z < matrix_z)).all():
-        raise ScanError(
-            "line-outside",
-            "a readout lies outside the encoded matrix; correct encodingLimits in the header",
-        )
-    images, which = _images(heads)
-    shape = (len(images), coils, matrix_x, matrix_y, matrix_z)
-    dense, given = 8 * math.prod(shape), stacked.nbytes
-    if dense > limits.declared_bytes or dense > max(
-        limits.expansion_floor_bytes, limits.expansion * given
-    ):
-        raise ScanError(
-            "too-large",
-            f"the header makes {dense} bytes of k-space from {given} bytes of readouts; "
-            "correct the matrix size or split the scan",
-        )
-    kspace = np.zeros(shape, np.complex64)
-    counts = np.zeros((len(images), matrix_y, matrix_z), np.int64)
-    np.add.at(counts, (which, y, z), 1)
-    for line, image, row, partition in zip(stacked, which, y, z, strict=True):
-        kspace[image, :, start : start + samples, row, partition] += line
+    grid = grid_of(heads, encoding, limits, stacked.nbytes)
+    kspace = np.zeros((len(grid.images), stacked.shape[1], *grid.matrix), np.complex64)
+    counts = grid.counts
+    along = slice(grid.start, grid.start + grid.samples)
+    for line, image, y, z in zip(stacked, grid.which, grid.y, grid.z, strict=True):
+        kspace[image, :, along, y, z] += line
     kspace /= np.maximum(counts, 1)[:, np.newaxis, np.newaxis]
-    sampled = np.zeros(shape[2:], np.bool_)
-    sampled[start : start + samples] = counts[0] > 0
-    planes = tuple(
-        _plane(
-            heads, which == image, y, z, encoding, dict(zip(_IMAGES, map(int, key), strict=True))
-        )
-        for image, key in enumerate(images)
-    )
-    kept = (min(encoding.kept[0], matrix_x), *encoding.kept[1:])
+    distance = (grid.y - grid.matrix[1] // 2) ** 2 + (grid.z - grid.matrix[2] // 2) ** 2
+    planes = planes_of(heads, grid.images, grid.which, distance)
     averages = int(np.median(counts[counts > 0]))
-    return _Volumes(kspace, sampled, planes, (voxel_x, *voxel[1:]), kept), averages
-
-
-def _readout_place(
-    heads: NDArray[np.void], samples: int, encoding: Encoding, matrix: int, voxel: float
-) -> tuple[int, int, float]:
-    """Where readouts start, the matrix along them, and its voxel size in mm."""
-    centres = {int(h["center_sample"]) - int(h["discard_pre"]) for h in heads}
-    if samples == matrix:
-        return 0, matrix, voxel
-    centred = centres <= {samples // 2} or min(centres) >= samples
-    recon = encoding.recon
-    if samples == recon.matrix[0] < matrix and centred:
-        # The vendor has removed the oversampling and left the header as it was.
-        return 0, samples, recon.voxel_mm[0]
-    if len(centres) == 1:
-        start = matrix // 2 - centres.pop()
-        if 0 <= start <= matrix - samples:
-            return start, matrix, voxel
-    raise ScanError(
-        "readout-outside",
-        f"readouts of {samples} samples do not fit the encoded matrix of {matrix}; "
-        "correct the header",
-    )
-
-
-def _plane(
-    heads: NDArray[np.void],
-    of_image: NDArray[np.bool_],
-    y: NDArray[np.int64],
-    z: NDArray[np.int64],
-    encoding: Encoding,
-    labels: dict[str, int],
-) -> ImagePlane:
-    """Position as the readout nearest to the centre of k-space has it."""
-    _, matrix_y, matrix_z = encoding.encoded.matrix
-    distance = (y - matrix_y // 2) ** 2 + (z - matrix_z // 2) ** 2
-    head = heads[np.flatnonzero(of_image)[np.argmin(distance[of_image])]]
-    return ImagePlane(
-        position=_vector(head["position"]),
-        read_dir=_direction(head["read_dir"], 0),
-        phase_dir=_direction(head["phase_dir"], 1),
-        slice_dir=_direction(head["slice_dir"], 2),
-        labels=labels,
-        time_stamp=int(head["acquisition_time_stamp"]),
-    )
-
-
-def _direction(values: NDArray[np.float32], axis: int) -> Vector:
-    """Phantoms and simulations leave the directions zero: then the patient's own axes."""
-    return _vector(values) if np.any(values) else _vector(np.eye(3)[axis])
-
-
-def _vector(values: NDArray[Any]) -> Vector:
-    x, y, z = (float(value) for value in values)
-    return x, y, z
+    return _Volumes(kspace, grid.sampled, planes, grid.voxel_mm, grid.keep), averages
 
 
 def _without_oversampling(volumes: _Volumes) -> _Volumes:
@@ -292,13 +228,13 @@ def _slices(
 ) -> tuple[NDArray[np.complex64], NDArray[np.bool_], ImageStack]:
     """Two-dimensional k-space (slices, coils, rows, columns), its mask, and where slices lie."""
     x, _, z = volumes.mask.shape
+    way = _way(volumes.mask)
     dx, dy, dz = volumes.voxel_mm
     keep_x, keep_y, keep_z = volumes.keep
-    if z == 1:
+    if way is _Way.PLANES:
         stack = ImageStack((dx, dy, dz), (keep_x, keep_y), volumes.planes)
         return volumes.kspace[..., 0], volumes.mask[..., 0], stack
-    lines: NDArray[np.bool_] = np.any(volumes.mask, axis=0)
-    if (np.all(lines, axis=1) == np.any(lines, axis=1)).all():
+    if way is _Way.PARTITIONS:
         images = _to_image(volumes.kspace, axis=4)
         first = z // 2 - keep_z // 2
         slices = np.moveaxis(images[..., first : first + keep_z], -1, 1)
@@ -312,12 +248,6 @@ def _slices(
             ),
         )
         return _merged(slices), np.any(volumes.mask, axis=2), stack
-    if not volumes.mask.any(axis=(1, 2)).all():
-        raise ScanError(
-            "no-full-direction",
-            "no direction of this three-dimensional scan is fully sampled; it cannot be cut "
-            "into slices",
-        )
     first = x // 2 - keep_x // 2
     images = _to_image(volumes.kspace, axis=2)[:, :, first : first + keep_x]
     planes = tuple(
@@ -331,44 +261,19 @@ def _slices(
         for k in range(keep_x)
     )
     stack = ImageStack((dy, dz, dx), (keep_y, keep_z), planes)
-    return _merged(np.moveaxis(images, 2, 1)), lines, stack
+    return _merged(np.moveaxis(images, 2, 1)), np.any(volumes.mask, axis=0), stack
 
 
 def _moved(plane: ImagePlane, direction: Vector, distance: float, partition: int) -> ImagePlane:
     position = np.array(plane.position) + distance * np.array(direction)
     return replace(
-        plane, position=_vector(position), labels={**plane.labels, "partition": partition}
+        plane, position=vector_of(position), labels={**plane.labels, "partition": partition}
     )
 
 
 def _merged(slices: NDArray[np.complex64]) -> NDArray[np.complex64]:
     """(images, slices, coils, rows, columns) with the first two axes made one."""
     return slices.reshape(-1, *slices.shape[2:])
-
-
-def _noise(
-    readouts: Readouts, heads: NDArray[np.void], encoding: Encoding, averages: int
-) -> NDArray[np.complex64] | None:
-    """(coils, samples) noise with the variance that the imaging samples have.
-
-    The variance grows with the bandwidth, one over the sampling time; a receiver filter takes a
-    known share of it away from the noise readouts; averaging divides it.
-    """
-    chosen = readouts.flagged(mrd_readouts.NOISE)
-    if not chosen.any():
-        return None
-    noise = np.moveaxis(readouts.stack(chosen), 1, 0)
-    if noise.shape[0] != int(heads["active_channels"][0]):
-        raise ScanError(
-            "noise-shape",
-            "the noise readouts have other channels than the imaging ones; remove them",
-        )
-    own = float(readouts.head["sample_time_us"][chosen][0])
-    imaging = float(heads["sample_time_us"][0])
-    if not (0 < own < 1e6 and 0 < imaging < 1e6):
-        own = imaging = 1.0  # files that do not say: simulations, mostly
-    factor = math.sqrt(own / imaging / encoding.noise_bandwidth / averages)
-    return np.ascontiguousarray(factor * noise.reshape(noise.shape[0], -1), np.complex64)
 
 
 def _to_image(kspace: NDArray[np.complex64], axis: int) -> NDArray[np.complex64]:

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from recon.errors import ScanError
 from recon.io.hdf5_safety import CheckedFile, open_checked
-from recon.io.mrd_hdf5 import copy_samples, raw_group, read_heads
+from recon.io.mrd_hdf5 import copy_samples, copy_trajectory, raw_group, read_heads
 from recon.io.read_limits import ReadLimits
 
 RAW_HEADER, RAW_HEADS, RAW_SAMPLES = "raw/xml", "raw/heads", "raw/samples"
+RAW_TRAJECTORY = "raw/trajectory"
 """Names under which the answer has the parts of an ISMRMRD measurement."""
 OUT_OF_MEMORY = 3
 """Exit status; an answer could not be relied on to be written."""
@@ -94,13 +95,14 @@ def _read(file: CheckedFile, request: dict[str, Any], limits: ReadLimits) -> Ans
         for name in request["texts"]
         if name in file.datasets
     }
-    if request["raw"] and not arrays:
-        _read_raw(file, arrays, texts, limits)
+    shapes = _shapes(file, request["shapes"])
+    if request["raw"] and not arrays and not shapes:
+        _read_raw(file, arrays, texts, limits, heads_only=bool(request["shapes"]))
     return {
         "arrays": arrays,
         "texts": texts,
         "attributes": _read_attributes(file.root, limits),
-        "shapes": _shapes(file, request["shapes"]),
+        "shapes": shapes,
     }
 
 
@@ -117,7 +119,12 @@ def _shapes(file: CheckedFile, names: list[str]) -> dict[str, list[int]]:
 
 
 def _read_raw(
-    file: CheckedFile, arrays: dict[str, str], texts: dict[str, str], limits: ReadLimits
+    file: CheckedFile,
+    arrays: dict[str, str],
+    texts: dict[str, str],
+    limits: ReadLimits,
+    *,
+    heads_only: bool,
 ) -> None:
     """Readout headers as bytes (readouts, 340), all samples in one array, and the XML header."""
     group = raw_group(file.datasets)
@@ -129,9 +136,12 @@ def _read_raw(
     texts[RAW_HEADER] = _read_text(file.datasets[xml], xml, limits)
     dataset = file.datasets[f"{group}/data"]
     heads = read_heads(dataset)
-    arrays[RAW_HEADS], arrays[RAW_SAMPLES] = "heads.npy", "samples.npy"
+    arrays[RAW_HEADS] = "heads.npy"
     np.save(arrays[RAW_HEADS], heads.view(np.uint8).reshape(len(heads), -1))
-    copy_samples(dataset, heads, Path(arrays[RAW_SAMPLES]), limits)
+    if not heads_only:
+        arrays[RAW_SAMPLES], arrays[RAW_TRAJECTORY] = "samples.npy", "trajectory.npy"
+        copy_samples(dataset, heads, Path(arrays[RAW_SAMPLES]), limits)
+        copy_trajectory(dataset, heads, Path(arrays[RAW_TRAJECTORY]), limits)
 
 
 def _copy_array(dataset: h5py.Dataset, name: str, output: BinaryIO, limits: ReadLimits) -> None:

@@ -1,8 +1,9 @@
-"""`mri-posterior export`: a result as DICOM, NIfTI or MRD images."""
+"""`mri-posterior export`: a result as DICOM, NIfTI or MRD images, in files or sent to a PACS."""
 
 from __future__ import annotations
 
 import secrets
+import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +11,30 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from recon.errors import ScanError
 from service.exports.dicom import write_dicom
-from service.exports.images import load_images
+from service.exports.images import ResultImages, load_images
 from service.exports.mrd import write_mrd
-from service.exports.nifti import write_nifti
+from service.exports.nifti import suffix_of, write_nifti
+from service.settings import SettingsError, load_settings
 
 output = Console()
+_console = Console(stderr=True)
+
+Identified = Annotated[
+    bool, typer.Option(help="Keep the patient's name, numbers, dates and the institution.")
+]
+Voxel = Annotated[
+    tuple[float, float, float] | None,
+    typer.Option(help="Assume axial images of this voxel size (mm) if the scan is silent."),
+]
+UidKey = Annotated[
+    str | None,
+    typer.Option(
+        envvar="MRI_POSTERIOR_UID_KEY",
+        help="Secret that UIDs derive from; the same key gives the same UIDs [random].",
+    ),
+]
 
 
 class Format(StrEnum):
@@ -28,37 +47,93 @@ class Format(StrEnum):
 
 def export(
     result: Annotated[Path, typer.Argument(help="Result of `reconstruct`.")],
-    to: Annotated[Format, typer.Option(help="dicom, nifti or mrd.")],
+    to: Annotated[Format, typer.Option(help="dicom, nifti or mrd.")] = Format.DICOM,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder (dicom), .nii.gz (nifti) or .h5 (mrd).")
-    ],
-    identified: Annotated[
-        bool, typer.Option(help="Keep the patient's name, numbers, dates and the institution.")
-    ] = False,
+        Path | None,
+        typer.Option("--out", "-o", help="Folder (dicom), .nii.gz (nifti) or .h5 (mrd)."),
+    ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(help="Send DICOM to this target of the settings; --out is not needed then."),
+    ] = None,
+    identified: Identified = False,
     parametric_map: Annotated[
         bool, typer.Option(help="DICOM: the standard deviation also as float Parametric Map.")
     ] = False,
-    voxel: Annotated[
-        tuple[float, float, float] | None,
-        typer.Option(help="Assume axial images of this voxel size (mm) if the scan is silent."),
-    ] = None,
-    uid_key: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MRI_POSTERIOR_UID_KEY",
-            help="Secret that UIDs derive from; the same key gives the same UIDs [random].",
-        ),
-    ] = None,
+    voxel: Voxel = None,
+    uid_key: UidKey = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No list of files.")] = False,
 ) -> None:
     """Write mean and standard deviation for other programs; nothing that identifies, by default."""
+    if push is not None and to is not Format.DICOM:
+        raise typer.BadParameter("only DICOM is sent; leave --to out")
+    if push is None and out is None:
+        raise typer.BadParameter("say where to write it: --out, or --push TARGET")
     images = load_images(result, identified=identified, voxel_mm=voxel)
+    written: list[Path] = []
     if to is Format.DICOM:
-        key = secrets.token_bytes(32) if uid_key is None else uid_key.encode()
-        written = write_dicom(images, out, key, parametric_map=parametric_map)
-    elif to is Format.NIFTI:
-        written = write_nifti(images, out)
-    else:
-        written = write_mrd(images, out)
-    if not quiet:
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder) if out is None else out
+            files = write_dicom(images, place, _key(uid_key), parametric_map=parametric_map)
+            if push is not None:
+                _push(push, files, quiet=quiet)
+            written = [] if out is None else files
+    elif out is not None:
+        written = write_nifti(images, out) if to is Format.NIFTI else write_mrd(images, out)
+    if written and not quiet:
         output.print(f"written: {len(written)} files, the first {written[0]}")
+
+
+def write_exports(
+    result: Path,
+    dicom: Path | None,
+    nifti: Path | None,
+    uid_key: str | None,
+    *,
+    identified: bool,
+    voxel: tuple[float, float, float] | None,
+) -> list[Path]:
+    """The same beside a reconstruction; returns what to name in its summary. Raises ScanError."""
+    if dicom is None and nifti is None:
+        return []
+    images: ResultImages = load_images(result, identified=identified, voxel_mm=voxel)
+    written = []
+    if dicom is not None:
+        write_dicom(images, dicom, _key(uid_key))
+        written.append(dicom)
+    if nifti is not None:
+        written.append(write_nifti(images, nifti)[0])
+    return written
+
+
+def require_exportable(nifti: Path | None) -> None:
+    """Refuse a wrong name before minutes of work, not after them. Raises ScanError."""
+    if nifti is not None:
+        suffix_of(nifti)
+
+
+def _push(name: str, files: list[Path], *, quiet: bool) -> None:
+    from service.delivery.sending import push  # lazy: loads the service's database
+
+    settings = load_settings()
+    target = settings.delivery_targets.get(name)
+    if target is None:
+        known = ", ".join(settings.delivery_targets) or "none"
+        raise SettingsError(
+            f"there is no target '{name}' (known: {known}); "
+            "set MRI_POSTERIOR_DELIVERY_TARGETS or the table in the settings file"
+        )
+    outcome = push(settings, target, files, _console.print)
+    if outcome.failures:
+        for uid, reason in list(outcome.failures.items())[:10]:
+            _console.print(f"{uid}: {reason}")
+        raise ScanError(
+            "delivery-failed",
+            f"{len(outcome.failures)} of {len(files)} images were not stored by {name}",
+        )
+    if not quiet:
+        output.print(f"sent: {len(outcome.stored)} images to {name}")
+
+
+def _key(uid_key: str | None) -> bytes:
+    return secrets.token_bytes(32) if uid_key is None else uid_key.encode()

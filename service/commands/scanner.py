@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,58 +14,82 @@ from rich.console import Console
 
 from models.registry import load_prior
 from service.runs import DEFAULT_MODEL, choose_device, provenance
-from service.scanner.gateway import Engine, Session, serve
+from service.scanner.configs import Choice, configs_of
 from service.scanner.mrd_stream import FileSource, is_error
+from service.scanner.pipe import Engine, Session
+from service.settings import SettingsError, load_settings
 
 console = Console(stderr=True)
 
-_PRESETS = {"fast": "fast", "standard": "standard", "thorough": "thorough"}
-
-Model = Annotated[str, typer.Option(help="Prior, by name (see `models`).")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Configs = Annotated[
     list[str] | None,
-    typer.Option("--config", help="Name that clients send=preset, such as openrecon=standard."),
+    typer.Option("--config", help="Name that clients send=meaning, as openrecon=standard:trigger."),
 ]
 
 
 def gateway(
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="TCP port; 0 takes a free one.")
-    ] = 9002,
+    data: Annotated[Path | None, typer.Option(help="Folder of the service.")] = None,
+    database: Annotated[
+        str | None, typer.Option(help="postgresql://… [SQLite in the folder].")
+    ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. The protocol has no passwords.")
-    ] = "127.0.0.1",
-    model: Model = DEFAULT_MODEL,
-    device: Device = "auto",
+        str | None, typer.Option(help="Address [127.0.0.1]; the protocol has no passwords.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="TCP port [9002]; 0 takes a free one.")
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="inline or trigger, for clients that do not say [inline].")
+    ] = None,
     config: Configs = None,
-    most_seconds: Annotated[float, typer.Option(min=1, help="Per measurement.")] = 3600,
 ) -> None:
-    """Serve scanners: raw data in over an MRD socket, mean and std back in the same session."""
-    session = Session(_engine(model, device, config), most_seconds=most_seconds)
+    """Serve scanners over MRD sockets, beside `serve` on the same folder and database.
 
-    async def run() -> None:
-        server = await serve(session, host, port)
-        address = server.sockets[0].getsockname()
-        console.print(f"listening on {address[0]}:{address[1]}")
-        async with server:
-            await server.serve_forever()
+    `serve --gateway-port 9002` does so by itself.
+    """
+    from service.logs import configure_logs  # lazy: other commands need no logging
+    from service.scanner.server import run  # lazy: loads the database's engine
+    from service.store.database import create_database  # lazy: the same
 
+    named = dict(_named(text) for text in config or ())
+    chosen = load_settings(
+        data=data,
+        database=database,
+        gateway_host=host,
+        gateway_port=port,
+        gateway_mode=mode,
+        gateway_configs=named or None,
+    )
+    configure_logs(chosen.log_level, "gateway")
+    chosen.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    create_database(chosen.database_url)
+    wanted = 9002 if chosen.gateway_port < 0 else chosen.gateway_port
+    try:
+        family = socket.AF_INET6 if ":" in chosen.gateway_host else socket.AF_INET
+        listener = socket.create_server((chosen.gateway_host, wanted), family=family)
+    except OSError as error:
+        where = f"{chosen.gateway_host}:{wanted}"
+        raise SettingsError(f"cannot bind {where} ({error.strerror})") from error
+    console.print(f"listening on {chosen.gateway_host}:{listener.getsockname()[1]}")
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(run())
+        asyncio.run(run(chosen, listener))
 
 
 def stream(
-    model: Model = DEFAULT_MODEL,
-    device: Device = "auto",
+    model: Annotated[str, typer.Option(help="Prior, by name (see `models`).")] = DEFAULT_MODEL,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     config: Configs = None,
 ) -> None:
     """Reconstruct one measurement from standard input to standard output, both MRD streams."""
-    session = Session(_engine(model, device, config), echo_header=True)
+    try:
+        configs = configs_of(dict(_named(text) for text in config or ()))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    session = Session(_engine(model, device, configs), echo_header=True)
 
     async def run() -> bool:
         refused = False
-        async for chunk in session.answer(FileSource(sys.stdin.buffer), asyncio.Lock()):
+        async for chunk in session.answer(FileSource(sys.stdin.buffer)):
             refused = refused or is_error(chunk)
             sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
@@ -73,18 +99,17 @@ def stream(
         raise typer.Exit(2)
 
 
-def _engine(model: str, device: str, config: list[str] | None) -> Engine:
+def _named(text: str) -> tuple[str, str]:
+    name, _, meaning = text.partition("=")
+    return name, meaning
+
+
+def _engine(model: str, device: str, configs: dict[str, Choice]) -> Engine:
     chosen = choose_device(device)
     prior = load_prior(model, chosen)
-    presets = dict(_PRESETS)
-    for text in config or []:
-        name, _, preset = text.partition("=")
-        if not name or preset not in _PRESETS:
-            raise typer.BadParameter(f"'{text}': write NAME=fast, standard or thorough")
-        presets[name] = preset
     return Engine(
         prior=prior,
         device=chosen,
         describe=lambda scan, settings: provenance(scan, settings, model, prior, chosen),
-        presets=presets,
+        configs=configs,
     )

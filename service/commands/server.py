@@ -41,13 +41,22 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to bind [8080]; 0: any.")] = None,
     workers: Annotated[int | None, typer.Option(help="Workers [one per GPU, or one].")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda.")] = None,
+    gateway_port: Annotated[
+        int | None, typer.Option(help="Also serve scanners on this port (MRD, often 9002).")
+    ] = None,
 ) -> None:
     """Run the HTTP service: the API and its workers, until SIGTERM."""
     from service.jobs import supervisor  # lazy: loads the database's engine
     from service.logs import configure_logs  # lazy: other commands need no logging
 
     chosen = load_settings(
-        data=data, database=database, host=host, port=port, workers=workers, device=device
+        data=data,
+        database=database,
+        host=host,
+        port=port,
+        workers=workers,
+        device=device,
+        gateway_port=gateway_port,
     )
     configure_logs(chosen.log_level, "supervisor")
     supervisor.serve(chosen)

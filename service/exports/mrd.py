@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import ismrmrd
@@ -10,22 +11,28 @@ from numpy.typing import NDArray
 
 from service.exports.images import NOT_FOR_DIAGNOSIS, ResultImages
 
-_SERIES = {"mean": 1, "std": 2}
+_SERIES = {"mean": 1, "std": 2, "preview": 3}
+_KINDS = {"mean": "M\\MEAN", "std": "OTHER\\STD_DEVIATION", "preview": "M\\PREVIEW"}
+_SUFFIXES = {"mean": "_posterior_mean", "std": "_posterior_std", "preview": "_PREVIEW"}
+_PREVIEW = "PREVIEW by zero filling; the reconstruction follows"
 _MAGNITUDE = 1
 _DEFAULT_BITS = 12
 
 
-def mrd_images(images: ResultImages) -> list[ismrmrd.Image]:
+def mrd_images(
+    images: ResultImages, products: Sequence[str] = ("mean", "std")
+) -> list[ismrmrd.Image]:
     """Mean (series 1) and standard deviation (series 2) as unsigned 16-bit images, one scale.
 
     `value = pixel * RescaleSlope`. Pixel arrays are (channel, z, y, x) with x along `read_dir`.
+    The product `preview` (series 3) is the mean of images that are no posterior's, and says so.
     """
     bits = _bits_stored(images)
     peak = max(float(images.mean.max()), float(images.std.max())) or 1.0
     slope = peak / (2**bits - 1)
     made = []
-    for product, values in (("mean", images.mean), ("std", images.std)):
-        for index, image in enumerate(values):
+    for product in products:
+        for index, image in enumerate(images.std if product == "std" else images.mean):
             made.append(_image(images, product, index, image, slope, bits))
     return made
 
@@ -82,16 +89,18 @@ def _meta(
     images: ResultImages, product: str, index: int, slope: float, bits: int
 ) -> dict[str, str | list[str]]:
     say, plane = images.attributes.get, images.stack.planes[index]
-    suffix = "_posterior_mean" if product == "mean" else "_posterior_std"
-    peak = 2**bits - 1
-    kind = "M\\MEAN" if product == "mean" else "OTHER\\STD_DEVIATION"
+    suffix, peak = _SUFFIXES[product], 2**bits - 1
+    said = _PREVIEW if product == "preview" else images.derivation
     return {
-        "DataRole": "Image" if product == "mean" else "Quantitative",
-        "ImageType": f"DERIVED\\PRIMARY\\{kind}",
-        "ImageComments": f"{NOT_FOR_DIAGNOSIS}. {images.derivation}",
+        "DataRole": "Quantitative" if product == "std" else "Image",
+        "ImageType": f"DERIVED\\PRIMARY\\{_KINDS[product]}",
+        "ImageComments": f"{NOT_FOR_DIAGNOSIS}. {said}",
         "SeriesDescriptionAdditional": suffix,
         "SequenceDescriptionAdditional": suffix,
-        "ImageProcessingHistory": ["posterior sampling", product],
+        "ImageProcessingHistory": [
+            "zero filling" if product == "preview" else "posterior sampling",
+            product,
+        ],
         "Keep_image_geometry": "1",
         "ImageRowDir": [f"{value:.9f}" for value in plane.read_dir],
         "ImageColumnDir": [f"{value:.9f}" for value in plane.phase_dir],
@@ -103,6 +112,8 @@ def _meta(
         "ReconModelDigest": str(say("model_sha256", "")),
         "ReconSamples": str(say("samples", "")),
         "ReconSeed": str(say("seed", "")),
+        "ReconDataConsistency": str(say("data_consistency", "")),
+        "ReconJobId": str(say("job_id", "")),
         "NotForDiagnosticUse": "1",
     }
 

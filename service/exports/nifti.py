@@ -26,9 +26,7 @@ def write_nifti(images: ResultImages, path: Path) -> list[Path]:
     Raises:
         ScanError: Slices are not evenly spaced, or the name has another suffix.
     """
-    suffix = next((s for s in (".nii.gz", ".nii") if path.name.endswith(s)), None)
-    if suffix is None:
-        raise ScanError("nifti-name", "a NIfTI file is named .nii.gz or .nii; rename it")
+    suffix = suffix_of(path)
     volumes = images.volumes()
     affine = _common_affine(images, volumes)
     stem = path.name.removesuffix(suffix)
@@ -49,6 +47,14 @@ def write_nifti(images: ResultImages, path: Path) -> list[Path]:
         sidecar.write_text(json.dumps(_sidecar(images, name), indent=2) + "\n", encoding="utf-8")
         written += [file, sidecar]
     return written
+
+
+def suffix_of(path: Path) -> str:
+    """`.nii.gz` or `.nii`. Raises ScanError."""
+    suffix = next((s for s in (".nii.gz", ".nii") if path.name.endswith(s)), None)
+    if suffix is None:
+        raise ScanError("nifti-name", "a NIfTI file is named .nii.gz or .nii; rename it")
+    return suffix
 
 
 def affine_of(images: ResultImages, group: list[int]) -> NDArray[np.float64]:

@@ -11,7 +11,16 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.http import events, reconstructions, results, roi, scans, system, uploads
+from service.http import (
+    deliveries,
+    events,
+    reconstructions,
+    results,
+    roi,
+    scans,
+    system,
+    uploads,
+)
 from service.http.context import Context
 from service.http.docs import add_docs
 from service.http.feed import Feed
@@ -83,7 +92,7 @@ def create_app(context: Context) -> FastAPI:
     app.state.doorkeeper = Doorkeeper()
     app.state.at_work = set()
     add_problem_handlers(app)
-    for module in (scans, uploads, reconstructions, events, results, roi, system):
+    for module in (scans, uploads, reconstructions, events, results, deliveries, roi, system):
         app.include_router(module.router)
     add_docs(app)
     app.add_middleware(Gate, settings=context.settings, metrics=context.metrics)
@@ -98,7 +107,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             title=app.title, version=app.version, summary=app.summary, routes=app.routes
         )
         schemas = document["components"]["schemas"]
-        for model in (Problem, ReconstructionRequest):
+        for model in (Problem, ReconstructionRequest, deliveries.DeliveryRequest):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {})
             schemas[model.__name__] = schema

@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.responses import JSONResponse, Response
 
+from service.delivery.records import Deliveries
 from service.http.context import Context, InContext
 from service.http.idempotency import Attempt, attempt, replay
 from service.http.principal import Reader, Writer, owner_of
@@ -255,6 +256,7 @@ def delete_reconstruction(context: InContext, key: Writer, job_id: Id) -> None:
         raise ProblemError("job-not-finished", "the job has not ended; cancel it first")
     context.storage.remove_job(job.id)
     context.queue.forget(job.id)
+    Deliveries(context.engine).forget(job.id)
 
 
 def find_job(context: Context, key: Key, job_id: str) -> Job:

@@ -22,7 +22,7 @@ from service.http.schemas import ResultList, ResultOut
 from service.jobs.records import Job, JobState
 from service.pictures import PRODUCTS, png, product_file, read_picture, read_slice
 from service.problems import ProblemError
-from service.store.files import RESULT_FILES
+from service.store.files import PICTURE_FILES, RESULT_FILES
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["results"])
 
@@ -88,7 +88,7 @@ def list_results(context: InContext, key: Reader, job_id: Id) -> ResultList:
     job = find_job(context, key, job_id)
     here = f"/v1/reconstructions/{job.id}/results"
     return ResultList(
-        items=[ResultOut(**entry, href=f"{here}/{entry['name']}") for entry in _results(job)]
+        items=[ResultOut(**entry, href=f"{here}/{entry['name']}") for entry in results_of(job)]
     )
 
 
@@ -103,9 +103,13 @@ def get_result(
 ) -> Response:
     """One product, or the part of it that `Range` names."""
     job = find_job(context, key, job_id)
-    entry = next((entry for entry in _results(job) if entry["name"] == name), None)
+    entry = next((entry for entry in results_of(job) if entry["name"] == name), None)
     if entry is None:
-        raise ProblemError("not-found", f"results are {', '.join(RESULT_FILES)}")
+        known = [entry["name"] for entry in results_of(job)]
+        text = f"results are {', '.join(known)}"
+        if name in PICTURE_FILES:
+            text = "the scan does not say where its images lie or how large they are; give voxel_mm"
+        raise ProblemError("not-found", text)
     tag = f'"{entry["sha256"]}"'
     digest = base64.b64encode(bytes.fromhex(entry["sha256"])).decode()
     headers = {"ETag": tag, "Repr-Digest": f"sha-256=:{digest}:", "Accept-Ranges": "bytes"}
@@ -181,7 +185,8 @@ def slice_position(job: Job, index: int | None) -> int:
     return indices.index(index)
 
 
-def _results(job: Job) -> list[dict[str, Any]]:
+def results_of(job: Job) -> list[dict[str, Any]]:
+    """Entries of the products of a job that has succeeded. Raises ProblemError."""
     if not job.state.terminal:
         raise ProblemError("job-not-finished", f"the job is {job.state.value}; wait for it")
     if job.state is not JobState.SUCCEEDED or job.results is None:

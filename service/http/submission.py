@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from recon.errors import ScanError
 from service.http.context import Context
@@ -23,7 +23,7 @@ from service.store.keys import Key
 from service.store.scans import StoredScan
 from service.tracing import span
 
-Model = TypeVar("Model", bound=ReconstructionParameters)
+Body = TypeVar("Body", bound=BaseModel)
 
 _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -44,7 +44,7 @@ def parameters_from_query(request: Request) -> ReconstructionParameters:
     return parsed(ReconstructionParameters, json.dumps(values).encode())
 
 
-def parsed(model: type[Model], text: bytes) -> Model:
+def parsed(model: type[Body], text: bytes) -> Body:
     """A checked model from JSON. Raises ProblemError."""
     try:
         return model.model_validate_json(text)

@@ -115,6 +115,32 @@ class Jobs:
                 also(connection, job)
         return job
 
+    def create_ended(
+        self,
+        values: dict[str, Any],
+        error: dict[str, Any],
+        also: Callable[[sa.Connection, Job], None],
+    ) -> Job:
+        """Insert a job that is cancelled from the start; it can be tried again like any other."""
+        now = time.time()
+        row = {"created_at": now, "finished_at": now, "revision": 0, "attempt": 0, "error": error}
+        with self._engine.begin() as connection:
+            connection.execute(
+                sa.insert(jobs).values(**row | {"state": JobState.CANCELLED} | values)
+            )
+            job = _one(connection, jobs.c.id == values["id"])
+            assert job is not None
+            _end(connection, job.id, JobState.CANCELLED, error)
+            also(connection, job)
+        return job
+
+    def latest_retry(self, job: Job) -> Job:
+        """What became of a job that was tried again, again and again; else the job itself."""
+        with self._engine.connect() as connection:
+            query = sa.select(jobs).where(jobs.c.predecessor == job.id).order_by(jobs.c.id.desc())
+            row = connection.execute(query.limit(1)).first()
+        return job if row is None else self.latest_retry(_job(row))
+
     def get(self, job_id: str, owner: str | None = None) -> Job | None:
         """By id, or by the id that the owner gave it; None for others' jobs."""
         where = jobs.c.id == job_id

@@ -39,6 +39,7 @@ from service.jobs.budget import (
     plan_for_accuracy,
     plan_for_deadline,
 )
+from service.jobs.pictures import write_pictures
 from service.jobs.records import Job, Jobs, JobState
 from service.jobs.summary import summary_of
 from service.jobs.watch import Stopped, Watch
@@ -47,7 +48,7 @@ from service.requests import ReconstructionParameters
 from service.runs import DEFAULT_MODEL, write_reconstruction
 from service.settings import ServiceSettings
 from service.slices import parse_slices
-from service.store.files import RESULT_FILES, Storage
+from service.store.files import PICTURE_FILES, RESULT_FILES, Storage
 from service.tracing import span
 
 log = structlog.get_logger()
@@ -175,10 +176,12 @@ class Work:
             self._device,
         )
         self._write_arrays(job.id, posteriors)
+        made = write_pictures(self._settings, self._storage, job, loaded.scan)
         summary = summary_of(job, loaded.scan, loaded.model, settings, posteriors)
         text = json.dumps(summary, indent=2).encode() + b"\n"
         self._storage.write_product(job.id, "report.json", partial(_write, text=text))
-        results = [self._storage.describe_product(job.id, name) for name in RESULT_FILES]
+        names = [name for name in RESULT_FILES if name in made or name not in PICTURE_FILES]
+        results = [self._storage.describe_product(job.id, name) for name in names]
         self._jobs.finish(job.id, JobState.SUCCEEDED, results=results, summary=summary)
         return {"state": "succeeded"}
 

@@ -26,6 +26,7 @@ from service.store.keys import Keys
 log = structlog.get_logger()
 
 SOCKET_VARIABLE = "MRI_POSTERIOR_SOCKET_FD"
+GATEWAY_VARIABLE = "MRI_POSTERIOR_GATEWAY_FD"
 _SHORTEST_PAUSE = 0.2
 _LONGEST_PAUSE = 30.0
 _SETTLED_SECONDS = 20.0
@@ -74,8 +75,11 @@ def serve(settings: ServiceSettings) -> None:
     Storage(settings.data).prepare()
     create_database(settings.database_url)
     _require_safety(settings)
-    listener = _listen(settings)
-    children = _children(settings, listener)
+    listener = _listen(settings.host, settings.port)
+    scanners = None
+    if settings.gateway_port >= 0:
+        scanners = _listen(settings.gateway_host, settings.gateway_port)
+    children = _children(settings, listener, scanners)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -85,11 +89,16 @@ def serve(settings: ServiceSettings) -> None:
     environment = os.environ | to_environment(settings)
     environment["TMPDIR"] = str(Storage(settings.data).incoming)
     environment[SOCKET_VARIABLE] = str(listener.fileno())
+    if scanners is not None:
+        environment[GATEWAY_VARIABLE] = str(scanners.fileno())
+        log.info("listening for scanners", port=scanners.getsockname()[1])
     while not stop.wait(0.05):
         for child in children:
             child.look(environment)
     _end(children, settings.grace_seconds + 10)
     listener.close()
+    if scanners is not None:
+        scanners.close()
     log.info("stopped")
 
 
@@ -107,23 +116,25 @@ def _require_safety(settings: ServiceSettings) -> None:
         engine.dispose()
 
 
-def _listen(settings: ServiceSettings) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     try:
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        listener = socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
-        raise SettingsError(
-            f"cannot bind {settings.host}:{settings.port} ({error.strerror})"
-        ) from error
+        raise SettingsError(f"cannot bind {host}:{port} ({error.strerror})") from error
     listener.set_inheritable(True)
     return listener
 
 
-def _children(settings: ServiceSettings, listener: socket.socket) -> list[_Child]:
+def _children(
+    settings: ServiceSettings, listener: socket.socket, scanners: socket.socket | None
+) -> list[_Child]:
     api = [sys.executable, "-m", "service.http.server"]
+    gateway = [sys.executable, "-m", "service.scanner.server"]
     worker = [sys.executable, "-m", "service.jobs.worker"]
     return [
         _Child("api", api, sockets=(listener.fileno(),)),
+        *([] if scanners is None else [_Child("gateway", gateway, sockets=(scanners.fileno(),))]),
         *(_Child(f"worker-{slot}", [*worker, str(slot)]) for slot in range(_count(settings))),
     ]
 

@@ -24,6 +24,8 @@ import torch
 
 from models.registry import ModelError, list_models, read_config
 from recon.schedule import PRESETS
+from service.delivery.records import Deliveries
+from service.delivery.sending import Sender
 from service.jobs.processes import end_with_parent
 from service.jobs.records import Jobs
 from service.jobs.steps import Work
@@ -59,9 +61,11 @@ def main() -> None:
     start_tracing(f"worker-{slot}")
     engine = open_database(settings.database_url)
     workers = Workers(engine)
-    work = Work(settings, Jobs(engine), Storage(settings.data), name, device)
+    storage = Storage(settings.data)
+    work = Work(settings, Jobs(engine), storage, name, device)
     workers.enter(name, str(device), os.getpid(), _offers(settings))
-    launch(settings, engine, name, work)
+    sender = Sender(settings, Deliveries(engine), storage)
+    launch(settings, engine, name, work, sender)
     log.info("worker ready", worker=name, device=str(device))
     _live(settings, workers, name, stop)
     _drain(settings, work)

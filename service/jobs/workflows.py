@@ -18,6 +18,9 @@ from service.settings import ServiceSettings
 QUEUE = "reconstructions"
 _APPLICATION = "mri-posterior"
 _WORKFLOW = "reconstruction"
+_DELIVERIES = "deliveries"
+_DELIVERY = "delivery"
+_DELIVERIES_AT_ONCE = 4
 _PROTOCOL = "1"
 """Changes when workflows begun by an older version could no longer be continued."""
 
@@ -55,7 +58,17 @@ class Steps(Protocol):
         ...
 
 
-def launch(settings: ServiceSettings, engine: sa.Engine, worker: str, work: Steps) -> None:
+class Tries(Protocol):
+    """What sends a delivery; it may be called again after a crash."""
+
+    def try_once(self, delivery_id: str) -> float | None:
+        """Send. Returns seconds until the next try; None when it has ended."""
+        ...
+
+
+def launch(
+    settings: ServiceSettings, engine: sa.Engine, worker: str, work: Steps, sender: Tries
+) -> None:
     """Take part in the queue as `worker`; what it had begun before is gone on with."""
     config: DBOSConfig = {
         "name": _APPLICATION,
@@ -70,11 +83,18 @@ def launch(settings: ServiceSettings, engine: sa.Engine, worker: str, work: Step
     }
     DBOS(config=config)
     _register(work)
+    _register_delivery(sender)
     DBOS.launch()
     DBOS.register_queue(
         QUEUE,
         worker_concurrency=1,
         polling_interval_sec=settings.queue_poll_seconds,
+        on_conflict="always_update",
+    )
+    DBOS.register_queue(
+        _DELIVERIES,
+        worker_concurrency=_DELIVERIES_AT_ONCE,
+        polling_interval_sec=max(1.0, settings.queue_poll_seconds),
         on_conflict="always_update",
     )
 
@@ -106,6 +126,17 @@ class Queue:
             "priority": priority.rank,
         }
         self._client.enqueue_in_transaction(connection, options, job_id)
+
+    def enqueue_delivery(self, connection: sa.Connection, delivery_id: str) -> None:
+        """Add the workflow of a delivery within the caller's transaction; its id is the same."""
+        options: EnqueueOptions = {
+            "workflow_name": _DELIVERY,
+            "queue_name": _DELIVERIES,
+            "workflow_id": delivery_id,
+            "workflow_id_reuse_policy": "reject",
+            "app_version": _PROTOCOL,
+        }
+        self._client.enqueue_in_transaction(connection, options, delivery_id)
 
     def withdraw(self, job_id: str) -> None:
         """Take a job out of the queue that no worker has begun."""
@@ -148,3 +179,17 @@ def _register(work: Steps) -> None:
             if done["state"] != "done":
                 return str(done["state"])
         return str(assemble(job_id, slices, plan)["state"])
+
+
+def _register_delivery(sender: Tries) -> None:
+    """Tell DBOS how images are sent: again and again, with pauses that outlive the process."""
+
+    @DBOS.step(name="send")
+    def try_once(delivery_id: str) -> float | None:
+        return sender.try_once(delivery_id)
+
+    @DBOS.workflow(name=_DELIVERY, max_recovery_attempts=None)
+    def delivery(delivery_id: str) -> str:
+        while (pause := try_once(delivery_id)) is not None:
+            DBOS.sleep(pause)
+        return "ended"

@@ -1,213 +1,364 @@
-"""A server for scanners: raw data in over an MRD socket, images back in the same session."""
+"""A server for scanners on the durable jobs of the service.
+
+A session sends raw data. They are safe on the disk before anything is made of them, also when the
+session breaks off, and their reconstruction is a job like any other, of the highest priority. Its
+images come in the same session (inline) or in a later one (trigger, then retrieve).
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-import threading
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+import fcntl
+import secrets
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any, BinaryIO
 
-import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import structlog
 
 from recon.errors import ReconError, ScanError
-from recon.io.mrd_scan import scans_from_readouts
-from recon.io.read_limits import ReadLimits
-from recon.pipeline import Event, Progress, Settings, reconstruct
-from recon.posterior import SlicePosterior
-from recon.prior import Prior
-from recon.scan import Scan
-from service.exports.images import images_of
-from service.exports.mrd import mrd_images
+from recon.io.mrd_writing import write_raw
+from service.http.context import Context
+from service.http.receiving import Received, keep_scan, require_room
+from service.http.submission import submit
+from service.jobs.records import Job, JobState, new_id
+from service.problems import ProblemError
+from service.requests import Priority, ReconstructionParameters
+from service.scanner import images
+from service.scanner.configs import Choice, Mode, configs_of
+from service.scanner.measurements import Measurements
 from service.scanner.mrd_stream import (
     CLOSE,
     ByteSource,
+    FileSource,
     Measurement,
     StreamLimits,
-    encode_header,
     encode_images,
     encode_text,
     read_measurement,
 )
+from service.scanner.parameters import Parameters, choice_of, header_of, parameters_of
+from service.store.keys import Key, Scope
+from service.store.scans import StoredScan
 
-_LOG = logging.getLogger(__name__)
-_STEP = 0.1  # share of a slice between two progress texts
+log = structlog.get_logger()
 
-Attributes = dict[str, str | int | float]
-
-
-class Parameters(BaseModel):
-    """What a scanner's protocol may set; its names have neither underscores nor hyphens."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    quality: Literal["fast", "standard", "thorough"] | None = None
-    numsamples: int | None = Field(default=None, ge=2, le=64)
-    seed: int = Field(default=0, ge=0, le=2**31 - 1)
-    sendstd: bool = True
+SCANNER = Key("scanner", "scanner", frozenset({Scope.READ, Scope.WRITE}), 0.0, None, None)
+"""Owner of what scanners send; keys of the scope admin see it too."""
+_LOOK_SECONDS = 0.3
+_STEP = 0.1
+"""Share of a slice between two progress texts."""
+_SPOOL = ".session"
 
 
 @dataclass(frozen=True)
-class Engine:
-    """What reconstructs: a prior on a device, and how results name it."""
+class Gateway:
+    """Sessions on one service; messages out are chunks of bytes."""
 
-    prior: Prior
-    device: torch.device
-    describe: Callable[[Scan, Settings], Attributes]
-    """Provenance of a result."""
-    presets: Mapping[str, str]
-    """Name of a client's config: preset. Other names are refused."""
-    base: Settings = field(default_factory=Settings)
-    """What the client cannot set."""
-
-
-@dataclass(frozen=True)
-class Session:
-    """One client after the other on one engine; messages out are chunks of bytes."""
-
-    engine: Engine
+    context: Context
     limits: StreamLimits = field(default_factory=StreamLimits)
-    most_seconds: float = 3600.0
-    echo_header: bool = False
-    """Send the header back first, as programs in a pipe do."""
 
-    async def answer(self, source: ByteSource, turn: asyncio.Lock) -> AsyncGenerator[bytes, None]:
+    @property
+    def configs(self) -> Mapping[str, Choice]:
+        """What the names of configs stand for."""
+        return configs_of(self.context.settings.gateway_configs)
+
+    async def answer(self, source: ByteSource) -> AsyncGenerator[bytes, None]:
         """All messages for one client; ends with CLOSE whatever happens.
 
-        Nothing is raised for what the client did: it becomes a TEXT of severity ERROR. A client
-        that goes away before CLOSE gets no reconstruction.
+        Nothing is raised for what the client did: it becomes a TEXT of severity ERROR. What was
+        received of a session that breaks off is kept, as a cancelled job that can be retried.
         """
-        try:
-            measurement = await read_measurement(source, self.limits)
-            scans, settings, parameters = await asyncio.to_thread(self._prepare, measurement)
-            if self.echo_header:
-                yield encode_header(measurement.xml or "")
-            async with turn:
-                for scan in scans:
-                    chunks = self._reconstruct(scan, settings, parameters)
-                    # Closed by hand: the turn must not end before the work does.
-                    async with contextlib.aclosing(chunks):
-                        async for chunk in chunks:
-                            yield chunk
-        except asyncio.IncompleteReadError:
-            _LOG.info("a client left before the end of its measurement")
-            yield encode_text("ERROR", "the stream ended before CLOSE; nothing was reconstructed")
-        except ReconError as error:
-            _LOG.info("refused: %s", error.code)
-            yield encode_text("ERROR", f"({error.code}) {error.message}")
-        except TimeoutError:
-            yield encode_text("ERROR", f"not done after {self.most_seconds:g} s; use less samples")
-        except Exception:  # noqa: BLE001  # the edge: logged, and the client is told
-            _LOG.exception("a session failed")
-            yield encode_text("ERROR", "the reconstruction failed; the server's log says why")
+        with _spool(self.context.storage.incoming) as spool:
+            try:
+                async for chunk in self._session(source, Measurement(spool)):
+                    yield chunk
+            except ReconError as error:
+                yield _refusal(error.code, error.message)
+            except ProblemError as problem:
+                yield _refusal(problem.kind, problem.detail)
+            except Exception:  # the edge: logged, and the client is told
+                log.exception("a session failed")
+                yield encode_text("ERROR", "the session failed; the server's log says why")
         yield CLOSE
 
-    def _prepare(self, measurement: Measurement) -> tuple[tuple[Scan, ...], Settings, Parameters]:
-        preset = self.engine.presets.get((measurement.config or "").strip())
-        if preset is None:
-            known = ", ".join(sorted(self.engine.presets))
-            raise ScanError("mrd-config", f"this config is not known; the names are {known}")
-        try:
-            parameters = Parameters.model_validate(measurement.parameters)
-        except ValidationError as error:
-            names = ", ".join(str(item["loc"][0]) for item in error.errors())
-            raise ScanError(
-                "mrd-parameters", f"these parameters are out of range: {names}"
-            ) from error
-        if measurement.xml is None:
-            raise ScanError("mrd-order", "no header was sent; send it before the raw data")
-        scans = scans_from_readouts(
-            measurement.xml, measurement.readouts(), measurement.digest(), ReadLimits()
-        )
-        settings = Settings(
-            preset=parameters.quality or preset,
-            samples=parameters.numsamples,
-            seed=parameters.seed,
-            self_check=self.engine.base.self_check,
-            calibration=self.engine.base.calibration,
-        )
-        return scans, settings, parameters
+    async def recover(self) -> int:
+        """Keep the raw data of sessions that an earlier process did not live to the end of.
 
-    async def _reconstruct(
-        self, scan: Scan, settings: Settings, parameters: Parameters
+        Returns how many there were.
+        """
+        found = 0
+        for path in sorted(self.context.storage.incoming.glob(f"*{_SPOOL}")):
+            with path.open("r+b") as file:
+                if not _locked(file):  # a living gateway on the same folder
+                    continue
+                found += 1
+                try:
+                    async for _ in self._session(FileSource(file), Measurement(file), again=True):
+                        pass
+                except (ReconError, ProblemError) as error:
+                    log.warning("a broken session holds nothing to keep", reason=str(error)[:200])
+                except Exception:  # the file stays for another time
+                    log.exception("a broken session could not be kept", file=path.name)
+                    continue
+                path.unlink(missing_ok=True)
+        return found
+
+    async def _session(
+        self, source: ByteSource, measurement: Measurement, *, again: bool = False
     ) -> AsyncGenerator[bytes, None]:
-        posteriors: list[SlicePosterior] = []
-        shown = -1.0
-        count = scan.kspace.shape[0]
-        events = _in_thread(
-            reconstruct(scan, self.engine.prior, settings, device=self.engine.device)
-        )
-        async with asyncio.timeout(self.most_seconds), contextlib.aclosing(events):
-            async for event in events:
-                if isinstance(event, SlicePosterior):
-                    posteriors.append(event)
-                elif isinstance(event, Progress) and event.index + event.fraction >= shown + _STEP:
-                    shown = event.index + event.fraction
-                    progress = f"{event.stage}, {event.fraction:.0%}"
-                    yield encode_text("INFO", f"image {event.index + 1} of {count}: {progress}")
-        attributes = {**self.engine.describe(scan, settings), **scan.attributes}
-        # Who was scanned is the scanner's to know: it attaches its own header to the images.
-        images = images_of(posteriors, attributes, scan.header, identified=False)
-        for warning in sorted({text for posterior in posteriors for text in posterior.warnings}):
-            yield encode_text("WARNING", warning)
-        made = mrd_images(images)
-        for chunk in encode_images(made if parameters.sendstd else made[: len(posteriors)]):
+        require_room(self.context, None)
+        broken: ProblemError | None = None
+        try:
+            await read_measurement(source, self.limits, measurement, keep=not again)
+        except asyncio.IncompleteReadError:
+            broken = ProblemError(
+                "client-disconnect", "the session ended before CLOSE; the scan was aborted"
+            )
+        except ScanError as error:
+            broken = ProblemError("invalid-scan", f"({error.code}) {error.message}")
+        if broken is None and again:
+            broken = ProblemError("client-disconnect", "the gateway ended during the session")
+        if broken is not None:
+            async for chunk in self._keep_broken(measurement, broken):
+                yield chunk
+            return
+        choice = choice_of(measurement, self.configs)
+        parameters = await asyncio.to_thread(parameters_of, measurement)
+        default = Mode(self.context.settings.gateway_mode)
+        mode = Mode(parameters.mode) if parameters.mode else choice.mode or default
+        if mode is Mode.RETRIEVE:
+            answer = self._retrieve(measurement, parameters)
+        else:
+            answer = self._reconstruct(measurement, parameters, choice, mode)
+        async for chunk in answer:
             yield chunk
 
-
-async def serve(session: Session, host: str, port: int, clients: int = 8) -> asyncio.Server:
-    """Start listening; one reconstruction at a time, further clients wait for their turn.
-
-    The protocol has neither passwords nor encryption: keep it on loopback or the scanner's net.
-    """
-    turn, places = asyncio.Lock(), asyncio.Semaphore(clients)
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A client that left is found out when we write, which ends its reconstruction.
-        with contextlib.suppress(ConnectionError):
-            if places.locked():
-                writer.write(encode_text("ERROR", "the server is busy; try again later") + CLOSE)
-                await writer.drain()
-            else:
-                async with places, contextlib.aclosing(session.answer(reader, turn)) as answer:
-                    async for chunk in answer:
-                        writer.write(chunk)
-                        await writer.drain()
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
-
-    return await asyncio.start_server(handle, host, port)
-
-
-async def _in_thread(events: Iterator[Event]) -> AsyncGenerator[Event, None]:
-    """Items of a slow iterator, advanced in a thread; it stops when nobody asks any more."""
-    loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
-    stopped = threading.Event()
-
-    def run() -> None:
-        last: BaseException | None = None
+    async def _reconstruct(
+        self, measurement: Measurement, parameters: Parameters, choice: Choice, mode: Mode
+    ) -> AsyncGenerator[bytes, None]:
+        scan = await self._keep(measurement)
+        asked = ReconstructionParameters(
+            preset=parameters.quality or choice.preset,
+            samples=parameters.numsamples,
+            seed=parameters.seed,
+            priority=Priority.SCANNER,
+            identified=True,
+        )
         try:
-            for event in events:
-                if stopped.is_set():
-                    return
-                loop.call_soon_threadsafe(queue.put_nowait, event)
-        except Exception as error:  # noqa: BLE001  # raised again in the other thread
-            last = error
+            job = await asyncio.to_thread(
+                submit, self.context, SCANNER, scan, asked, also=self._remembering(measurement)
+            )
+        except ProblemError as problem:
+            await asyncio.to_thread(self._note, measurement, scan, asked, problem)
+            raise
         finally:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(queue.put_nowait, last)
+            measurement.forget()
+        log.info("measurement received", job=job.id, mode=mode.value, readouts=scan.bytes)
+        if mode is Mode.INLINE:
+            async for chunk in self._wait(job, parameters):
+                yield chunk
+            return
+        ahead = await asyncio.to_thread(self.context.jobs.ahead_of, job)
+        yield encode_text(
+            "INFO", f"raw data kept, job {job.id} queued, {ahead} before it; retrieve it later"
+        )
+        if parameters.sendpreview:
+            path = self.context.storage.scan(scan.sha256)
+            try:
+                preview = await asyncio.to_thread(images.preview, path)
+            except ReconError as error:
+                yield encode_text("WARNING", f"no preview: {error.message}")
+            else:
+                for chunk in encode_images(preview):
+                    yield chunk
 
-    thread = loop.run_in_executor(None, run)
+    async def _retrieve(
+        self, measurement: Measurement, parameters: Parameters
+    ) -> AsyncGenerator[bytes, None]:
+        marks = self._measurements.marks(header_of(measurement), parameters.measurementid)
+        hours = self.context.settings.gateway_hours
+        job_id = await asyncio.to_thread(self._measurements.find, marks, hours)
+        job = None if job_id is None else await asyncio.to_thread(self._current, job_id)
+        if job is None:
+            raise ProblemError(
+                "not-found",
+                "no measurement of this number, or of this device, protocol and frame of "
+                f"reference in the last {hours:g} hours, was received",
+            )
+        if job.state is JobState.QUEUED:
+            ahead = await asyncio.to_thread(self.context.jobs.ahead_of, job)
+            yield encode_text("INFO", f"job {job.id} is queued, {ahead} before it; come back later")
+        elif not job.state.terminal:
+            yield encode_text("INFO", f"job {job.id} is {job.state.value}, {_said(job)}")
+        else:
+            async for chunk in self._ended(job, parameters):
+                yield chunk
+
+    async def _wait(self, job: Job, parameters: Parameters) -> AsyncGenerator[bytes, None]:
+        """Progress, then the images; the job goes on when the client or the time has gone."""
+        shown, loop = -1.0, asyncio.get_running_loop()
+        end = loop.time() + self.context.settings.gateway_seconds
+        while not job.state.terminal:
+            if loop.time() > end:
+                seconds = self.context.settings.gateway_seconds
+                yield encode_text(
+                    "ERROR", f"not done after {seconds:g} s; job {job.id} goes on, retrieve it"
+                )
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
+            job = await asyncio.to_thread(self._current, job.id) or job
+            at = _slices_done(job)
+            if at is not None and at >= shown + _STEP and not job.state.terminal:
+                shown = at
+                yield encode_text("INFO", _said(job))
+        async for chunk in self._ended(job, parameters):
+            yield chunk
+
+    async def _ended(self, job: Job, parameters: Parameters) -> AsyncGenerator[bytes, None]:
+        if job.state is not JobState.SUCCEEDED:
+            error = job.error or {}
+            kind = str(error.get("type", "/problems/cancelled")).rpartition("/")[2]
+            yield _refusal(kind, f"job {job.id} has {job.state.value}. {error.get('detail', '')}")
+            return
+        result = self.context.storage.product(job.id, "result.h5")
+        made, warnings = await asyncio.to_thread(
+            images.finished, result, job, std=parameters.sendstd
+        )
+        for warning in warnings:
+            yield encode_text("WARNING", warning)
+        for chunk in encode_images(made):
+            yield chunk
+
+    async def _keep_broken(
+        self, measurement: Measurement, broken: ProblemError
+    ) -> AsyncGenerator[bytes, None]:
+        """What can be kept of an aborted session, as a job that never began."""
+        log.info("a session broke off", reason=broken.kind, readouts=len(measurement.places))
+        if measurement.xml is None or not measurement.places:
+            raise broken
+        try:
+            choice, parameters = Choice(), Parameters()
+            with suppress(ScanError):
+                choice = choice_of(measurement, self.configs)
+                parameters = parameters_of(measurement)
+            if Mode.RETRIEVE in (parameters.mode, choice.mode):
+                raise broken
+            scan = await self._keep(measurement)
+        except (ReconError, ProblemError) as error:
+            log.info("nothing of it could be kept", reason=str(error)[:200])
+            raise broken from error
+        asked = ReconstructionParameters(
+            preset=parameters.quality or choice.preset,
+            samples=parameters.numsamples,
+            seed=parameters.seed,
+            priority=Priority.SCANNER,
+            identified=True,
+        )
+        job = await asyncio.to_thread(self._note, measurement, scan, asked, broken)
+        measurement.forget()
+        count = len(measurement.places)
+        yield _refusal(
+            broken.kind,
+            f"{broken.detail}. The {count} readouts that arrived are kept as job {job.id}",
+        )
+
+    async def _keep(self, measurement: Measurement) -> StoredScan:
+        """The raw data as a scan of the storage. Raises ScanError and ProblemError."""
+        part = self.context.storage.incoming / f"{secrets.token_hex(16)}.part"
+        try:
+            received = await asyncio.to_thread(_written, part, measurement)
+            scan, _ = await keep_scan(self.context, SCANNER.id, received)
+        finally:
+            part.unlink(missing_ok=True)
+        return scan
+
+    def _note(
+        self,
+        measurement: Measurement,
+        scan: StoredScan,
+        asked: ReconstructionParameters,
+        problem: ProblemError,
+    ) -> Job:
+        """A cancelled job, so that the raw data are found and can be reconstructed after all."""
+        values = {
+            "id": new_id(),
+            "owner": SCANNER.id,
+            "scan_id": scan.id,
+            "scan_sha256": scan.sha256,
+            "request": asked.model_dump(mode="json"),
+            "priority": asked.priority.value,
+        }
+        also = self._remembering(measurement)
+        return self.context.jobs.create_ended(values, problem.document(), also)
+
+    def _remembering(self, measurement: Measurement) -> Any:  # noqa: ANN401  # a callback
+        marks = self._measurements.marks(header_of(measurement))
+        return lambda connection, job: self._measurements.remember(connection, job.id, marks)
+
+    @property
+    def _measurements(self) -> Measurements:
+        return Measurements(self.context.engine, self.context.storage.secret())
+
+    def _current(self, job_id: str) -> Job | None:
+        job = self.context.jobs.get(job_id)
+        return None if job is None else self.context.jobs.latest_retry(job)
+
+
+def _written(path: Path, measurement: Measurement) -> Received:
+    if not measurement.places:
+        raise ScanError("no-readouts", "no raw data were sent; send acquisitions (1008)")
+    write_raw(path, measurement.xml or "", measurement.each())
+    with path.open("rb") as file:
+        return Received(path, file_digest(file, "sha256").hexdigest(), path.stat().st_size)
+
+
+@contextmanager
+def _spool(folder: Path) -> Iterator[BinaryIO]:
+    """A file for the bytes of a session; it outlives a process that is killed, not the session."""
+    path = folder / f"{secrets.token_hex(16)}{_SPOOL}"
+    with path.open("x+b") as file:
+        _locked(file)
+        try:
+            yield file
+        except asyncio.CancelledError:  # the process ends: the next one keeps what is here
+            file.flush()
+            raise
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        path.unlink(missing_ok=True)
+
+
+def _locked(file: BinaryIO) -> bool:
     try:
-        while (event := await queue.get()) is not None:
-            if isinstance(event, BaseException):
-                raise event
-            yield event
-    finally:
-        stopped.set()
-        await thread
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _refusal(code: str, message: str) -> bytes:
+    log.info("refused", code=code)
+    return encode_text("ERROR", f"({code}) {message}")
+
+
+def _slices_done(job: Job) -> float | None:
+    progress = job.progress or {}
+    if progress.get("slices") is None:
+        return None
+    return float(progress["fraction"]) * int(progress["slices"])
+
+
+def _said(job: Job) -> str:
+    """How far a job is, in words."""
+    progress, done = job.progress or {}, _slices_done(job)
+    if done is None:
+        return "at its beginning"
+    image, count = int(progress["position"]) + 1, progress["slices"]
+    text = f"image {image} of {count}: {progress.get('stage')}, {done - image + 1:.0%}"
+    left = progress.get("eta_s")
+    return text if left is None else f"{text}; about {left:.0f} s left"

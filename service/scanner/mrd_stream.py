@@ -11,6 +11,7 @@ import ctypes
 import io
 import json
 import struct
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -23,11 +24,13 @@ from ismrmrd.serialization import ProtocolSerializer
 from ismrmrd.waveform import WaveformHeader
 
 from recon.errors import ScanError
-from recon.io.mrd_readouts import HEAD, Readouts
+from recon.io.mrd_readouts import HEAD, Readouts, positions_of
+from recon.io.mrd_writing import RawReadout
 
 _TEXT_BYTES = 1 << 20
 _HEADER_BYTES = 8 << 20
 _CONFIG_FILE_BYTES = 1024
+_READOUTS = 1 << 20
 _IMAGE_HEADER = ctypes.sizeof(ismrmrd.ImageHeader)
 _WAVEFORM_HEADER = ctypes.sizeof(WaveformHeader)
 
@@ -57,29 +60,54 @@ class StreamLimits:
 
 @dataclass
 class Measurement:
-    """What a client has sent up to its CLOSE."""
+    """What a client has sent so far: all of it is in `spool`, the rest is an index."""
 
+    spool: BinaryIO
+    """Open for writing and reading."""
     config: str | None = None
     xml: str | None = None
     parameters: dict[str, object] = field(default_factory=dict)
-    heads: list[bytes] = field(default_factory=list)
-    samples: list[bytes] = field(default_factory=list)
+    heads: bytearray = field(default_factory=bytearray)
+    places: array[int] = field(default_factory=lambda: array("Q"))
+    """Where in the spool the positions of each readout begin; its samples follow them."""
 
     def readouts(self) -> Readouts:
-        """Raises ScanError when there are none."""
-        if not self.heads:
+        """All of them, in memory. Raises ScanError when there are none."""
+        if not self.places:
             raise ScanError("no-readouts", "no raw data were sent; send acquisitions (1008)")
+        positions, samples = bytearray(), bytearray()
+        for readout in self.each():
+            positions += readout.trajectory
+            samples += readout.samples
         return Readouts(
-            np.frombuffer(b"".join(self.heads), HEAD),
-            np.frombuffer(b"".join(self.samples), "<c8").astype(np.complex64, copy=False),
+            np.frombuffer(bytes(self.heads), HEAD),
+            np.frombuffer(samples, "<c8").astype(np.complex64, copy=False),
+            np.frombuffer(positions, "<f4").astype(np.float32, copy=False),
         )
+
+    def each(self) -> Iterator[RawReadout]:
+        """One readout after the other, from the spool."""
+        heads = np.frombuffer(bytes(self.heads), HEAD)
+        positions = 4 * positions_of(heads)
+        samples = 8 * heads["active_channels"].astype(np.int64) * heads["number_of_samples"]
+        self.spool.flush()
+        for head, place, before, after in zip(heads, self.places, positions, samples, strict=True):
+            self.spool.seek(place)
+            content = self.spool.read(int(before + after))
+            yield RawReadout(head.tobytes(), content[: int(before)], content[int(before) :])
+
+    def forget(self) -> None:
+        """Empty the spool: what it held is safe elsewhere."""
+        self.spool.truncate(0)
+        self.spool.flush()
 
     def digest(self) -> str:
         """SHA-256 of header and readouts."""
         digest = sha256((self.xml or "").encode())
-        for head, samples in zip(self.heads, self.samples, strict=True):
-            digest.update(head)
-            digest.update(samples)
+        for readout in self.each():
+            digest.update(readout.head)
+            digest.update(readout.trajectory)
+            digest.update(readout.samples)
         return digest.hexdigest()
 
 
@@ -104,19 +132,22 @@ class FileSource:
         return content
 
 
-async def read_measurement(source: ByteSource, limits: StreamLimits) -> Measurement:
-    """Everything up to CLOSE.
+async def read_measurement(
+    source: ByteSource, limits: StreamLimits, measurement: Measurement, *, keep: bool = True
+) -> None:
+    """Add everything up to CLOSE to `measurement`, which holds what came before an error.
+
+    `keep` writes it to the spool; without, the spool is where it comes from.
 
     Raises:
         ScanError: A message is not understood, too large, or in the wrong place.
         asyncio.IncompleteReadError: The stream ended before CLOSE: the scan was aborted.
     """
-    reader = _Reader(source, limits)
-    measurement = Measurement()
+    reader = _Reader(source, limits, measurement.spool if keep else None)
     while True:
         number = struct.unpack("<H", await reader.take(2))[0]
         if number == Message.CLOSE:
-            return measurement
+            return
         if number in (Message.CONFIG_FILE, Message.CONFIG_TEXT):
             _only_once(measurement.config is None and measurement.xml is None, "config")
             if number == Message.CONFIG_FILE:
@@ -128,7 +159,7 @@ async def read_measurement(source: ByteSource, limits: StreamLimits) -> Measurem
             measurement.xml = _text(await reader.sized(_HEADER_BYTES))
         elif number == Message.TEXT:
             text = await reader.sized(_TEXT_BYTES)
-            if not measurement.heads:
+            if not measurement.places:
                 measurement.parameters |= _parameters(text)
         elif number == Message.ACQUISITION:
             if measurement.xml is None:
@@ -179,6 +210,7 @@ class _Reader:
 
     source: ByteSource
     limits: StreamLimits
+    spool: BinaryIO | None
     taken: int = 0
 
     async def take(self, count: int) -> bytes:
@@ -190,11 +222,16 @@ class _Reader:
         if not count:
             return b""
         try:
-            return await asyncio.wait_for(self.source.readexactly(count), self.limits.idle_seconds)
+            content = await asyncio.wait_for(
+                self.source.readexactly(count), self.limits.idle_seconds
+            )
         except TimeoutError as error:
             raise ScanError(
                 "mrd-idle", "nothing came for too long; send CLOSE when done"
             ) from error
+        if self.spool is not None:
+            self.spool.write(content)
+        return content
 
     async def sized(self, most: int) -> bytes:
         """Content after its 32-bit length."""
@@ -232,9 +269,16 @@ async def _acquisition(reader: _Reader, measurement: Measurement) -> None:
     content = await reader.take(HEAD.itemsize)
     head = np.frombuffer(content, HEAD)[0]
     samples, channels = int(head["number_of_samples"]), int(head["active_channels"])
+    if len(measurement.places) >= _READOUTS:
+        raise ScanError(
+            "mrd-too-large", f"more than {_READOUTS} readouts were sent; split the measurement"
+        )
+    place = reader.taken
     await reader.take(4 * samples * int(head["trajectory_dimensions"]))
-    measurement.samples.append(await reader.take(8 * samples * channels))
-    measurement.heads.append(content)
+    await reader.take(8 * samples * channels)
+    # Only whole readouts count.
+    measurement.places.append(place)
+    measurement.heads += content
 
 
 async def _skip_waveform(reader: _Reader) -> None:

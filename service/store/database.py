@@ -86,6 +86,34 @@ idempotency = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
 )
 
+measurements = sa.Table(
+    "service_measurements",
+    metadata,
+    sa.Column("job_id", sa.Text, primary_key=True),
+    sa.Column("number", sa.Text),
+    sa.Column("place", sa.Text),
+    sa.Column("received_at", sa.Float, nullable=False),
+    sa.Index("service_measurements_number", "number"),
+    sa.Index("service_measurements_place", "place"),
+)
+
+deliveries = sa.Table(
+    "service_deliveries",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("job_id", sa.Text, nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("products", _JSON, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("stored", _JSON, nullable=False),
+    sa.Column("failures", _JSON, nullable=False),
+    sa.Column("error", _JSON),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("finished_at", sa.Float),
+    sa.Index("service_deliveries_job", "job_id"),
+)
+
 api_keys = sa.Table(
     "service_keys",
     metadata,

@@ -1,7 +1,8 @@
 """The folder of files: scans by content, one folder per reconstruction, nothing half written.
 
     scans/ab/abcdef….h5           an uploaded scan, named by its SHA-256
-    incoming/…                    uploads that are not finished
+    incoming/…                    uploads and scanner sessions that are not finished
+    secret.key                    what UIDs of DICOM and keys of measurements derive from
     reconstructions/<job id>/
         slices/00003.npz          the posterior of one slice: what a killed worker does not lose
         steps.jsonl               which worker started and finished which slice, and when
@@ -20,7 +21,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -42,6 +43,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 RESULT_FILES = {
     "result.h5": "application/x-hdf5",
+    "dicom.zip": "application/zip",
+    "mean.nii.gz": "application/gzip",
+    "std.nii.gz": "application/gzip",
     "mean.npy": "application/octet-stream",
     "std.npy": "application/octet-stream",
     "samples.npy": "application/octet-stream",
@@ -49,6 +53,8 @@ RESULT_FILES = {
     "report.json": "application/json",
 }
 """Products of a reconstruction that are files, and their media types."""
+PICTURE_FILES = ("dicom.zip", "mean.nii.gz", "std.nii.gz")
+"""Those that are missing where nothing is known of the images' place and size."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,21 @@ class Storage:
     def incoming(self) -> Path:
         """Where unfinished uploads lie; on the same disk, so that they can be renamed."""
         return self.root / "incoming"
+
+    def secret(self) -> bytes:
+        """Random bytes of this folder, made once: what names derive from that tell nothing."""
+        path = self.root / "secret.key"
+        if not path.is_file():
+            aside = path.with_name(f".secret.{secrets.token_hex(4)}.part")
+            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(32))
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileExistsError):  # another process was first
+                os.link(aside, path)
+            aside.unlink()
+        return path.read_bytes()
 
     def free_bytes(self) -> int:
         """Room on the disk."""

@@ -36,7 +36,7 @@ def refusal(path: Path, limits: ReadLimits | None = None) -> str:
         (XML.replace("<x>8</x>", "<x>many</x>"), "invalid-mrd-header"),
         (XML.replace("<x>8</x>", "<x>-8</x>"), "invalid-mrd-header"),
         (XML.replace("<x>12.0</x>", "<x>nan</x>"), "invalid-mrd-header"),
-        (header((8, 4, 1), trajectory="spiral"), "unsupported-trajectory"),
+        (header((8, 4, 1), trajectory="spiral"), "no-trajectory"),
         (header((8, 4, 1), trajectory="epi"), "unsupported-trajectory"),
         (header((8, 4, 1), trajectory="zigzag"), "unsupported-trajectory"),
         (header((8, 3, 1)), "line-outside"),
@@ -50,9 +50,9 @@ def test_headers_that_cannot_be_right_are_refused(xml: str, code: str, tmp_path:
 
 def test_the_trajectory_is_refused_by_name(tmp_path: Path) -> None:
     path = write(
-        tmp_path / "a.h5", header((8, 4, 1), trajectory="radial"), list(lines(noise(1, 8, 4)))
+        tmp_path / "a.h5", header((8, 4, 1), trajectory="zigzag"), list(lines(noise(1, 8, 4)))
     )
-    with pytest.raises(ScanError, match="radial"):
+    with pytest.raises(ScanError, match="zigzag"):
         read_scan(path)
 
 
