@@ -1,7 +1,8 @@
-"""One slice as a PNG: grey values between two ends, nothing drawn on top."""
+"""One slice as a PNG: values between two ends in grey or in colours, nothing drawn on top."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,35 +11,38 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-PRODUCTS = ("mean", "std", "coarse", "sample")
-_FILES = {"mean": "mean.npy", "std": "std.npy", "coarse": "coarse.npy", "sample": "samples.npy"}
-
-
-def product_file(product: str) -> str:
-    """The result file that holds a product."""
-    return _FILES[product]
-
-
-def read_slice(path: Path, position: int, sample: int | None) -> NDArray[np.float32]:
-    """Magnitude of one slice (rows, columns); only its part of the file is read.
-
-    Raises IndexError for a slice or sample that is not there.
-    """
-    stack = np.load(path, mmap_mode="r", allow_pickle=False)
-    image = stack[position] if sample is None else stack[sample, position]
-    return np.abs(image).astype(np.float32)
-
 
 def read_picture(path: Path) -> NDArray[np.float32]:
     """A preview (rows, columns). Raises FileNotFoundError."""
     return np.asarray(np.load(path, allow_pickle=False), np.float32)
 
 
-def png(image: NDArray[Any], window: tuple[float, float] | None) -> bytes:
-    """An 8-bit PNG; without a window, from 0 to the 99.7th percentile."""
+def png(
+    image: NDArray[Any],
+    window: tuple[float, float],
+    colours: Sequence[tuple[int, int, int]] | None = None,
+    *,
+    see_through: bool = False,
+) -> bytes:
+    """An 8-bit PNG from the lower end of the window to the upper one.
+
+    With evenly spaced `colours` (red, green, blue) it is a palette picture, otherwise grey;
+    `see_through` makes the darkest of them transparent.
+    """
     values = np.nan_to_num(np.asarray(image, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = window or (0.0, float(np.percentile(values, 99.7)))
-    grey = np.clip((values - low) / max(high - low, 1e-30), 0, 1)
+    low, high = window
+    level = np.clip((values - low) / max(high - low, 1e-30), 0, 1)
+    picture = Image.fromarray((255 * level + 0.5).astype(np.uint8))
+    if colours is not None:
+        picture.putpalette(_palette(colours).tobytes())
     buffer = BytesIO()
-    Image.fromarray((255 * grey + 0.5).astype(np.uint8)).save(buffer, "PNG")
+    picture.save(buffer, "PNG", **({"transparency": 0} if see_through and colours else {}))
     return buffer.getvalue()
+
+
+def _palette(colours: Sequence[tuple[int, int, int]]) -> NDArray[np.uint8]:
+    """(256, 3) by linear interpolation."""
+    table = np.array(colours, float)
+    at = np.linspace(0, len(table) - 1, 256)
+    columns = [np.interp(at, np.arange(len(table)), channel) for channel in table.T]
+    return np.stack(columns, axis=1).round().astype(np.uint8)

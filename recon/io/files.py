@@ -180,6 +180,17 @@ def read_result(
     return posteriors, attributes
 
 
+def read_result_maps(
+    path: Path, names: Sequence[str], limits: ReadLimits = _DEFAULT_LIMITS
+) -> list[NDArray[Any]]:
+    """Some arrays of a result file (`result_layout.ARRAYS`), slices first. Raises ScanError."""
+    arrays = read_in_child(path, tuple(names), limits=limits).arrays
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise ScanError("not-a-result", f"this file is not a result; it has no '{missing[0]}'")
+    return [arrays[name] for name in names]
+
+
 def read_result_mask(path: Path, limits: ReadLimits = _DEFAULT_LIMITS) -> NDArray[np.bool_]:
     """(rows, columns), the samples a result was made from. Raises ScanError if it is silent."""
     return scan_layout.boolean_mask(_read_one(path, "mask", limits))

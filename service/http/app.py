@@ -20,6 +20,7 @@ from service.http import (
     scans,
     system,
     uploads,
+    volumes,
 )
 from service.http.context import Context
 from service.http.docs import add_docs
@@ -28,6 +29,7 @@ from service.http.gate import Gate
 from service.http.metrics import Metrics
 from service.http.principal import Doorkeeper
 from service.http.problems import Problem, add_problem_handlers
+from service.http.view import add_view
 from service.jobs.records import Jobs
 from service.jobs.workers import Workers
 from service.jobs.workflows import Queue
@@ -92,9 +94,11 @@ def create_app(context: Context) -> FastAPI:
     app.state.doorkeeper = Doorkeeper()
     app.state.at_work = set()
     add_problem_handlers(app)
-    for module in (scans, uploads, reconstructions, events, results, deliveries, roi, system):
+    routed = (scans, uploads, reconstructions, events, results, volumes, deliveries, roi, system)
+    for module in routed:
         app.include_router(module.router)
     add_docs(app)
+    add_view(app)
     app.add_middleware(Gate, settings=context.settings, metrics=context.metrics)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

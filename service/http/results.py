@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
@@ -20,9 +20,10 @@ from service.http.reconstructions import find_job
 from service.http.scans import Id
 from service.http.schemas import ResultList, ResultOut
 from service.jobs.records import Job, JobState
-from service.pictures import PRODUCTS, png, product_file, read_picture, read_slice
+from service.pictures import png, read_picture
 from service.problems import ProblemError
 from service.store.files import PICTURE_FILES, RESULT_FILES
+from service.volumes import PICTURES, colour_stops, read_stack, window_of
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["results"])
 
@@ -53,15 +54,18 @@ class PictureQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     slice: int | None = Field(None, ge=0, le=100_000, description="[the middle one]")
-    product: str = Field("mean", description=", ".join(PRODUCTS))
+    product: str = Field("mean", description=", ".join(PICTURES))
     sample: int = Field(0, ge=0, le=255)
     window: str | None = Field(None, max_length=64, description="LOW,HIGH in the result's units")
+    colours: Literal["grey", "own", "overlay"] = Field(
+        "grey", description="own: the picture's colour map; overlay: transparent at its lower end"
+    )
 
     @field_validator("product")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in PRODUCTS:
-            raise ValueError(f"products are {', '.join(PRODUCTS)}")
+        if value not in PICTURES:
+            raise ValueError(f"products are {', '.join(PICTURES)}")
         return value
 
     @field_validator("window")
@@ -113,7 +117,7 @@ def get_result(
     tag = f'"{entry["sha256"]}"'
     digest = base64.b64encode(bytes.fromhex(entry["sha256"])).decode()
     headers = {"ETag": tag, "Repr-Digest": f"sha-256=:{digest}:", "Accept-Ranges": "bytes"}
-    if _matches(request, tag):
+    if matches(request, tag):
         return Response(status_code=304, headers=headers)
     path = context.storage.product(job.id, entry["name"])
     if not path.is_file():
@@ -143,22 +147,25 @@ def get_picture(
     job_id: Id,
     query: Annotated[PictureQuery, Query()],
 ) -> Response:
-    """A slice as a picture; while the job runs, the picture so far."""
+    """A slice as a picture; while the job runs, the picture so far. `Window` says its ends."""
     job = find_job(context, key, job_id)
     image = _finished(context, job, query) if job.results else _so_far(context, job, query)
-    content = png(image, query.ends)
+    low, high = query.ends or window_of(query.product, image)
+    grey = query.colours == "grey"
+    stops = None if grey else colour_stops(PICTURES[query.product].colours)
+    content = png(image, (low, high), stops, see_through=query.colours == "overlay")
     tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-    if _matches(request, tag):
-        return Response(status_code=304, headers={"ETag": tag})
-    return Response(content, media_type="image/png", headers={"ETag": tag})
+    headers = {"ETag": tag, "Window": f"{low:.9g},{high:.9g}"}
+    if matches(request, tag):
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type="image/png", headers=headers)
 
 
 def _finished(context: Context, job: Job, query: PictureQuery) -> NDArray[np.float32]:
     position = slice_position(job, query.slice)
-    sample = query.sample if query.product == "sample" else None
-    path = context.storage.product(job.id, product_file(query.product))
+    folder = context.storage.job(job.id)
     try:
-        return read_slice(path, position, sample)
+        return read_stack(folder, query.product, query.sample, position)[0]
     except (IndexError, FileNotFoundError) as error:
         raise ProblemError("not-found", "there is no such slice or sample") from error
 
@@ -194,6 +201,7 @@ def results_of(job: Job) -> list[dict[str, Any]]:
     return job.results
 
 
-def _matches(request: Request, tag: str) -> bool:
+def matches(request: Request, tag: str) -> bool:
+    """Whether the client has this version already."""
     given = request.headers.get("if-none-match", "")
     return tag in [item.strip().removeprefix("W/") for item in given.split(",")]

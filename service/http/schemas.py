@@ -135,6 +135,8 @@ class JobOut(BaseModel):
                 "events": f"{here}/events",
                 "results": f"{here}/results",
                 "preview": f"{here}/preview.png",
+                "volumes": f"{here}/volumes",
+                "view": f"/view/reconstructions/{job.id}",
                 "cancel": f"{here}/cancel",
                 "scan": f"/v1/scans/{job.scan_id}",
             },

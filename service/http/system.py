@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy import text
 from starlette.responses import JSONResponse, Response
 
@@ -31,6 +31,12 @@ class Model(BaseModel):
     licence: str
     training: str
     data_attributions: list[str]
+
+
+class ModelWithCard(Model):
+    """A prior, and what its makers say of it."""
+
+    card: str = Field("", description="model card, Markdown; empty where there is none")
 
 
 class Models(BaseModel):
@@ -90,11 +96,11 @@ def list_models(context: InContext) -> Models:
 
 
 @router.get("/v1/models/{name}", responses=problems("not-found"), dependencies=READS)
-def get_model(context: InContext, name: Annotated[str, Path(pattern=MODEL_NAME)]) -> Model:
-    """One prior."""
+def get_model(context: InContext, name: Annotated[str, Path(pattern=MODEL_NAME)]) -> ModelWithCard:
+    """One prior, with its card."""
     for model in _offers(context)["models"]:
         if model["id"] == name:
-            return Model(**model)
+            return ModelWithCard(**model)
     raise ProblemError("not-found", f"there is no model '{name}'")
 
 

@@ -22,7 +22,7 @@ from typing import IO, Any
 import structlog
 import torch
 
-from models.registry import ModelError, list_models, read_config
+from models.registry import ModelError, list_models, read_card, read_config
 from recon.schedule import PRESETS
 from service.delivery.records import Deliveries
 from service.delivery.sending import Sender
@@ -103,7 +103,7 @@ def _offers(settings: ServiceSettings) -> dict[str, Any]:
     models = []
     for name in list_models():
         try:
-            config = read_config(name)
+            config, card = read_config(name), read_card(name)
         except ModelError as error:
             log.warning("model not usable", model=name, code=error.code)
             continue
@@ -114,6 +114,7 @@ def _offers(settings: ServiceSettings) -> dict[str, Any]:
                 "licence": config.licence,
                 "training": config.training,
                 "data_attributions": list(config.data_attributions),
+                "card": card,
             }
         )
     return {

@@ -1,0 +1,163 @@
+"""/view: the viewer's bundle, where it was built, and pages of plain HTML that need no bundle."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, FastAPI, Query
+from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.staticfiles import StaticFiles
+
+import service
+from service.http.context import InContext
+from service.http.principal import Reader, owner_of
+from service.http.reconstructions import find_job
+from service.http.results import PictureQuery
+from service.http.scans import Id
+from service.jobs.records import Job, JobState
+from service.volumes import PICTURES
+
+_VIEWER = Path(service.__file__).parent / "viewer"
+BUNDLE = _VIEWER / "dist"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self' data:; font-src 'self'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+"""Pictures arrive as blobs, because a key travels in a header. NiiVue holds the letters that it
+draws as data: addresses and fetches them from there; it needs neither eval nor WebAssembly here.
+"""
+_PAGE = {"Content-Security-Policy": POLICY}
+_FOREVER = "public, max-age=31536000, immutable"
+_NOTICE = "For research use, not for diagnosis"
+
+router = APIRouter(prefix="/view", include_in_schema=False)
+
+
+class _Assets(StaticFiles):
+    """Files whose names carry their digest."""
+
+    async def get_response(self, path: str, scope: object) -> Response:
+        answer = await super().get_response(path, scope)  # type: ignore[arg-type]
+        answer.headers["Cache-Control"] = _FOREVER
+        return answer
+
+
+@router.get("/plain.css")
+async def stylesheet() -> Response:
+    """Of the plain pages."""
+    return FileResponse(_VIEWER / "plain.css", media_type="text/css")
+
+
+@router.get("/plain")
+def plain_list(context: InContext, key: Reader) -> Response:
+    """The newest reconstructions, without scripts."""
+    rows = "".join(_row(job) for job in context.jobs.page(owner_of(key), limit=100))
+    table = (
+        "<table><thead><tr><th>Reconstruction<th>State<th>Progress<th>Preset<th>Submitted"
+        f"</thead><tbody>{rows}</tbody></table>"
+    )
+    return _html("Reconstructions", table if rows else "<p>There are none yet.</p>")
+
+
+@router.get("/plain/{job_id}")
+def plain_reconstruction(
+    context: InContext, key: Reader, job_id: Id, query: Annotated[PictureQuery, Query()]
+) -> Response:
+    """One reconstruction: a picture drawn by the server, and what the report says of its slice."""
+    job = find_job(context, key, job_id)
+    body = f"<p>State: <strong>{job.state.value}</strong></p>"
+    if job.error:
+        body += f"<p role=alert>{escape(job.error['title'])}: {escape(job.error['detail'])}</p>"
+    if job.state is JobState.SUCCEEDED and job.summary:
+        body += _picture(job, query)
+    return _html(f"Reconstruction {job.id}", body)
+
+
+@router.get("")
+@router.get("/{path:path}")
+async def viewer(path: str = "") -> Response:
+    """The one page of the viewer, whatever part of it the address names."""
+    page = BUNDLE / "index.html"
+    if path.startswith("assets/"):
+        return _html("Not found", "<p>There is no such file; reload the page.</p>", 404)
+    if page.is_file():
+        return FileResponse(page, media_type="text/html", headers=_PAGE)
+    return _html(
+        "The viewer has not been built",
+        "<p>This installation has no viewer bundle. From a source checkout build it with "
+        "<code>make viewer</code> (it needs npm, or fetches Node.js from PyPI), then reload.</p>"
+        "<p>The API works without it (<a href='/docs'>its description</a>), and so do "
+        "<a href='/view/plain'>the plain pages</a> with pictures drawn by the server.</p>",
+        503,
+    )
+
+
+def add_view(app: FastAPI) -> None:
+    """Serve the viewer; nothing is loaded from elsewhere."""
+    assets = _Assets(directory=BUNDLE / "assets", check_dir=False)
+    app.mount("/view/assets", assets, name="view-assets")
+    app.include_router(router)
+
+
+def _row(job: Job) -> str:
+    progress = (job.progress or {}).get("fraction", 0.0) if not job.state.terminal else 1.0
+    submitted = f"{_time(job.created_at)} UTC"
+    return (
+        f"<tr><td><a href='/view/plain/{job.id}'>{job.id}</a><td>{job.state.value}"
+        f"<td>{progress:.0%}<td>{escape(job.parameters.preset or 'standard')}<td>{submitted}"
+    )
+
+
+def _picture(job: Job, query: PictureQuery) -> str:
+    assert job.summary is not None
+    slices = {entry["slice"]: entry for entry in job.summary["slices"]}
+    shown = query.slice if query.slice in slices else sorted(slices)[len(slices) // 2]
+    entry = slices[shown]
+    picture = PICTURES[query.product]
+    source = (
+        f"/v1/reconstructions/{job.id}/preview.png?slice={shown}&amp;product={query.product}"
+        f"&amp;sample={query.sample}&amp;colours=own"
+    )
+    kinds = "".join(_option(name, kind.label, query.product) for name, kind in PICTURES.items())
+    indices = "".join(_option(str(index), str(index), str(shown)) for index in sorted(slices))
+    samples = "".join(
+        _option(str(i), str(i), str(query.sample)) for i in range(job.summary["samples"])
+    )
+    warnings = "".join(f"<li>{escape(text)}" for text in entry["warnings"])
+    return (
+        f"<form method=get><label>Picture <select name=product>{kinds}</select></label> "
+        f"<label>Slice <select name=slice>{indices}</select></label> "
+        f"<label>Sample <select name=sample>{samples}</select></label> <button>Show</button></form>"
+        f"<figure><img src='{source}' alt='{escape(picture.meaning)}, slice {shown}'>"
+        f"<figcaption>{escape(picture.meaning)}</figcaption></figure>"
+        f"<p>χ² {entry['chi2']:.2f}, {'converged' if entry['converged'] else 'not converged'}</p>"
+        f"<ul>{warnings}</ul>"
+        f"<p><a href='/v1/reconstructions/{job.id}/results/report.json'>report.json</a> · "
+        f"<a href='/v1/reconstructions/{job.id}/results/result.h5'>result.h5</a></p>"
+    )
+
+
+def _option(value: str, label: str, chosen: str) -> str:
+    selected = " selected" if value == chosen else ""
+    return f"<option value='{value}'{selected}>{escape(label)}</option>"
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _html(title: str, body: str, status: int = 200) -> Response:
+    page = (
+        "<!doctype html><html lang=en><head><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width'>"
+        f"<title>{escape(title)} · mri-posterior</title>"
+        "<link rel=stylesheet href=/view/plain.css></head><body>"
+        f"<p class=notice>{_NOTICE}</p><nav><a href=/view>Viewer</a> "
+        "<a href=/view/plain>Plain pages</a> <a href=/docs>API</a></nav>"
+        f"<main><h1>{escape(title)}</h1>{body}</main></body></html>"
+    )
+    return HTMLResponse(page, status, headers=_PAGE)

@@ -1,0 +1,116 @@
+"""/v1/reconstructions/{id}/volumes: every picture as a NIfTI volume of real numbers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from service.http.context import InContext
+from service.http.principal import Reader
+from service.http.problems import problems
+from service.http.reconstructions import find_job
+from service.http.results import matches, results_of
+from service.http.scans import Id
+from service.jobs.records import Job
+from service.problems import ProblemError
+from service.volumes import PICTURES, colour_stops, nifti, read_stack, window_of
+
+router = APIRouter(prefix="/v1/reconstructions", tags=["results"])
+
+MEDIA_TYPE = "application/x-nifti"
+_VOLUME: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "float32, real; `cal_min` and `cal_max` say how to show it",
+        "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+    },
+    304: {"description": "It is as it was"},
+}
+Name = Annotated[str, Path(pattern=r"^[a-z-]{1,32}\.nii$", description="NAME.nii")]
+Sample = Annotated[int, Query(ge=0, le=255, description="which one, of `sample.nii`")]
+
+
+class PictureOut(BaseModel):
+    """One kind of picture, for pictures and volumes alike."""
+
+    name: str
+    label: str
+    meaning: str
+    unit: str = Field(description="empty: in the units of the scan")
+    overlay: bool = Field(description="of use on top of the mean")
+    colours: list[tuple[int, int, int]] = Field(
+        description="red, green, blue from the lowest to the highest value, evenly spaced"
+    )
+    href: str
+
+
+class PictureList(BaseModel):
+    """All pictures of a finished reconstruction."""
+
+    items: list[PictureOut]
+
+
+@router.get("/{job_id}/volumes", responses=problems("not-found", "job-not-finished"))
+def list_volumes(context: InContext, key: Reader, job_id: Id) -> PictureList:
+    """Which pictures there are, what they mean and in which colours they are shown."""
+    job = find_job(context, key, job_id)
+    results_of(job)
+    here = f"/v1/reconstructions/{job.id}/volumes"
+    return PictureList(
+        items=[
+            PictureOut(
+                name=name,
+                label=picture.label,
+                meaning=picture.meaning,
+                unit=picture.unit,
+                overlay=picture.overlay,
+                colours=list(colour_stops(picture.colours)),
+                href=f"{here}/{name}.nii",
+            )
+            for name, picture in PICTURES.items()
+        ]
+    )
+
+
+@router.get(
+    "/{job_id}/volumes/{name}",
+    response_class=Response,
+    responses=_VOLUME | problems("not-found", "job-not-finished"),
+)
+def get_volume(
+    request: Request, context: InContext, key: Reader, job_id: Id, name: Name, sample: Sample = 0
+) -> Response:
+    """One picture of all slices: magnitudes, never complex, as it is seen on a screen."""
+    job = find_job(context, key, job_id)
+    entries = results_of(job)
+    kind = name.removesuffix(".nii")
+    if kind not in PICTURES:
+        raise ProblemError("not-found", f"volumes are {', '.join(PICTURES)}")
+    digest = next(entry["sha256"] for entry in entries if entry["name"] == "result.h5")
+    tag = f'"{digest[:32]}-{kind}-{sample}"'
+    if matches(request, tag):
+        return Response(status_code=304, headers={"ETag": tag})
+    try:
+        stack = read_stack(context.storage.job(job.id), kind, sample)
+    except (IndexError, FileNotFoundError) as error:
+        raise ProblemError("not-found", "there is no such sample") from error
+    content = nifti(
+        stack,
+        voxel_of(job),
+        window_of(kind, stack),
+        f"{kind}, NOT FOR DIAGNOSTIC USE, mri-posterior",
+    )
+    name = f"{job.id}-{kind}-{sample}.nii" if kind == "sample" else f"{job.id}-{kind}.nii"
+    headers = {"ETag": tag, "Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(content, media_type=MEDIA_TYPE, headers=headers)
+
+
+def voxel_of(job: Job) -> tuple[float, float, float] | None:
+    """Height, width and thickness in mm, where the scan says them; None without a pixel size."""
+    image = (job.summary or {}).get("image", {})
+    pixel = image.get("pixel_mm")
+    if pixel is None:
+        return None
+    return pixel[0], pixel[1], image.get("slice_mm") or max(pixel)

@@ -1,0 +1,66 @@
+/** Numbers, times and names as people read them. */
+
+const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
+
+/** Three significant digits, with a power of ten where zeros would fill the line. */
+export function number(value: number | null | undefined, digits = 3): string {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  if (value === 0) return "0";
+  const exponent = Math.floor(Math.log10(Math.abs(value)));
+  if (exponent >= -3 && exponent < 5) {
+    return minus(value.toFixed(Math.max(0, digits - 1 - exponent)));
+  }
+  const [mantissa, power] = value.toExponential(digits - 1).split("e") as [string, string];
+  const raised = power
+    .replace("+", "")
+    .replace("-", "⁻")
+    .replace(/\d/g, (digit) => SUPERSCRIPTS[Number(digit)] ?? digit);
+  return `${minus(mantissa)} × 10${raised}`;
+}
+
+/** A share as a whole percentage. */
+export function percent(value: number | null | undefined): string {
+  return value === null || value === undefined ? "–" : `${Math.round(100 * value)} %`;
+}
+
+/** `12 s`, `3 min 20 s`, `2 h 5 min`. */
+export function duration(seconds: number): string {
+  const whole = Math.max(0, Math.round(seconds));
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return two(Math.floor(whole / 60), "min", whole % 60, "s");
+  return two(Math.floor(whole / 3600), "h", Math.round((whole % 3600) / 60), "min");
+}
+
+/** Size of a file. */
+export function bytes(count: number): string {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let value = count;
+  let unit = 0;
+  while (value >= 1000 && unit < units.length - 1) {
+    value /= 1000;
+    unit += 1;
+  }
+  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`;
+}
+
+/** Day and time, in the reader's time zone. */
+export function moment(text: string | null): string {
+  if (text === null) return "–";
+  const at = new Date(text);
+  const pad = (value: number) => String(value).padStart(2, "0");
+  const day = `${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())}`;
+  return `${day} ${pad(at.getHours())}:${pad(at.getMinutes())}`;
+}
+
+/** The end of an id, which differs between ids of the same day. */
+export function shortId(id: string): string {
+  return id.length > 8 ? `…${id.slice(-6)}` : id;
+}
+
+function two(large: number, one: string, small: number, other: string): string {
+  return small === 0 ? `${large} ${one}` : `${large} ${one} ${small} ${other}`;
+}
+
+function minus(text: string): string {
+  return text.replace("-", "−");
+}

@@ -1,0 +1,278 @@
+/** All reconstructions: send a scan, see how far each is, find those that matter. */
+
+import { api, ended } from "../api";
+import type { Job, JobState } from "../api";
+import { fill, h } from "../elements";
+import { follow } from "../events";
+import { duration, moment } from "../format";
+import { jobName, problemBox, progressBar, stateBadge } from "../notices";
+import { title } from "../page";
+import type { Page } from "../page";
+import { submitPanel } from "../submit";
+
+const STATES: JobState[] = ["running", "queued", "succeeded", "failed", "cancelled"];
+const PRIORITIES = ["scanner", "interactive", "archive"];
+const PAGE = 30;
+const POLL = 3000;
+/** A browser opens few connections to one host; the rest of the jobs is polled. */
+const STREAMS = 2;
+
+export const jobsPage: Page = async (main, _subject, signal) => {
+  title("Reconstructions");
+  const list = new JobList(signal);
+  const panel = await submitPanel(signal, () => void list.refresh());
+  if (signal.aborted) return;
+  await list.refresh();
+  if (signal.aborted) return;
+  fill(main, h("div", { class: "page split jobs" }, panel, list.element));
+};
+
+class JobList {
+  readonly element: HTMLElement;
+  private readonly filters = h("div", { class: "filters", role: "group" });
+  private readonly body = h("tbody");
+  private readonly table: HTMLElement;
+  private readonly empty = h("div", { class: "empty" });
+  private readonly trouble = h("div", { "aria-live": "polite" });
+  private readonly more = h("button", { type: "button", hidden: true }, "Show older ones");
+  private readonly shown = new Map<string, { row: HTMLTableRowElement; job: Job }>();
+  private readonly followed = new Set<string>();
+  private states = new Set<JobState>();
+  private priority = "";
+  private cursor: string | null = null;
+  private timer = 0;
+
+  constructor(private readonly signal: AbortSignal) {
+    const heads = ["Reconstruction", "State", "Model, preset", "Submitted", "Took", ""];
+    this.table = h(
+      "table",
+      { class: "jobs" },
+      h(
+        "thead",
+        {},
+        h("tr", {}, ...heads.map((head) => h("th", { scope: "col" }, head || srOnly("Actions")))),
+      ),
+      this.body,
+    );
+    this.filters.setAttribute("aria-label", "Show only");
+    this.more.addEventListener("click", () => void this.load(this.cursor));
+    this.element = h(
+      "section",
+      { class: "list", "aria-labelledby": "list-head" },
+      h("div", { class: "list-head" }, h("h1", { id: "list-head" }, "Reconstructions"), this.filters),
+      this.trouble,
+      this.table,
+      this.empty,
+      this.more,
+    );
+    signal.addEventListener("abort", () => clearTimeout(this.timer));
+  }
+
+  /** Ask again for the newest, now and every few seconds. */
+  async refresh(): Promise<void> {
+    clearTimeout(this.timer);
+    await this.load(null);
+    if (!this.signal.aborted) this.timer = window.setTimeout(() => void this.refresh(), POLL);
+  }
+
+  private async load(before: string | null): Promise<void> {
+    const query = new URLSearchParams({ limit: String(PAGE) });
+    for (const state of this.states) query.append("state", state);
+    if (this.states.has("running")) query.append("state", "cancelling");
+    if (this.priority) query.set("priority", this.priority);
+    if (before !== null) query.set("cursor", before);
+    try {
+      const [page, { counts }] = await Promise.all([
+        api.jobs(query, this.signal),
+        api.counts(),
+      ]);
+      fill(this.trouble);
+      this.drawFilters(counts);
+      if (before === null && this.shown.size <= PAGE) this.cursor = page.next_cursor;
+      if (before !== null) this.cursor = page.next_cursor;
+      this.more.hidden = this.cursor === null;
+      this.place(page.items, before !== null);
+    } catch (error) {
+      if (this.signal.aborted) return;
+      if (this.shown.size === 0) throw error;
+      fill(this.trouble, problemBox(error));
+    }
+  }
+
+  private place(jobs: Job[], append: boolean): void {
+    const fresh = new Set(jobs.map((job) => job.id));
+    if (!append) {
+      const oldest = jobs.at(-1)?.id ?? "";
+      for (const [id, { row }] of this.shown) {
+        // Rows of older pages stay; rows of this page that are gone do not.
+        if (!fresh.has(id) && (id > oldest || jobs.length < PAGE)) {
+          row.remove();
+          this.shown.delete(id);
+        }
+      }
+    }
+    for (const job of jobs) this.update(job);
+    const order = [...this.shown.values()].sort((a, b) => (a.job.id < b.job.id ? 1 : -1));
+    order.forEach(({ row }, at) => {
+      if (this.body.children[at] !== row) this.body.insertBefore(row, this.body.children[at] ?? null);
+    });
+    this.table.hidden = this.shown.size === 0;
+    this.empty.hidden = this.shown.size > 0;
+    if (this.shown.size === 0) fill(this.empty, ...this.nothing());
+    this.followSome();
+  }
+
+  private nothing(): HTMLElement[] {
+    if (this.states.size || this.priority) {
+      return [h("p", {}, "No reconstruction matches the filters.")];
+    }
+    return [
+      h("p", { class: "large" }, "No reconstructions yet"),
+      h("p", {}, "Drop an undersampled scan on the panel to make the first one. Without one at hand, "),
+      h("p", {}, h("code", {}, "mri-posterior demo"), " simulates a scan: demo/undersampled.h5."),
+    ];
+  }
+
+  private update(job: Job): void {
+    const known = this.shown.get(job.id);
+    if (known && JSON.stringify(known.job) === JSON.stringify(job)) return;
+    const row = known?.row ?? h("tr", { "data-job": job.id });
+    const focused = row.contains(document.activeElement)
+      ? [...row.querySelectorAll("a, button")].indexOf(document.activeElement as Element)
+      : -1;
+    fill(row, ...this.cells(job));
+    if (focused >= 0) row.querySelectorAll<HTMLElement>("a, button")[focused]?.focus();
+    this.shown.set(job.id, { row, job });
+  }
+
+  private cells(job: Job): HTMLElement[] {
+    const name = jobName(job);
+    const count = job.summary?.slices.length;
+    const warned = job.summary?.slices.filter((slice) => slice.warnings.length > 0).length ?? 0;
+    const state = h("td", {}, stateBadge(job.state));
+    if (!ended(job.state)) state.append(progressBar(job));
+    if (job.error) state.append(h("p", { class: "detail" }, job.error.detail));
+    if (warned) state.append(h("p", { class: "detail caution" }, "⚠ with warnings"));
+    const samples = job.summary?.samples ?? job.params.samples;
+    const slices = count === undefined ? "" : `, ${count} slice${count === 1 ? "" : "s"}`;
+    return [
+      h(
+        "td",
+        { class: "name" },
+        h("a", { href: `/view/reconstructions/${job.id}`, title: name }, name),
+        h("span", { class: "faint" }, job.id),
+      ),
+      state,
+      h(
+        "td",
+        {},
+        h("span", {}, job.summary?.model ?? job.model ?? "default model"),
+        h("span", { class: "faint" }, `${job.preset}${samples ? `, ${samples} samples` : ""}${slices}`),
+      ),
+      h("td", { class: "time" }, moment(job.created_at)),
+      h("td", { class: "time" }, took(job)),
+      h("td", { class: "actions" }, ...this.actions(job, name)),
+    ];
+  }
+
+  private actions(job: Job, name: string): HTMLElement[] {
+    const button = (text: string, what: string, act: () => Promise<unknown>) =>
+      h(
+        "button",
+        {
+          type: "button",
+          class: "small",
+          "aria-label": `${what}: ${name}`,
+          onclick: () => void this.act(act),
+        },
+        text,
+      );
+    if (!ended(job.state)) return [button("Cancel", "Cancel", () => api.cancel(job.id))];
+    const remove = button("Delete", "Delete", async () => {
+      const sure = confirm(`Delete “${name}” and its results? This cannot be undone.`);
+      if (sure) await api.remove(job.id);
+    });
+    if (job.state === "succeeded") return [remove];
+    return [button("Again", "Submit again", () => api.retry(job.id)), remove];
+  }
+
+  private async act(action: () => Promise<unknown>): Promise<void> {
+    try {
+      await action();
+      await this.refresh();
+    } catch (error) {
+      fill(this.trouble, problemBox(error));
+    }
+  }
+
+  private drawFilters(counts: Record<JobState, number>): void {
+    if (this.filters.contains(document.activeElement)) {
+      for (const chip of this.filters.querySelectorAll<HTMLElement>("[data-state]")) {
+        const count = chip.querySelector("span");
+        if (count) count.textContent = String(counts[chip.dataset.state as JobState] ?? 0);
+      }
+      return;
+    }
+    const chips = STATES.map((state) => {
+      const chip = h("button", { type: "button", class: "chip", "data-state": state }, state, " ");
+      chip.append(h("span", {}, counts[state] ?? 0));
+      chip.setAttribute("aria-pressed", String(this.states.has(state)));
+      chip.addEventListener("click", () => {
+        if (!this.states.delete(state)) this.states.add(state);
+        chip.setAttribute("aria-pressed", String(this.states.has(state)));
+        this.restart();
+      });
+      return chip;
+    });
+    const options = [h("option", { value: "" }, "any priority")];
+    for (const name of PRIORITIES) options.push(h("option", { value: name }, name));
+    const priority = h("select", { "aria-label": "Priority" }, ...options);
+    priority.value = this.priority;
+    priority.addEventListener("change", () => {
+      this.priority = priority.value;
+      this.restart();
+    });
+    fill(this.filters, ...chips, priority);
+  }
+
+  private restart(): void {
+    for (const { row } of this.shown.values()) row.remove();
+    this.shown.clear();
+    this.cursor = null;
+    void this.refresh();
+  }
+
+  private followSome(): void {
+    for (const { job } of this.shown.values()) {
+      if (this.followed.size >= STREAMS) return;
+      if (job.state !== "running" || this.followed.has(job.id)) continue;
+      this.followed.add(job.id);
+      const stop = new AbortController();
+      this.signal.addEventListener("abort", () => stop.abort());
+      void follow(job.id, (event) => this.hear(job.id, event.type, event.data), stop.signal).finally(
+        () => this.followed.delete(job.id),
+      );
+    }
+  }
+
+  private hear(id: string, type: string, data: Record<string, unknown>): void {
+    const known = this.shown.get(id);
+    if (known === undefined) return;
+    if (type === "progress") {
+      const progress = data as unknown as Job["progress"];
+      this.update({ ...known.job, progress });
+    } else if (type === "end" || type === "state") {
+      void this.refresh();
+    }
+  }
+}
+
+function took(job: Job): string {
+  if (job.started_at === null) return "–";
+  const until = job.finished_at === null ? Date.now() : Date.parse(job.finished_at);
+  return duration((until - Date.parse(job.started_at)) / 1000);
+}
+
+function srOnly(text: string): HTMLElement {
+  return h("span", { class: "sr-only" }, text);
+}

@@ -1,0 +1,224 @@
+/** The report of a reconstruction: what was asked, what was reached, and what to make of it. */
+
+import { api, download, ended } from "../api";
+import type { Job, Result, Summary } from "../api";
+import { chiSquareChart, chiSquareWords, coverageChart, mixingWords, selfCheckWords } from "../charts";
+import { fill, h } from "../elements";
+import type { Child } from "../elements";
+import { bytes, duration, moment, number, percent } from "../format";
+import { jobName, problemBox, stateBadge } from "../notices";
+import { title } from "../page";
+import type { Page } from "../page";
+import { modelCard, modelFacts } from "./models";
+
+export const reportPage: Page = async (main, subject, signal) => {
+  const job = await api.job(decodeURIComponent(subject));
+  title(`Report: ${jobName(job)}`);
+  const { summary } = job;
+  if (summary === null) {
+    fill(main, h("div", { class: "narrow" }, head(job), unfinished(job)));
+    return;
+  }
+  const [model, results] = await Promise.all([
+    api.model(summary.model).catch(() => null),
+    api.results(job.id),
+  ]);
+  if (signal.aborted) return;
+  fill(
+    main,
+    h(
+      "div",
+      { class: "page report" },
+      head(job),
+      h("div", { class: "columns" }, warnings(summary), facts(job, summary)),
+      slices(summary),
+      h("div", { class: "columns" }, worst(summary), downloads(job, results.items)),
+      section("Model", model === null ? gone(summary.model) : [modelFacts(model), modelCard(model)]),
+      h(
+        "details",
+        { class: "card" },
+        h("summary", {}, "All settings, as the service keeps them"),
+        h("pre", { tabindex: "0" }, JSON.stringify({ params: job.params, summary }, null, 2)),
+      ),
+    ),
+  );
+};
+
+function head(job: Job): HTMLElement {
+  return h(
+    "div",
+    { class: "job-head" },
+    h("h1", {}, `Report: ${jobName(job)}`),
+    stateBadge(job.state),
+    h("a", { class: "button", href: `/view/reconstructions/${job.id}` }, "Pictures"),
+  );
+}
+
+function unfinished(job: Job): HTMLElement {
+  if (job.error) return problemBox(job.error);
+  const text = ended(job.state) ? "It ended without a result." : "There is no report yet.";
+  return h("p", {}, text);
+}
+
+function section(name: string, ...children: Child[]): HTMLElement {
+  return h("section", {}, h("h2", {}, name), ...children);
+}
+
+/** Warnings in words, each with the slices it is about. */
+function warnings(summary: Summary): HTMLElement {
+  const found = new Map<string, number[]>();
+  for (const { slice, warnings: texts } of summary.slices) {
+    for (const text of texts) found.set(text, [...(found.get(text) ?? []), slice]);
+  }
+  const total = summary.slices.length;
+  const items = [...found].map(([text, where]) =>
+    h("li", {}, text, total > 1 ? h("span", { class: "faint" }, ` (${sliceWords(where, total)})`) : null),
+  );
+  return section(
+    "Warnings",
+    h(
+      "div",
+      { class: "card" },
+      items.length
+        ? h("ul", { class: "warnings" }, ...items)
+        : h("p", { class: "good" }, "✓ No warnings."),
+      h(
+        "p",
+        { class: "faint" },
+        "The intervals tell what the data and this prior leave open. They know nothing of what neither holds: motion, pathology that the prior never saw, errors of the coil maps.",
+      ),
+    ),
+  );
+}
+
+function sliceWords(where: number[], total: number): string {
+  if (where.length === total) return "all slices";
+  const shown = where.slice(0, 8).join(", ");
+  const rest = where.length > 8 ? ` and ${where.length - 8} more` : "";
+  return `slice${where.length === 1 ? "" : "s"} ${shown}${rest}`;
+}
+
+function facts(job: Job, summary: Summary): HTMLElement {
+  const { shape, pixel_mm: pixel, slice_mm: thick } = summary.image;
+  const size = pixel
+    ? `${number(pixel[0])} × ${number(pixel[1])}${thick ? ` × ${number(thick)}` : ""} mm`
+    : "not in the scan";
+  const { reached } = summary;
+  const rows: [string, Child][] = [
+    ["Preset", summary.preset],
+    ["Samples", summary.samples],
+    ["Network evaluations per sample", summary.evaluations_per_chain],
+    ["Seed", summary.seed],
+    ["Model", h("a", { href: `/view/models/${summary.model}` }, summary.model)],
+    ["Coarse reconstruction", String(job.params.coarse ?? "–")],
+    ["Slices", summary.slices.length],
+    ["Matrix", `${shape[0]} × ${shape[1]}`],
+    ["Voxel", size],
+    ["Monte Carlo error of the mean", reached.mc_error === null ? "–" : `${number(reached.mc_error)} posterior standard deviations (median)`],
+    ["Submitted", moment(job.created_at)],
+    ["Took, with waiting", duration(reached.seconds_since_submission)],
+    ["Scan, SHA-256", h("code", { class: "digest" }, summary.scan_sha256)],
+  ];
+  if (reached.deadline_s !== null) {
+    const met = reached.deadline_met ? "met" : "missed";
+    rows.push(["Deadline", `${duration(reached.deadline_s)}, ${met}`]);
+  }
+  const cells = rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]);
+  return section("Settings", h("dl", { class: "facts card" }, ...cells));
+}
+
+/** One line per slice. */
+function slices(summary: Summary): HTMLElement {
+  const heads = ["Slice", "Converged", "R̂ < 1.1", "χ²", "50 % held", "90 % held", "Error / predicted", "Warnings"];
+  const rows = summary.slices.map((report) => {
+    const check = report.self_check;
+    const cells = [
+      report.slice,
+      report.converged ? "✓ yes" : h("span", { class: "caution" }, "✕ no"),
+      percent(report["rhat_below_1.1"]),
+      number(report.chi2),
+      percent(check?.coverage_50),
+      percent(check?.coverage_90),
+      number(check?.residual_std),
+      report.warnings.length || "–",
+    ];
+    return h("tr", {}, ...cells.map((cell) => h("td", {}, cell)));
+  });
+  return section(
+    "Slices",
+    h(
+      "div",
+      { class: "card scroll", tabindex: "0", role: "region", "aria-label": "Table of the slices" },
+      h(
+        "table",
+        { class: "numbers" },
+        h("thead", {}, h("tr", {}, ...heads.map((name) => h("th", { scope: "col" }, name)))),
+        h("tbody", {}, ...rows),
+      ),
+    ),
+  );
+}
+
+/** The slice with most to say against it, in words. */
+function worst(summary: Summary): HTMLElement {
+  const against = (at: number) => {
+    const report = summary.slices[at];
+    if (report === undefined) return 0;
+    const narrow = Math.max(0, 0.9 - (report.self_check?.coverage_90 ?? 0.9));
+    return Math.abs(report.chi2 - 1) + narrow + (report.converged ? 0 : 1);
+  };
+  const order = summary.slices.map((_, at) => at).sort((a, b) => against(b) - against(a));
+  const report = summary.slices[order[0] ?? 0];
+  if (report === undefined) return h("section");
+  const check = report.self_check;
+  const name = summary.slices.length > 1 ? `Slice ${report.slice}, the worst one` : "Checks";
+  return section(
+    name,
+    h(
+      "div",
+      { class: "card" },
+      h("h3", {}, `Fit to the data, χ² = ${number(report.chi2)}`),
+      h("p", {}, chiSquareWords(report.chi2)),
+      chiSquareChart(report),
+      h("h3", {}, "Chains"),
+      h("p", {}, mixingWords(report)),
+      h("h3", {}, "Self-check"),
+      check === null
+        ? h("p", { class: "faint" }, "It was switched off for this reconstruction.")
+        : [coverageChart(check), h("p", {}, selfCheckWords(check))],
+    ),
+  );
+}
+
+const CONTENTS: Record<string, string> = {
+  "result.h5": "everything, HDF5",
+  "mean.npy": "posterior mean, complex",
+  "std.npy": "standard deviation of the magnitude",
+  "samples.npy": "all samples, complex",
+  "coarse.npy": "first reconstruction, complex",
+  "report.json": "this report",
+};
+
+function downloads(job: Job, results: Result[]): HTMLElement {
+  const said = h("div", { "aria-live": "polite" });
+  const rows = results.map((result) => {
+    const get = h("button", { type: "button", class: "small" }, "Download");
+    get.setAttribute("aria-label", `Download ${result.name}`);
+    get.addEventListener("click", () => {
+      get.disabled = true;
+      download(result, `${job.id}-${result.name}`)
+        .catch((error: unknown) => fill(said, problemBox(error)))
+        .finally(() => (get.disabled = false));
+    });
+    const cells = [h("code", {}, result.name), CONTENTS[result.name] ?? "", bytes(result.bytes), get];
+    return h("tr", {}, ...cells.map((cell) => h("td", {}, cell)));
+  });
+  return section(
+    "Files",
+    h("div", { class: "card" }, h("table", { class: "files" }, h("tbody", {}, ...rows)), said),
+  );
+}
+
+function gone(name: string): HTMLElement {
+  return h("p", { class: "card" }, `The workers no longer offer the model “${name}”.`);
+}

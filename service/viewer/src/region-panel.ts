@@ -1,0 +1,176 @@
+/** What the service says of the regions: numbers from the samples, not from the maps. */
+
+import { api, ServiceError } from "./api";
+import type { Interval, RegionAnswer } from "./api";
+import { fill, h } from "./elements";
+import { number, percent } from "./format";
+import { polygon } from "./regions";
+import type { Region } from "./regions";
+import type { Slot } from "./stage";
+
+const CALM = 120;
+
+export class RegionPanel {
+  readonly element = h("section", { class: "panel", "aria-labelledby": "regions-head" });
+  private readonly answer = h("div", { "aria-live": "polite" });
+  private readonly slots: Record<Slot, HTMLInputElement>;
+  private readonly removers: Record<Slot, HTMLButtonElement>;
+  private timer = 0;
+  private question = 0;
+
+  constructor(
+    private readonly job: string,
+    choose: (slot: Slot) => void,
+    remove: (slot: Slot) => void,
+  ) {
+    const radio = (slot: Slot) => {
+      const input = h("input", { type: "radio", name: "slot", value: slot });
+      input.addEventListener("change", () => choose(slot));
+      return input;
+    };
+    this.slots = { A: radio("A"), B: radio("B") };
+    const remover = (slot: Slot) =>
+      h(
+        "button",
+        {
+          type: "button",
+          class: "small",
+          disabled: true,
+          "aria-label": `Remove region ${slot}`,
+          onclick: () => remove(slot),
+        },
+        "Remove",
+      );
+    this.removers = { A: remover("A"), B: remover("B") };
+    const line = (slot: Slot, meaning: string) =>
+      h(
+        "div",
+        { class: "row" },
+        h(
+          "label",
+          { class: "slot" },
+          this.slots[slot],
+          h("span", { class: `swatch ${slot}` }, slot),
+          h("span", { class: "faint" }, meaning),
+        ),
+        this.removers[slot],
+      );
+    this.element.append(
+      h("h2", { id: "regions-head" }, "Regions"),
+      line("A", "region"),
+      line("B", "to compare with"),
+      this.answer,
+    );
+    this.choose("A");
+    this.invite();
+  }
+
+  choose(slot: Slot): void {
+    this.slots[slot].checked = true;
+  }
+
+  /** Ask about what is drawn, once nobody has changed it for a moment. */
+  ask(slice: number, regions: Record<Slot, Region | null>): void {
+    for (const slot of ["A", "B"] as const) this.removers[slot].disabled = regions[slot] === null;
+    clearTimeout(this.timer);
+    this.question += 1;
+    const { A, B } = regions;
+    const [first, second, name] = A !== null ? [A, B, "A"] : [B, null, "B"];
+    if (first === null) {
+      this.invite();
+      return;
+    }
+    this.element.setAttribute("aria-busy", "true");
+    this.timer = window.setTimeout(() => {
+      void this.fetch(this.question, slice, first, second, name as Slot);
+    }, CALM);
+  }
+
+  private invite(): void {
+    this.element.removeAttribute("aria-busy");
+    fill(
+      this.answer,
+      h(
+        "p",
+        { class: "faint" },
+        "Draw a rectangle (R), an ellipse (E) or a polygon (P) on the picture to read its mean, ",
+        "how sure that is, and how it differs from a second region.",
+      ),
+    );
+  }
+
+  private async fetch(
+    question: number,
+    slice: number,
+    first: Region,
+    second: Region | null,
+    name: Slot,
+  ): Promise<void> {
+    try {
+      const other = second === null ? null : polygon(second);
+      const answer = await api.roi(this.job, slice, polygon(first), other);
+      if (question === this.question) this.show(answer, name);
+    } catch (error) {
+      if (question !== this.question) return;
+      const detail = error instanceof ServiceError ? error.problem.detail : String(error);
+      fill(this.answer, h("p", { class: "warning", role: "alert" }, detail));
+    } finally {
+      if (question === this.question) this.element.removeAttribute("aria-busy");
+    }
+  }
+
+  private show(answer: RegionAnswer, name: Slot): void {
+    const rows = [row(name, answer.region, "region")];
+    if (answer.reference) rows.push(row("B", answer.reference, "reference"));
+    if (answer.difference) rows.push(row("A − B", answer.difference, "difference"));
+    const { method, samples } = answer.region;
+    const how = method === "quantiles" ? "quantiles of" : "Student's t over";
+    const level = percent(answer.level);
+    fill(
+      this.answer,
+      h(
+        "table",
+        { class: "numbers" },
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            h("th", { scope: "col" }, h("span", { class: "sr-only" }, "Region")),
+            h("th", { scope: "col" }, "mean ± std"),
+            h("th", { scope: "col" }, `${level} interval`),
+            h("th", { scope: "col", title: "Monte Carlo error of the mean" }, "MC error"),
+          ),
+        ),
+        h("tbody", {}, ...rows),
+      ),
+      answer.difference ? verdict(answer.difference, level) : null,
+      h(
+        "p",
+        { class: "faint" },
+        `${answer.pixels} pixels in ${name}. Intervals: ${how} ${samples} samples. Units of the scan.`,
+      ),
+    );
+  }
+}
+
+function row(name: string, value: Interval, what: string): HTMLElement {
+  return h(
+    "tr",
+    { "data-what": what, "data-mean": value.mean, "data-std": value.std },
+    h("th", { scope: "row" }, h("span", { class: `swatch ${name.length === 1 ? name : ""}` }, name)),
+    h("td", {}, `${number(value.mean)} ± ${number(value.std, 2)}`),
+    h("td", {}, `${number(value.low)} to ${number(value.high)}`),
+    h("td", {}, number(value.mc_error, 2)),
+  );
+}
+
+/** The interval of the difference in words; no claim beyond the interval. */
+function verdict(difference: Interval, level: string): HTMLElement {
+  const clear = difference.low > 0 || difference.high < 0;
+  const words = clear
+    ? `The ${level} interval of the difference excludes 0.`
+    : `The ${level} interval of the difference includes 0: these samples do not tell them apart.`;
+  return h("p", { class: clear ? "" : "caution" }, words);
+}

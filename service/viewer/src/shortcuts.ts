@@ -1,0 +1,49 @@
+/** The keys of the page with the pictures: one list for the help, the page and the documentation. */
+
+import { h } from "./elements";
+
+export const SHORTCUTS: [keys: string, does: string][] = [
+  ["↑ ↓", "previous, next slice"],
+  ["← →", "previous, next sample"],
+  ["Space", "play the samples as a flip-book, stop"],
+  ["1 … 9, 0", "picture: mean, samples, coarse, standard deviation…"],
+  ["O, Shift+O", "next, previous overlay"],
+  [", .", "overlay fainter, stronger"],
+  ["W", "drag changes the window: sideways its width, up and down its level"],
+  ["V", "drag moves the picture"],
+  ["R, E, P", "draw a rectangle, an ellipse, a polygon"],
+  ["Enter", "put the region in the middle; close a polygon"],
+  ["X", "draw region A or region B"],
+  ["Alt + arrows", "move the region; with Shift: change its size"],
+  ["Delete", "remove the region"],
+  ["Escape", "give up what is being drawn"],
+  ["+ −", "larger, smaller"],
+  ["F", "fit the slice into the stage"],
+  ["A", "automatic window"],
+  ["I", "smooth between pixels, or show pixels"],
+  ["?", "this list"],
+];
+
+/** The list as a dialog; `open` shows it. */
+export function shortcutsDialog(): { element: HTMLDialogElement; open: () => void } {
+  const rows = SHORTCUTS.map(([keys, does]) => {
+    const names = keys.split(", ").flatMap((name, at) => [at ? ", " : "", h("kbd", {}, name)]);
+    return h("tr", {}, h("th", { scope: "row" }, ...names), h("td", {}, does));
+  });
+  const close = h("button", { type: "button" }, "Close");
+  const element = h(
+    "dialog",
+    { class: "shortcuts", "aria-labelledby": "shortcuts-head" },
+    h("h2", { id: "shortcuts-head" }, "Keyboard"),
+    h("table", {}, h("tbody", {}, ...rows)),
+    h(
+      "p",
+      { class: "faint" },
+      "Wheel: slices, with Ctrl the size (the size alone where there is one slice). ",
+      "Two fingers: size and place. Shift and drag, or the middle button: place.",
+    ),
+    close,
+  );
+  close.addEventListener("click", () => element.close());
+  return { element, open: () => element.showModal() };
+}

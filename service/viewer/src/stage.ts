@@ -1,0 +1,289 @@
+/** The place where a slice is seen: pointer, wheel, regions and what is written at its edges. */
+
+import type { Edges } from "./api";
+import { fill, h, svg } from "./elements";
+import { bounds, drawn, moved, polygon } from "./regions";
+import type { Region } from "./regions";
+import type { Point, Viewport, Voxel } from "./viewport";
+
+export type Tool = "window" | "pan" | "rectangle" | "ellipse" | "polygon";
+export type Slot = "A" | "B";
+
+export interface StageEvents {
+  /** Dragged with the window tool, in shares of the stage. */
+  windowDragged: (width: number, level: number) => void;
+  /** The wheel was turned to another slice. */
+  sliceTurned: (by: number) => void;
+  /** A region was drawn, moved or removed; `done` once the pointer is up. */
+  regionChanged: (slot: Slot, done: boolean) => void;
+  /** The pointer is over this voxel, or over none. */
+  pointed: (at: Voxel | null) => void;
+  /** Another part of the slice is seen. */
+  placed: () => void;
+}
+
+const NEAR = 9;
+const LONG = 40;
+
+type Drag =
+  | { kind: "window" | "pan"; last: Point }
+  | { kind: "draw"; from: Voxel }
+  | { kind: "move"; slot: Slot; last: Voxel }
+  | { kind: "pinch" };
+
+export class Stage {
+  readonly element: HTMLElement;
+  readonly regions: Record<Slot, Region | null> = { A: null, B: null };
+  slot: Slot = "A";
+  slices = 1;
+  private tool: Tool = "window";
+  private readonly drawing = svg("svg", { class: "regions" });
+  private readonly edges = (["top", "right", "bottom", "left"] as const).map((side) => {
+    return [side, h("span", { class: `edge ${side}` })] as const;
+  });
+  private drag: Drag | null = null;
+  private corners: Voxel[] | null = null;
+  private hover: Voxel | null = null;
+  private readonly pointers = new Map<number, Point>();
+  private turned = 0;
+
+  constructor(
+    readonly viewport: Viewport,
+    picture: HTMLElement,
+    private readonly events: StageEvents,
+  ) {
+    this.drawing.setAttribute("aria-hidden", "true");
+    this.element = h(
+      "div",
+      { class: "stage", tabindex: "0", role: "application", "data-tool": this.tool },
+      picture,
+      this.drawing,
+      ...this.edges.map(([, element]) => element),
+    );
+    this.element.addEventListener("pointerdown", (event) => this.down(event));
+    this.element.addEventListener("pointermove", (event) => this.move(event));
+    this.element.addEventListener("pointerup", (event) => this.up(event));
+    this.element.addEventListener("pointercancel", (event) => this.up(event));
+    this.element.addEventListener("pointerleave", () => events.pointed(null));
+    this.element.addEventListener("dblclick", () => this.closePolygon());
+    this.element.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
+    new ResizeObserver(() => this.resized()).observe(this.element);
+  }
+
+  use(tool: Tool): void {
+    this.tool = tool;
+    this.corners = null;
+    this.element.dataset.tool = tool;
+    this.redraw();
+  }
+
+  /** Which sides of the patient the edges are, where the scan says so. */
+  name(edges: Edges | null): void {
+    for (const [side, element] of this.edges) element.textContent = edges?.[side] ?? "";
+  }
+
+  zoom(factor: number, at?: Point): void {
+    const middle = { x: this.viewport.width / 2, y: this.viewport.height / 2 };
+    this.viewport.zoomAt(factor, at ?? middle);
+    this.placed();
+  }
+
+  fit(): void {
+    this.viewport.reset();
+    this.placed();
+  }
+
+  /** Give up what is being drawn. */
+  giveUp(): void {
+    this.corners = null;
+    if (this.drag?.kind === "draw") this.drag = null;
+    this.redraw();
+  }
+
+  /** Put a region of the chosen shape in the middle of what is seen; or close the polygon. */
+  place(): void {
+    if (this.corners !== null) {
+      this.closePolygon();
+      return;
+    }
+    const { row, column } = this.viewport.centre;
+    const size = Math.max(2, Math.min(this.viewport.grid.rows, this.viewport.grid.columns) / 12);
+    const kind = this.tool === "ellipse" ? "ellipse" : "rectangle";
+    this.set(this.slot, {
+      kind,
+      from: { row: row - size, column: column - size },
+      to: { row: row + size, column: column + size },
+    });
+  }
+
+  set(slot: Slot, region: Region | null, done = true): void {
+    this.regions[slot] = region;
+    this.redraw();
+    this.events.regionChanged(slot, done);
+  }
+
+  redraw(): void {
+    const shapes: Node[] = [];
+    for (const slot of ["A", "B"] as const) {
+      const region = this.regions[slot];
+      if (region !== null) shapes.push(...this.shape(slot, region));
+    }
+    if (this.corners !== null) {
+      const open = this.hover === null ? this.corners : [...this.corners, this.hover];
+      const points = open.map((corner) => this.text(corner)).join(" ");
+      shapes.push(svg("polyline", { class: `outline ${this.slot}`, points }));
+      for (const corner of this.corners) {
+        const { x, y } = this.viewport.toScreen(corner);
+        shapes.push(svg("circle", { class: `corner ${this.slot}`, cx: x, cy: y, r: 3.5 }));
+      }
+    }
+    fill(this.drawing, ...shapes);
+  }
+
+  private shape(slot: Slot, region: Region): Node[] {
+    const points = polygon(region)
+      .map(([row, column]) => this.text({ row, column }))
+      .join(" ");
+    const { top, left } = bounds(region);
+    const at = this.viewport.toScreen({ row: top, column: left });
+    const active = slot === this.slot ? " active" : "";
+    return [
+      svg("polygon", { class: `halo`, points }),
+      svg("polygon", { class: `outline ${slot}${active}`, points, "data-slot": slot }),
+      svg("text", { class: `name ${slot}`, x: at.x - 4, y: at.y - 5, "text-anchor": "end" }, slot),
+    ];
+  }
+
+  private text(at: Voxel): string {
+    const { x, y } = this.viewport.toScreen(at);
+    return `${x.toFixed(2)},${y.toFixed(2)}`;
+  }
+
+  private resized(): void {
+    this.viewport.resize(this.element.clientWidth, this.element.clientHeight);
+    this.placed();
+  }
+
+  private placed(): void {
+    this.redraw();
+    this.events.placed();
+  }
+
+  private at(event: MouseEvent): Point {
+    const frame = this.element.getBoundingClientRect();
+    return { x: event.clientX - frame.left, y: event.clientY - frame.top };
+  }
+
+  private down(event: PointerEvent): void {
+    const at = this.at(event);
+    const voxel = this.viewport.toVoxel(at);
+    this.pointers.set(event.pointerId, at);
+    this.element.setPointerCapture(event.pointerId);
+    if (this.pointers.size === 2) {
+      this.drag = { kind: "pinch" };
+      return;
+    }
+    const held = (event.target as Element).getAttribute("data-slot") as Slot | null;
+    const draws = this.tool === "rectangle" || this.tool === "ellipse";
+    if (event.button === 1 || event.shiftKey) this.drag = { kind: "pan", last: at };
+    else if (event.button !== 0) return;
+    else if (this.tool === "polygon") this.corner(at, voxel);
+    else if (held !== null) this.drag = { kind: "move", slot: held, last: voxel };
+    else if (draws) this.drag = { kind: "draw", from: voxel };
+    else this.drag = { kind: this.tool === "pan" ? "pan" : "window", last: at };
+    if (event.button === 1) event.preventDefault();
+    this.element.focus({ preventScroll: true });
+  }
+
+  private move(event: PointerEvent): void {
+    const at = this.at(event);
+    const voxel = this.viewport.toVoxel(at);
+    this.hover = voxel;
+    this.events.pointed(voxel);
+    const { drag } = this;
+    if (drag?.kind === "pinch") {
+      this.pinch(event.pointerId, at);
+    } else if (drag?.kind === "pan") {
+      this.viewport.pan(at.x - drag.last.x, at.y - drag.last.y);
+      drag.last = at;
+      this.placed();
+    } else if (drag?.kind === "window") {
+      const { width, height } = this.viewport;
+      this.events.windowDragged((at.x - drag.last.x) / width, (drag.last.y - at.y) / height);
+      drag.last = at;
+    } else if (drag?.kind === "draw" && (this.tool === "rectangle" || this.tool === "ellipse")) {
+      this.set(this.slot, { kind: this.tool, from: drag.from, to: voxel }, false);
+    } else if (drag?.kind === "move") {
+      const region = this.regions[drag.slot];
+      if (region === null) return;
+      const by = { row: voxel.row - drag.last.row, column: voxel.column - drag.last.column };
+      drag.last = voxel;
+      this.set(drag.slot, moved(region, by.row, by.column), false);
+    } else if (this.corners !== null) {
+      this.redraw();
+    }
+  }
+
+  private up(event: PointerEvent): void {
+    this.pointers.delete(event.pointerId);
+    const { drag } = this;
+    this.drag = null;
+    if (drag?.kind === "draw") {
+      const region = this.regions[this.slot];
+      this.set(this.slot, region !== null && drawn(region) ? region : null);
+    } else if (drag?.kind === "move") {
+      this.events.regionChanged(drag.slot, true);
+    }
+  }
+
+  private pinch(pointer: number, at: Point): void {
+    const before = this.pointers.get(pointer);
+    const other = [...this.pointers].find(([id]) => id !== pointer)?.[1];
+    if (before === undefined || other === undefined) return;
+    const distance = (a: Point) => Math.hypot(a.x - other.x, a.y - other.y);
+    this.viewport.pan((at.x - before.x) / 2, (at.y - before.y) / 2);
+    this.pointers.set(pointer, at);
+    const middle = { x: (at.x + other.x) / 2, y: (at.y + other.y) / 2 };
+    this.zoom(distance(at) / Math.max(1, distance(before)), middle);
+  }
+
+  private corner(at: Point, voxel: Voxel): void {
+    const first = this.corners?.[0];
+    if (this.corners !== null && this.corners.length >= 3 && first !== undefined) {
+      const start = this.viewport.toScreen(first);
+      if (Math.hypot(at.x - start.x, at.y - start.y) < NEAR) {
+        this.closePolygon();
+        return;
+      }
+    }
+    this.corners = [...(this.corners ?? []), voxel];
+    this.redraw();
+  }
+
+  private closePolygon(): void {
+    if (this.corners === null) return;
+    // The second click of a double click is a corner on top of the last one.
+    const corners = this.corners.filter((corner, at, all) => {
+      const before = all[at - 1];
+      return (
+        before === undefined ||
+        Math.hypot(corner.row - before.row, corner.column - before.column) > 0.05
+      );
+    });
+    this.corners = null;
+    if (corners.length >= 3) this.set(this.slot, { kind: "polygon", corners });
+    else this.redraw();
+  }
+
+  private wheel(event: WheelEvent): void {
+    event.preventDefault();
+    if (event.ctrlKey || event.metaKey || this.slices === 1) {
+      this.zoom(Math.exp(-event.deltaY / 400), this.at(event));
+      return;
+    }
+    this.turned += event.deltaY;
+    const by = Math.trunc(this.turned / LONG);
+    this.turned -= by * LONG;
+    if (by !== 0) this.events.sliceTurned(Math.sign(by));
+  }
+}

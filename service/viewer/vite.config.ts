@@ -1,0 +1,14 @@
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  base: "/view/",
+  build: {
+    target: "es2022",
+    // The policy of the page allows no inline scripts, and none are needed.
+    modulePreload: { polyfill: false },
+    assetsInlineLimit: 0,
+    // NiiVue is one large module; it is loaded only with a picture.
+    chunkSizeWarningLimit: 4096,
+  },
+  test: { include: ["tests/*.test.ts"] },
+});
