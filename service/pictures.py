@@ -29,11 +29,6 @@ def read_slice(path: Path, position: int, sample: int | None) -> NDArray[np.floa
     return np.abs(image).astype(np.float32)
 
 
-def read_picture(path: Path) -> NDArray[np.float32]:
-    """A preview (rows, columns). Raises FileNotFoundError."""
-    return np.asarray(np.load(path, allow_pickle=False), np.float32)
-
-
 def png(image: NDArray[Any], window: tuple[float, float] | None) -> bytes:
     """An 8-bit PNG; without a window, from 0 to the 99.7th percentile."""
     values = np.nan_to_num(np.asarray(image, np.float32), nan=0.0, posinf=0.0, neginf=0.0)

@@ -20,7 +20,7 @@ from service.http.reconstructions import find_job
 from service.http.scans import Id
 from service.http.schemas import ResultList, ResultOut
 from service.jobs.records import Job, JobState
-from service.pictures import PRODUCTS, png, product_file, read_picture, read_slice
+from service.pictures import PRODUCTS, png, product_file, read_slice
 from service.problems import ProblemError
 from service.store.files import RESULT_FILES
 
@@ -111,7 +111,7 @@ def get_result(
     headers = {"ETag": tag, "Repr-Digest": f"sha-256=:{digest}:", "Accept-Ranges": "bytes"}
     if _matches(request, tag):
         return Response(status_code=304, headers=headers)
-    path = context.storage.product(job.id, entry["name"])
+    path = context.storage.product(job.place, entry["name"])
     if not path.is_file():
         raise ProblemError("not-found", "the file of this result is gone")
     return FileResponse(
@@ -152,7 +152,7 @@ def get_picture(
 def _finished(context: Context, job: Job, query: PictureQuery) -> NDArray[np.float32]:
     position = slice_position(job, query.slice)
     sample = query.sample if query.product == "sample" else None
-    path = context.storage.product(job.id, product_file(query.product))
+    path = context.storage.product(job.place, product_file(query.product))
     try:
         return read_slice(path, position, sample)
     except (IndexError, FileNotFoundError) as error:
@@ -165,10 +165,10 @@ def _so_far(context: Context, job: Job, query: PictureQuery) -> NDArray[np.float
     index = query.slice
     if index is None:
         index = (job.progress or {}).get("slice") or 0
-    path = context.storage.preview(job.id, index)
-    if not path.is_file():
+    picture = context.storage.read_preview(job.id, index)
+    if picture is None:
         raise ProblemError("job-not-finished", "there is no picture of this slice yet")
-    return read_picture(path)
+    return picture
 
 
 def slice_position(job: Job, index: int | None) -> int:

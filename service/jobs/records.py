@@ -53,6 +53,10 @@ class Job:
     predecessor: str | None
     scan_id: str
     scan_sha256: str
+    source: str | None
+    """Path or URL of an archive's scan that is read where it lies; set by operators only."""
+    output: str | None
+    """Digest of scan, model and settings, under which the products of an archive's scan lie."""
     request: dict[str, Any]
     priority: str
     state: JobState
@@ -68,6 +72,11 @@ class Job:
     started_at: float | None
     finished_at: float | None
     revision: int
+
+    @property
+    def place(self) -> str:
+        """Where the storage has the products."""
+        return self.output or self.id
 
     @property
     def parameters(self) -> ReconstructionParameters:
@@ -175,6 +184,12 @@ class Jobs:
         with self._engine.connect() as connection:
             return {row[0]: (row[1], row[2]) for row in connection.execute(query)}
 
+    def running(self) -> int:
+        """How many jobs workers are at."""
+        query = sa.select(sa.func.count()).where(jobs.c.state.in_(_STARTED))
+        with self._engine.connect() as connection:
+            return int(connection.execute(query).scalar_one())
+
     def mean_seconds(self) -> float:
         """How long the last finished jobs ran; 60 before any has."""
         recent = (
@@ -187,6 +202,12 @@ class Jobs:
         with self._engine.connect() as connection:
             found = connection.execute(sa.select(sa.func.avg(recent.c.seconds))).scalar()
         return float(found) if found else 60.0
+
+    def uses_output(self, output: str) -> bool:
+        """Whether a job is left whose products lie there."""
+        query = sa.select(sa.func.count()).where(jobs.c.output == output)
+        with self._engine.connect() as connection:
+            return bool(connection.execute(query).scalar_one())
 
     def uses_scan(self, scan_id: str) -> bool:
         """Whether an unfinished job needs the scan."""

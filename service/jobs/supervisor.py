@@ -20,7 +20,7 @@ import structlog
 
 from service.settings import ServiceSettings, SettingsError, to_environment
 from service.store.database import create_database, open_database
-from service.store.files import Storage
+from service.store.files import open_storage
 from service.store.keys import Keys
 
 log = structlog.get_logger()
@@ -71,7 +71,8 @@ class _Child:
 def serve(settings: ServiceSettings) -> None:
     """Run until SIGTERM or SIGINT. Raises SettingsError where the settings are not safe."""
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    Storage(settings.data).prepare()
+    storage = open_storage(settings)
+    storage.prepare()
     create_database(settings.database_url)
     _require_safety(settings)
     listener = _listen(settings)
@@ -83,7 +84,7 @@ def serve(settings: ServiceSettings) -> None:
     shown = f"[{host}]" if ":" in host else host
     log.info("listening", url=f"http://{shown}:{port}", data=str(settings.data))
     environment = os.environ | to_environment(settings)
-    environment["TMPDIR"] = str(Storage(settings.data).incoming)
+    environment["TMPDIR"] = str(storage.incoming)
     environment[SOCKET_VARIABLE] = str(listener.fileno())
     while not stop.wait(0.05):
         for child in children:
