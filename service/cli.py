@@ -26,6 +26,7 @@ from recon.undersampling import undersample as undersample_scan
 from recon.undersampling import undersampling_mask
 from service.client import ServiceError
 from service.commands import demo as demonstration
+from service.commands.batch import batch
 from service.commands.benchmark import benchmark
 from service.commands.export import export
 from service.commands.models import model_app
@@ -33,6 +34,7 @@ from service.commands.scanner import gateway, stream
 from service.commands.server import add_server_commands
 from service.commands.terminal import print_evaluation, print_posteriors
 from service.commands.training import train
+from service.commands.workers import worker, workers
 from service.runs import (
     DEFAULT_MODEL,
     choose_device,
@@ -43,6 +45,7 @@ from service.runs import (
 )
 from service.settings import SettingsError
 from service.slices import parse_slices
+from service.store.objects import StorageError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,6 +60,9 @@ app.command()(export)
 app.command()(gateway)
 app.command()(stream)
 app.command()(benchmark)
+app.command()(batch)
+app.command()(worker)
+app.command()(workers)
 console = Console(stderr=True)
 output = Console()
 
@@ -241,7 +247,7 @@ def main() -> None:
             f"[bold red]refused[/] ({error.code}): {escape(error.message)}", highlight=False
         )
         sys.exit(2)
-    except (ReconError, ServiceError) as error:
+    except (ReconError, ServiceError, StorageError) as error:
         console.print(
             f"[bold red]failed[/] ({error.code}): {escape(error.message)}", highlight=False
         )

@@ -28,6 +28,7 @@ from recon.io.child_reader import (
     RAW_SAMPLES,
     load_array,
     read_in_child,
+    shapes_in_child,
 )
 from recon.io.mrd_readouts import HEAD, Readouts
 from recon.io.mrd_scan import scan_from_readouts
@@ -90,6 +91,23 @@ def inspect_scan(path: Path, limits: ReadLimits = _DEFAULT_LIMITS) -> tuple[int,
     """
     shapes = read_in_child(path, shapes=("kspace",), limits=limits).shapes
     return scan_layout.kspace_shape(shapes.get("kspace"))
+
+
+def inspect_scans(
+    paths: Sequence[Path], limits: ReadLimits = _DEFAULT_LIMITS
+) -> list[tuple[int, int, int, int] | ScanError | None]:
+    """`inspect_scan` of many files at the price of few child processes.
+
+    None for ISMRMRD measurements, whose shape shows when they are read. A refusal is returned, not
+    raised.
+    """
+    found: list[tuple[int, int, int, int] | ScanError | None] = []
+    for shape in shapes_in_child(paths, "kspace", limits):
+        try:
+            found.append(scan_layout.kspace_shape(shape) if isinstance(shape, tuple) else shape)
+        except ScanError as error:
+            found.append(error)
+    return found
 
 
 def read_mask(path: Path, limits: ReadLimits = _DEFAULT_LIMITS) -> NDArray[np.bool_]:

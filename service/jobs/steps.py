@@ -36,6 +36,7 @@ from recon.posterior import SlicePosterior
 from recon.prior import Prior
 from recon.scan import Scan
 from recon.schedule import Path as AnnealingPath
+from service.jobs.batches import stop_batches_of
 from service.jobs.budget import (
     Plan,
     measure_speed,
@@ -297,7 +298,8 @@ class Work:
 
     def _end(self, job: Job, state: JobState, problem: ProblemError | None) -> Outcome:
         error = None if problem is None else problem.document()
-        self._jobs.finish(job.id, state, error=error)
+        if self._jobs.finish(job.id, state, error=error) and state is JobState.FAILED:
+            stop_batches_of(self._jobs.engine, job.id)
         self._leave(job)
         log.info("job ended", job=job.id, state=state.value, problem=problem and problem.kind)
         return {"state": state.value}

@@ -94,6 +94,8 @@ batch_items = sa.Table(
     sa.Column("batch_id", sa.Text, primary_key=True),
     sa.Column("position", sa.Integer, primary_key=True),
     sa.Column("name", sa.Text, nullable=False),
+    sa.Column("scan_sha256", sa.Text),
+    sa.Column("output", sa.Text),
     sa.Column("job_id", sa.Text),
     sa.Column("error", _JSON),
     sa.Index("service_batch_items_job", "job_id"),
