@@ -161,8 +161,16 @@ class NetworkPrior:
     @torch.inference_mode()
     def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
         """E[clean | noisy] for complex `noisy` (batch, rows, columns), noise std per component."""
-        channels = self.scale * torch.view_as_real(noisy).movedim(-1, 1)
         levels = torch.full((noisy.shape[0],), self.scale * sigma, device=noisy.device)
+        return self._denoise(noisy, levels)
+
+    @torch.inference_mode()
+    def denoise_each(self, noisy: Tensor, sigmas: Tensor) -> Tensor:
+        """`denoise` with a noise level for each image, `sigmas` (batch,)."""
+        return self._denoise(noisy, (self.scale * sigmas).to(noisy.device, torch.float32))
+
+    def _denoise(self, noisy: Tensor, levels: Tensor) -> Tensor:
+        channels = self.scale * torch.view_as_real(noisy).movedim(-1, 1)
         with torch.autocast(
             noisy.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32
         ):

@@ -26,6 +26,7 @@ from recon.undersampling import undersample as undersample_scan
 from recon.undersampling import undersampling_mask
 from service.client import ServiceError
 from service.commands import demo as demonstration
+from service.commands.batch import batch
 from service.commands.benchmark import benchmark
 from service.commands.export import (
     Identified,
@@ -40,6 +41,7 @@ from service.commands.scanner import gateway, stream
 from service.commands.server import add_server_commands
 from service.commands.terminal import print_evaluation, print_posteriors
 from service.commands.training import train
+from service.commands.workers import worker, workers
 from service.runs import (
     DEFAULT_MODEL,
     choose_device,
@@ -50,6 +52,7 @@ from service.runs import (
 )
 from service.settings import SettingsError
 from service.slices import parse_slices
+from service.store.objects import StorageError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -64,6 +67,9 @@ app.command()(export)
 app.command()(gateway)
 app.command()(stream)
 app.command()(benchmark)
+app.command()(batch)
+app.command()(worker)
+app.command()(workers)
 console = Console(stderr=True)
 output = Console()
 
@@ -259,7 +265,7 @@ def main() -> None:
             f"[bold red]refused[/] ({error.code}): {escape(error.message)}", highlight=False
         )
         sys.exit(2)
-    except (ReconError, ServiceError) as error:
+    except (ReconError, ServiceError, StorageError) as error:
         console.print(
             f"[bold red]failed[/] ({error.code}): {escape(error.message)}", highlight=False
         )

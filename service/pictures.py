@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-
-
-def read_picture(path: Path) -> NDArray[np.float32]:
-    """A preview (rows, columns). Raises FileNotFoundError."""
-    return np.asarray(np.load(path, allow_pickle=False), np.float32)
 
 
 def png(

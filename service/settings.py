@@ -66,6 +66,12 @@ class ServiceSettings(BaseSettings):
     database: str = Field(
         "", description="postgresql://… where several hosts share it [SQLite in `data`]"
     )
+    storage: str = Field(
+        "", description="folder or s3://BUCKET/PREFIX of scans and results [the folder `data`]"
+    )
+    copies_bytes: int = Field(
+        20 << 30, gt=0, description="room for copies of what lies in an object store"
+    )
     host: str = Field("127.0.0.1", description="address to bind; others than loopback need a key")
     port: int = Field(8080, ge=0, le=65535, description="port to bind")
     allowed_hosts: tuple[str, ...] = Field(
@@ -75,6 +81,15 @@ class ServiceSettings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda; workers share CUDA devices out")
     worker_threads: int = Field(0, ge=0, description="CPU threads per worker; 0: torch's choice")
     default_model: str = Field("", description="prior when a request names none [the shipped one]")
+    jobs_at_once: int = Field(
+        1, ge=1, le=32, description="jobs of a worker: one samples, others are read and written"
+    )
+    share_batches: bool = Field(
+        False, description="slices of several jobs at once share the network's batches (GPU)"
+    )
+    slices_per_part: int = Field(
+        8, ge=1, description="slices that one worker takes of a volume that several share"
+    )
     max_attempts: int = Field(
         3, ge=1, le=100, description="times that one slice may lose its worker before the job fails"
     )
@@ -128,6 +143,13 @@ class ServiceSettings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("storage")
+    @classmethod
+    def _known_store(cls, value: str) -> str:
+        if "://" in value and not value.startswith(("s3://", "gs://", "az://")):
+            raise ValueError("a storage is a folder, s3://, gs:// or az://BUCKET/PREFIX")
+        return value.rstrip("/") if "://" in value else value
 
     @field_validator("database")
     @classmethod

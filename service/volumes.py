@@ -153,8 +153,10 @@ PICTURES: dict[str, Picture] = {
 """By the name that requests use, in the order in which they are offered."""
 
 
-def read_stack(folder: Path, name: str, sample: int = 0, position: int | None = None) -> Stack:
-    """A picture of all slices, or of the one at `position`, from the folder of a reconstruction.
+def read_stack(
+    find: Callable[[str], Path], name: str, sample: int = 0, position: int | None = None
+) -> Stack:
+    """A picture of all slices, or of the one at `position`; `find` gives the path of a result file.
 
     Of arrays only the part asked for is read; the result file is read in a child process. Raises
     IndexError for a slice or sample that is not there, FileNotFoundError, ScanError.
@@ -162,11 +164,11 @@ def read_stack(folder: Path, name: str, sample: int = 0, position: int | None = 
     picture = PICTURES[name]
     chosen = slice(None) if position is None else slice(position, position + 1)
     if picture.file is not None:
-        array = np.load(folder / picture.file, mmap_mode="r", allow_pickle=False)
+        array = np.load(find(picture.file), mmap_mode="r", allow_pickle=False)
         stack = (array[sample] if name == "sample" else array)[chosen]
         made = np.abs(stack)
     else:
-        arrays = read_result_maps(folder / "result.h5", picture.maps)
+        arrays = read_result_maps(find("result.h5"), picture.maps)
         made = picture.make(*(array[chosen] for array in arrays))
     if not len(made):
         raise IndexError("no such slice")

@@ -88,6 +88,60 @@ def read_in_child(
         return _contents(Path(folder))
 
 
+def shapes_in_child(
+    paths: Sequence[Path], name: str, limits: ReadLimits
+) -> list[tuple[int, ...] | ScanError | None]:
+    """Shape of a dataset of complex numbers in each of many files, no value of which is read.
+
+    None where a file holds readouts of an ISMRMRD measurement in its place. One child looks at all
+    of them: a file that takes it over can lie about the others, so this is a preview, and whoever
+    reads a file's values checks it again in a child of its own. A file that ends the child does
+    not cost the others their answer: each is then looked at alone.
+    """
+    found: dict[Path, tuple[int, ...] | ScanError | None] = {}
+    for path in paths:
+        try:
+            check_signature(path, limits)
+        except ScanError as error:
+            found[path] = error
+    left = [path for path in paths if path not in found]
+    with tempfile.TemporaryDirectory(prefix="recon-look-") as folder:
+        request = {
+            "paths": [str(path.absolute()) for path in left],
+            "arrays": [],
+            "texts": [],
+            "shapes": [name],
+            "raw": False,
+            "limits": asdict(limits),
+        }
+        try:
+            if left:
+                _run(json.dumps(request), Path(folder), limits)
+                answers = _answer(Path(folder))["files"]
+                found |= {p: _shape(a, name) for p, a in zip(left, answers, strict=True)}
+        except (ScanError, ValueError, TypeError, LookupError) as error:
+            if len(left) == 1:
+                broken = _crashed("no usable answer")
+                found[left[0]] = error if isinstance(error, ScanError) else broken
+            else:
+                for path in left:
+                    (found[path],) = shapes_in_child([path], name, limits)
+    return [found[path] for path in paths]
+
+
+def _shape(answer: Any, name: str) -> tuple[int, ...] | ScanError | None:  # noqa: ANN401
+    if "error" in answer:
+        code, message = answer["error"]
+        return ScanError(str(code), str(message))
+    if name in answer["shapes"]:
+        return tuple(int(length) for length in answer["shapes"][name])
+    if answer["readouts"]:
+        return None
+    return ScanError(
+        "no-kspace", f"the file holds neither a dataset '{name}' nor ISMRMRD readouts; check it"
+    )
+
+
 def load_array(path: Path) -> NDArray[Any]:
     """Numbers from a .npy file, without pickle. Raises ScanError."""
     if not path.is_file():  # a pipe would block for ever
@@ -131,13 +185,18 @@ def _run(request: str, folder: Path, limits: ReadLimits) -> None:
         raise _crashed(f"status {done.returncode}")
 
 
+def _answer(folder: Path) -> dict[str, Any]:
+    file = folder / "answer.json"
+    if not file.is_file() or file.stat().st_size > _ANSWER_BYTES:
+        raise _crashed("no usable answer")
+    answer: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return answer
+
+
 def _contents(folder: Path) -> Contents:
     """Take the answer as coming from a process that a hostile file may have taken over."""
     try:
-        file = folder / "answer.json"
-        if not file.is_file() or file.stat().st_size > _ANSWER_BYTES:
-            raise _crashed("no usable answer")
-        answer = json.loads(file.read_text(encoding="utf-8"))
+        answer = _answer(folder)
         if "error" in answer:
             code, message = answer["error"]
             raise ScanError(str(code), str(message))

@@ -29,6 +29,7 @@ from recon.io.child_reader import (
     RAW_TRAJECTORY,
     load_array,
     read_in_child,
+    shapes_in_child,
 )
 from recon.io.mrd_readouts import HEAD, Readouts
 from recon.io.mrd_scan import scan_from_readouts, shape_of_readouts
@@ -94,6 +95,23 @@ def inspect_scan(path: Path, limits: ReadLimits = _DEFAULT_LIMITS) -> tuple[int,
         heads = contents.arrays[RAW_HEADS].view(HEAD)[:, 0]
         return shape_of_readouts(contents.texts[RAW_HEADER], heads, limits)
     return scan_layout.kspace_shape(contents.shapes.get("kspace"))
+
+
+def inspect_scans(
+    paths: Sequence[Path], limits: ReadLimits = _DEFAULT_LIMITS
+) -> list[tuple[int, int, int, int] | ScanError | None]:
+    """`inspect_scan` of many files at the price of few child processes.
+
+    None for ISMRMRD measurements, whose shape shows when they are read. A refusal is returned, not
+    raised.
+    """
+    found: list[tuple[int, int, int, int] | ScanError | None] = []
+    for shape in shapes_in_child(paths, "kspace", limits):
+        try:
+            found.append(scan_layout.kspace_shape(shape) if isinstance(shape, tuple) else shape)
+        except ScanError as error:
+            found.append(error)
+    return found
 
 
 def read_mask(path: Path, limits: ReadLimits = _DEFAULT_LIMITS) -> NDArray[np.bool_]:

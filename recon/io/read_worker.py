@@ -44,7 +44,11 @@ def main() -> None:
     limits = ReadLimits(**request["limits"])
     try:
         limit_process(limits)
-        answer = _serve(request, limits)
+        if "paths" in request:
+            answers = [_serve(request | {"path": path}, limits) for path in request["paths"]]
+            answer: Answer = {"files": answers}
+        else:
+            answer = _serve(request, limits)
     except MemoryError:
         sys.exit(OUT_OF_MEMORY)
     Path("answer.json").write_text(json.dumps(answer), encoding="utf-8")
@@ -103,6 +107,7 @@ def _read(file: CheckedFile, request: dict[str, Any], limits: ReadLimits) -> Ans
         "texts": texts,
         "attributes": _read_attributes(file.root, limits),
         "shapes": shapes,
+        "readouts": bool(request["shapes"]) and raw_group(file.datasets) is not None,
     }
 
 

@@ -11,6 +11,7 @@ import structlog
 
 from service.delivery.records import Deliveries, Delivery, DeliveryState
 from service.delivery.stow import Instance, Outcome, instance_of, send
+from service.jobs.records import Jobs
 from service.problems import ProblemError
 from service.settings import ServiceSettings, StowTarget
 from service.store.files import Storage
@@ -58,9 +59,12 @@ def push(
 class Sender:
     """The one step of a durable delivery, run again until it has an end."""
 
-    def __init__(self, settings: ServiceSettings, deliveries: Deliveries, storage: Storage) -> None:
+    def __init__(
+        self, settings: ServiceSettings, deliveries: Deliveries, jobs: Jobs, storage: Storage
+    ) -> None:
         self._settings = settings
         self._deliveries = deliveries
+        self._jobs = jobs
         self._storage = storage
 
     def try_once(self, delivery_id: str) -> float | None:
@@ -99,7 +103,9 @@ class Sender:
 
     def _waiting(self, delivery: Delivery) -> Sequence[Instance]:
         """Instances to send: not those stored, nor those refused for good."""
-        with zipfile.ZipFile(self._storage.product(delivery.job_id, "dicom.zip")) as archive:
+        job = self._jobs.get(delivery.job_id)
+        place = delivery.job_id if job is None else job.place
+        with zipfile.ZipFile(self._storage.product(place, "dicom.zip")) as archive:
             instances = [
                 instance_of(archive.read(name))
                 for name in archive.namelist()

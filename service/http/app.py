@@ -36,7 +36,7 @@ from service.jobs.workflows import Queue
 from service.requests import ReconstructionRequest
 from service.settings import ServiceSettings
 from service.store.database import open_database
-from service.store.files import Storage
+from service.store.files import open_storage
 from service.store.keys import Keys
 from service.store.scans import Scans
 from service.store.uploads import Uploads
@@ -50,17 +50,17 @@ def create_context(settings: ServiceSettings, *, busy_milliseconds: int = 5000) 
     A locked database is waited for no longer than a client would.
     """
     engine = open_database(settings.database_url, busy_milliseconds=busy_milliseconds)
-    jobs, workers = Jobs(engine), Workers(engine)
+    jobs, workers, storage = Jobs(engine), Workers(engine), open_storage(settings)
     return Context(
         settings=settings,
         engine=engine,
-        storage=Storage(settings.data),
+        storage=storage,
         jobs=jobs,
         scans=Scans(engine),
         keys=Keys(engine),
         workers=workers,
         queue=Queue(settings, engine),
-        uploads=Uploads(Storage(settings.data).incoming, settings.upload_expiry_hours),
+        uploads=Uploads(storage.incoming, settings.upload_expiry_hours),
         feed=Feed(jobs, _FEED_SECONDS, overlap=engine.dialect.name != "sqlite"),
         metrics=Metrics(jobs, workers, settings.worker_lost_seconds),
     )

@@ -254,7 +254,9 @@ def delete_reconstruction(context: InContext, key: Writer, job_id: Id) -> None:
     job = find_job(context, key, job_id)
     if not context.jobs.delete(job.id):
         raise ProblemError("job-not-finished", "the job has not ended; cancel it first")
-    context.storage.remove_job(job.id)
+    context.storage.remove(job.id)
+    if job.output is not None and not context.jobs.uses_output(job.output):
+        context.storage.remove(job.output)
     context.queue.forget(job.id)
     Deliveries(context.engine).forget(job.id)
 

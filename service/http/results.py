@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -20,7 +23,7 @@ from service.http.reconstructions import find_job
 from service.http.scans import Id
 from service.http.schemas import ResultList, ResultOut
 from service.jobs.records import Job, JobState
-from service.pictures import png, read_picture
+from service.pictures import png
 from service.problems import ProblemError
 from service.store.files import PICTURE_FILES, RESULT_FILES
 from service.volumes import PICTURES, colour_stops, read_stack, window_of
@@ -119,7 +122,7 @@ def get_result(
     headers = {"ETag": tag, "Repr-Digest": f"sha-256=:{digest}:", "Accept-Ranges": "bytes"}
     if matches(request, tag):
         return Response(status_code=304, headers=headers)
-    path = context.storage.product(job.id, entry["name"])
+    path = context.storage.product(job.place, entry["name"])
     if not path.is_file():
         raise ProblemError("not-found", "the file of this result is gone")
     return FileResponse(
@@ -163,9 +166,8 @@ def get_picture(
 
 def _finished(context: Context, job: Job, query: PictureQuery) -> NDArray[np.float32]:
     position = slice_position(job, query.slice)
-    folder = context.storage.job(job.id)
     try:
-        return read_stack(folder, query.product, query.sample, position)[0]
+        return read_stack(files_of(context, job), query.product, query.sample, position)[0]
     except (IndexError, FileNotFoundError) as error:
         raise ProblemError("not-found", "there is no such slice or sample") from error
 
@@ -176,10 +178,15 @@ def _so_far(context: Context, job: Job, query: PictureQuery) -> NDArray[np.float
     index = query.slice
     if index is None:
         index = (job.progress or {}).get("slice") or 0
-    path = context.storage.preview(job.id, index)
-    if not path.is_file():
+    picture = context.storage.read_preview(job.id, index)
+    if picture is None:
         raise ProblemError("job-not-finished", "there is no picture of this slice yet")
-    return read_picture(path)
+    return picture
+
+
+def files_of(context: Context, job: Job) -> Callable[[str], Path]:
+    """Where each result file of a job lies."""
+    return partial(context.storage.product, job.place)
 
 
 def slice_position(job: Job, index: int | None) -> int:

@@ -97,7 +97,7 @@ def ask_about_region(
     spacing = job.summary["image"]["pixel_mm"] if question.unit == "mm" else (1.0, 1.0)
     if spacing is None:
         raise ProblemError("invalid-parameter", "the scan's header says no pixel size; use voxels")
-    samples = context.storage.product(job.id, "samples.npy")
+    samples = context.storage.product(job.place, "samples.npy")
     mask = _mask(question.region, shape, spacing)
     values = region_values(samples, position, mask)
     answer = RegionAnswer(

@@ -108,7 +108,7 @@ def delete_scan(context: InContext, key: Writer, scan_id: Id) -> None:
     if context.jobs.uses_scan(scan.id):
         raise ProblemError("scan-in-use", "an unfinished job needs this scan; cancel it first")
     if context.scans.remove(scan):
-        context.storage.scan(scan.sha256).unlink(missing_ok=True)
+        context.storage.remove_scan(scan.sha256)
 
 
 def find_scan(context: Context, key: Key, scan_id: str) -> StoredScan:

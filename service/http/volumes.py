@@ -12,7 +12,7 @@ from service.http.context import InContext
 from service.http.principal import Reader
 from service.http.problems import problems
 from service.http.reconstructions import find_job
-from service.http.results import matches, results_of
+from service.http.results import files_of, matches, results_of
 from service.http.scans import Id
 from service.jobs.records import Job
 from service.problems import ProblemError
@@ -93,7 +93,7 @@ def get_volume(
     if matches(request, tag):
         return Response(status_code=304, headers={"ETag": tag})
     try:
-        stack = read_stack(context.storage.job(job.id), kind, sample)
+        stack = read_stack(files_of(context, job), kind, sample)
     except (IndexError, FileNotFoundError) as error:
         raise ProblemError("not-found", "there is no such sample") from error
     content = nifti(

@@ -33,12 +33,12 @@ def write_pictures(settings: ServiceSettings, storage: Storage, job: Job, scan: 
     voxel = job.parameters.voxel_mm or _voxel_of(scan)
     if voxel is None and ATTRIBUTE not in scan.attributes:
         return []
-    result = storage.product(job.id, "result.h5")
+    result = storage.product(job.place, "result.h5")
     images = load_images(result, identified=job.parameters.identified, voxel_mm=voxel)
     key = settings.uid_key.encode() or storage.secret()
     with tempfile.TemporaryDirectory(dir=storage.incoming) as folder:
         files = write_dicom(images, Path(folder), key, parametric_map=True)
-        storage.write_product(job.id, "dicom.zip", lambda out: _pack(out, files))
+        storage.write_product(job.place, "dicom.zip", lambda out: _pack(out, files))
     return ["dicom.zip", *_write_nifti(storage, job, images)]
 
 
@@ -51,7 +51,7 @@ def _write_nifti(storage: Storage, job: Job, images: ResultImages) -> list[str]:
             log.info("no NIfTI", job=job.id, reason=error.code)
             return []
         for name, path in (("mean.nii.gz", mean), ("std.nii.gz", std)):
-            storage.write_product(job.id, name, partial(_copy, path=path))
+            storage.write_product(job.place, name, partial(_copy, path=path))
     return ["mean.nii.gz", "std.nii.gz"]
 
 

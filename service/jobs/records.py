@@ -53,6 +53,10 @@ class Job:
     predecessor: str | None
     scan_id: str
     scan_sha256: str
+    source: str | None
+    """Path or URL of an archive's scan that is read where it lies; set by operators only."""
+    output: str | None
+    """Digest of scan, model and settings, under which the products of an archive's scan lie."""
     request: dict[str, Any]
     priority: str
     state: JobState
@@ -68,6 +72,11 @@ class Job:
     started_at: float | None
     finished_at: float | None
     revision: int
+
+    @property
+    def place(self) -> str:
+        """Where the storage has the products."""
+        return self.output or self.id
 
     @property
     def parameters(self) -> ReconstructionParameters:
@@ -201,6 +210,22 @@ class Jobs:
         with self._engine.connect() as connection:
             return {row[0]: (row[1], row[2]) for row in connection.execute(query)}
 
+    def running(self) -> int:
+        """How many jobs workers are at."""
+        query = sa.select(sa.func.count()).where(jobs.c.state.in_(_STARTED))
+        with self._engine.connect() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def done_by_worker(self, seconds: float) -> dict[str, int]:
+        """How many jobs each worker ended within the last seconds."""
+        query = (
+            sa.select(jobs.c.worker, sa.func.count())
+            .where(jobs.c.finished_at > time.time() - seconds, jobs.c.worker.is_not(None))
+            .group_by(jobs.c.worker)
+        )
+        with self._engine.connect() as connection:
+            return {row[0]: int(row[1]) for row in connection.execute(query)}
+
     def mean_seconds(self) -> float:
         """How long the last finished jobs ran; 60 before any has."""
         recent = (
@@ -213,6 +238,12 @@ class Jobs:
         with self._engine.connect() as connection:
             found = connection.execute(sa.select(sa.func.avg(recent.c.seconds))).scalar()
         return float(found) if found else 60.0
+
+    def uses_output(self, output: str) -> bool:
+        """Whether a job is left whose products lie there."""
+        query = sa.select(sa.func.count()).where(jobs.c.output == output)
+        with self._engine.connect() as connection:
+            return bool(connection.execute(query).scalar_one())
 
     def uses_scan(self, scan_id: str) -> bool:
         """Whether an unfinished job needs the scan."""
@@ -306,6 +337,11 @@ class Jobs:
                 _end(connection, job_id, state, error)
         return bool(changed)
 
+    @property
+    def engine(self) -> sa.Engine:
+        """The database that the jobs are in."""
+        return self._engine
+
     def cancel(self, job_id: str) -> Job | None:
         """A queued job is cancelled at once, a running one when its worker sees it."""
         with self._engine.begin() as connection:
@@ -379,5 +415,17 @@ def _one(connection: sa.Connection, where: sa.ColumnElement[bool]) -> Job | None
 
 
 def _job(row: sa.Row[Any]) -> Job:
-    values = dict(row._mapping)
+    return job_of_row(dict(row._mapping))
+
+
+def job_of_row(values: dict[str, Any]) -> Job:
+    """A job from the columns of its row, by name."""
     return Job(**values | {"state": JobState(values["state"])})
+
+
+def record_ends(connection: sa.Connection, job_ids: Sequence[str], state: JobState) -> None:
+    """Record in the caller's transaction that queued jobs have ended."""
+    for kind, data in (("state", {"state": state}), ("end", {"state": state, "error": None})):
+        rows = [{"job_id": job_id, "type": kind, "data": data} for job_id in job_ids]
+        if rows:
+            connection.execute(sa.insert(events), rows)

@@ -12,7 +12,9 @@ import json
 import os
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import IO, Any
@@ -21,7 +23,7 @@ import numpy as np
 import structlog
 import torch
 from numpy.typing import NDArray
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from models.denoiser import NetworkPrior
 from models.registry import ModelError, load_prior
@@ -31,8 +33,10 @@ from recon.errors import ReconError
 from recon.io.files import read_scan
 from recon.pipeline import Settings, reconstruct, work
 from recon.posterior import SlicePosterior
+from recon.prior import Prior
 from recon.scan import Scan
 from recon.schedule import Path as AnnealingPath
+from service.jobs.batches import stop_batches_of
 from service.jobs.budget import (
     Plan,
     measure_speed,
@@ -41,6 +45,7 @@ from service.jobs.budget import (
 )
 from service.jobs.pictures import write_pictures
 from service.jobs.records import Job, Jobs, JobState
+from service.jobs.sharing import SharedPrior
 from service.jobs.summary import summary_of
 from service.jobs.watch import Stopped, Watch
 from service.problems import ProblemError, problem_of
@@ -48,14 +53,17 @@ from service.requests import ReconstructionParameters
 from service.runs import DEFAULT_MODEL, write_reconstruction
 from service.settings import ServiceSettings
 from service.slices import parse_slices
-from service.store.files import PICTURE_FILES, RESULT_FILES, Storage
+from service.store.archive import archived_file
+from service.store.files import MARKER, PICTURE_FILES, RESULT_FILES, Storage
+from service.store.objects import StorageError
 from service.tracing import span
 
 log = structlog.get_logger()
 
 Outcome = dict[str, Any]
 DATABASE_LOST = 74
-"""Exit status of a worker that cannot reach the database."""
+"""Exit status of a worker that cannot reach the database, or the object store."""
+_AWAY = (OperationalError, InterfaceError, StorageError)
 
 
 def settings_of(parameters: ReconstructionParameters, plan: Plan | None = None) -> Settings:
@@ -75,14 +83,19 @@ def settings_of(parameters: ReconstructionParameters, plan: Plan | None = None) 
 
 @dataclass(frozen=True)
 class _Loaded:
-    job_id: str
     scan: Scan
     model: str
-    prior: NetworkPrior
+    network: NetworkPrior
+    prior: Prior
+    """The network, or its share of it."""
 
 
 class Work:
-    """The steps of one worker process; one job at a time."""
+    """The steps of one worker process.
+
+    Steps of several jobs may run at once; one of them samples, unless they share its batches,
+    while the others read and write.
+    """
 
     def __init__(
         self,
@@ -91,17 +104,21 @@ class Work:
         storage: Storage,
         worker: str,
         device: torch.device,
+        idle: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`idle` says whether other workers have nothing to do."""
         self._settings = settings
         self._jobs = jobs
         self._storage = storage
         self._worker = worker
         self._device = device
-        self._loaded: _Loaded | None = None
-        self._priors: dict[str, NetworkPrior] = {}
+        self._idle = idle
+        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
+        self._priors: dict[str, tuple[NetworkPrior, Prior]] = {}
         self._draining = threading.Event()
-        self._current: tuple[str, str] | None = None
+        self._running: dict[int, tuple[str, str]] = {}
         self._lock = threading.Lock()
+        self._sampling = threading.Semaphore(settings.jobs_at_once if settings.share_batches else 1)
 
     def drain(self) -> None:
         """Begin no further step; the one that runs goes on."""
@@ -110,15 +127,20 @@ class Work:
     @property
     def busy(self) -> bool:
         """Whether a step runs."""
-        return self._current is not None
+        return bool(self._running)
+
+    @property
+    def load(self) -> list[str]:
+        """The steps that run, as a person would say it."""
+        return [f"{job} {step}" for job, step in tuple(self._running.values())]
 
     def note_stopped(self) -> None:
         """Say in the ledger that the running step is given up on purpose, not lost."""
-        current = self._current
-        if current is not None:
-            self._storage.note_step(
-                current[0], step=current[1], what="stopped", worker=self._worker, at=time.time()
-            )
+        for job_id, step in tuple(self._running.values()):
+            with suppress(StorageError):
+                self._storage.note_step(
+                    job_id, step=step, what="stopped", worker=self._worker, at=time.time()
+                )
 
     def prepare(self, job_id: str) -> Outcome:
         """Read the scan, choose slices and plan."""
@@ -133,17 +155,31 @@ class Work:
 
     def assemble(self, job_id: str, slices: list[int], plan: Outcome | None) -> Outcome:
         """Write the products from the checkpoints and end the job."""
-        outcome = self._step(job_id, "assemble", partial(self._assemble, slices=slices, plan=plan))
-        self._storage.remove_checkpoints(job_id)
-        return outcome
+        return self._step(job_id, "assemble", partial(self._assemble, slices=slices, plan=plan))
 
     def _prepare(self, job: Job) -> Outcome:
+        if job.output is not None and self._storage.is_complete(job.output):
+            return self._adopt(job)
         loaded = self._load(job)
         slices = list(parse_slices(job.parameters.slices, loaded.scan.kspace.shape[0]))
         plan = self._plan(job, loaded, slices)
         if plan is not None:
             self._jobs.plan(job.id, asdict(plan))
-        return {"slices": slices, "plan": None if plan is None else asdict(plan)}
+        part = self._settings.slices_per_part
+        return {
+            "slices": slices,
+            "plan": None if plan is None else asdict(plan),
+            "part": part,
+            "share": len(slices) > part and self._idle(),
+        }
+
+    def _adopt(self, job: Job) -> Outcome:
+        """Another job has made these very products."""
+        file = self._storage.product(job.place, MARKER)
+        summary = json.loads(file.read_bytes())
+        results = [*summary["products"], self._storage.describe_product(job.place, MARKER)]
+        self._jobs.finish(job.id, JobState.SUCCEEDED, results=results, summary=summary)
+        return {"state": "succeeded"}
 
     def _reconstruct(
         self, job: Job, index: int, position: int, count: int, plan: Outcome | None
@@ -153,66 +189,88 @@ class Work:
         loaded = self._load(job)
         settings = settings_of(job.parameters, None if plan is None else Plan(**plan))
         watch = Watch(self._jobs, self._storage, self._settings, job, position, count)
-        outcome: Outcome = {}
-        for event in reconstruct(loaded.scan, loaded.prior, settings, [index], self._device):
-            watch.see(event)
-            if isinstance(event, SlicePosterior):
-                outcome["sha256"] = self._storage.write_slice(job.id, event)
-                outcome["converged"] = event.converged
-        self._jobs.report(job.id, "slice", {"slice": index, "converged": outcome["converged"]})
-        return outcome
+        made = None
+        with self._sampling:
+            for event in reconstruct(loaded.scan, loaded.prior, settings, [index], self._device):
+                watch.see(event)
+                if isinstance(event, SlicePosterior):
+                    made = event
+        assert made is not None
+        digest = self._storage.write_slice(job.id, made)
+        self._jobs.report(job.id, "slice", {"slice": index, "converged": made.converged})
+        left = count - position - 1
+        share = left > self._settings.slices_per_part and self._idle()
+        return {"sha256": digest, "converged": made.converged, "share": share}
 
     def _assemble(self, job: Job, slices: list[int], plan: Outcome | None) -> Outcome:
         loaded = self._load(job)
         posteriors = [self._storage.read_slice(job.id, index) for index in slices]
         settings = settings_of(job.parameters, None if plan is None else Plan(**plan))
-        write_reconstruction(
-            self._storage.product(job.id, "result.h5"),
-            posteriors,
-            loaded.scan,
-            settings,
-            loaded.prior,
-            loaded.model,
-            self._device,
-        )
-        self._write_arrays(job.id, posteriors)
+        with self._storage.producing(job.place, "result.h5") as path:
+            write_reconstruction(
+                path, posteriors, loaded.scan, settings, loaded.network, loaded.model, self._device
+            )
+        self._write_arrays(job.place, posteriors)
         made = write_pictures(self._settings, self._storage, job, loaded.scan)
         summary = summary_of(job, loaded.scan, loaded.model, settings, posteriors)
+        files = [
+            name
+            for name in RESULT_FILES
+            if name != MARKER and (name in made or name not in PICTURE_FILES)
+        ]
+        summary["products"] = [self._storage.describe_product(job.place, name) for name in files]
+        if job.output is not None:
+            summary["steps"] = self._storage.steps(job.id)
         text = json.dumps(summary, indent=2).encode() + b"\n"
-        self._storage.write_product(job.id, "report.json", partial(_write, text=text))
-        names = [name for name in RESULT_FILES if name in made or name not in PICTURE_FILES]
-        results = [self._storage.describe_product(job.id, name) for name in names]
+        self._storage.write_product(job.place, MARKER, partial(_write, text=text))
+        results = [*summary["products"], self._storage.describe_product(job.place, MARKER)]
+        summary = {name: value for name, value in summary.items() if name != "steps"}
         self._jobs.finish(job.id, JobState.SUCCEEDED, results=results, summary=summary)
         return {"state": "succeeded"}
+
+    def _leave(self, job: Job) -> None:
+        """Let go of what an ended job needs no more."""
+        with self._lock:
+            self._loaded.pop(job.id, None)
+        if job.output is None:
+            self._storage.remove_checkpoints(job.id)
+        else:
+            self._storage.remove_traces(job.id)
+        self._storage.release(job.place, job.scan_sha256)
 
     def _step(self, job_id: str, name: str, act: Callable[[Job], Outcome]) -> Outcome:
         """Do one step of a job that is still wanted; what ends the job is an outcome too."""
         self._hold_back()
         with self._lock:
-            self._current = (job_id, name)
+            self._running[threading.get_ident()] = (job_id, name)
         try:
             if name == "prepare":
                 job = self._jobs.claim(job_id, self._worker)
             else:
                 job = self._jobs.get(job_id)
             if job is None or job.state.terminal:
+                if job is not None:
+                    self._leave(job)  # a crash may have come before
                 return {"state": "gone"}
             try:
-                return {"state": "done"} | self._attempt(job, name, act)
+                outcome = {"state": "done"} | self._attempt(job, name, act)
+                if outcome["state"] == JobState.SUCCEEDED:
+                    self._leave(job)
+                return outcome
             except Stopped:
                 return self._end(job, JobState.CANCELLED, None)
             except Exception as error:
-                if isinstance(error, OperationalError):
+                if isinstance(error, _AWAY):
                     raise
                 return self._end(job, JobState.FAILED, _problem(error, job.id, name))
-        except OperationalError:
+        except _AWAY:
             # Without the database nothing can be recorded: end, be started again, go on here.
-            log.exception("database lost", job=job_id, step=name)
+            log.exception("database or storage lost", job=job_id, step=name)
             self.note_stopped()
             os._exit(DATABASE_LOST)
         finally:
             with self._lock:
-                self._current = None
+                self._running.pop(threading.get_ident(), None)
 
     def _attempt(self, job: Job, name: str, act: Callable[[Job], Outcome]) -> Outcome:
         """Act between two lines of the ledger, unless that has failed too often."""
@@ -246,24 +304,46 @@ class Work:
 
     def _end(self, job: Job, state: JobState, problem: ProblemError | None) -> Outcome:
         error = None if problem is None else problem.document()
-        self._jobs.finish(job.id, state, error=error)
-        self._storage.remove_checkpoints(job.id)
+        if self._jobs.finish(job.id, state, error=error) and state is JobState.FAILED:
+            stop_batches_of(self._jobs.engine, job.id)
+        self._leave(job)
         log.info("job ended", job=job.id, state=state.value, problem=problem and problem.kind)
         return {"state": state.value}
 
     def _load(self, job: Job) -> _Loaded:
         """Scan and prior, kept for the next step."""
-        if self._loaded is None or self._loaded.job_id != job.id:
-            self._loaded = None  # two scans at once may be too many
+        with self._lock:
+            if (found := self._loaded.get(job.id)) is not None:
+                self._loaded.move_to_end(job.id)
+                return found
+            while len(self._loaded) >= self._settings.jobs_at_once:  # more may be too many
+                self._loaded.popitem(last=False)
+        if job.output is None:
             self._jobs.report(
                 job.id, "progress", {"phase": "validating", "fraction": 0.0, "slice": None}
             )
-            model = job.parameters.model or self._settings.default_model or DEFAULT_MODEL
+        model = job.parameters.model or self._settings.default_model or DEFAULT_MODEL
+        network, prior = self._prior(model)
+        with archived_file(self._storage, job.scan_sha256, job.source) as file:
+            scan = read_scan(file)
+        if scan.sha256 != job.scan_sha256:
+            raise ProblemError(
+                "invalid-scan",
+                "the file has changed since the batch was made; run the batch again",
+                reason="source-changed",
+            )
+        loaded = _Loaded(scan, model, network, prior)
+        with self._lock:
+            self._loaded[job.id] = loaded
+        return loaded
+
+    def _prior(self, model: str) -> tuple[NetworkPrior, Prior]:
+        with self._lock:
             if model not in self._priors:
-                self._priors = {model: load_prior(model, self._device)}
-            scan = read_scan(self._storage.scan(job.scan_sha256))
-            self._loaded = _Loaded(job.id, scan, model, self._priors[model])
-        return self._loaded
+                network = load_prior(model, self._device)
+                shared = self._settings.share_batches
+                self._priors = {model: (network, SharedPrior(network) if shared else network)}
+            return self._priors[model]
 
     def _plan(self, job: Job, loaded: _Loaded, slices: list[int]) -> Plan | None:
         parameters = job.parameters
@@ -279,7 +359,7 @@ class Work:
             plan = plan if cheaper else timely
         return plan
 
-    def _write_arrays(self, job_id: str, posteriors: list[SlicePosterior]) -> None:
+    def _write_arrays(self, place: str, posteriors: list[SlicePosterior]) -> None:
         """The pictures as plain arrays, slices first (samples: sample, slice)."""
         stacks: dict[str, Callable[[], NDArray[Any]]] = {
             "mean.npy": lambda: np.stack([p.mean for p in posteriors]),
@@ -288,7 +368,7 @@ class Work:
             "samples.npy": lambda: np.stack([p.samples for p in posteriors], axis=1),
         }
         for name, stack in stacks.items():
-            self._storage.write_product(job_id, name, partial(_save, array=stack()))
+            self._storage.write_product(place, name, partial(_save, array=stack()))
 
 
 def _problem(error: Exception, job_id: str, step: str) -> ProblemError:

@@ -6,27 +6,34 @@ while the API process is started again.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import platform
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Self
 
 import structlog
 
 from service.settings import ServiceSettings, SettingsError, to_environment
 from service.store.database import create_database, open_database
-from service.store.files import Storage
+from service.store.files import Storage, open_storage
 from service.store.keys import Keys
 
 log = structlog.get_logger()
 
 SOCKET_VARIABLE = "MRI_POSTERIOR_SOCKET_FD"
 GATEWAY_VARIABLE = "MRI_POSTERIOR_GATEWAY_FD"
+_WORKER = [sys.executable, "-m", "service.jobs.worker"]
+_SLOTS = 64
+"""Workers of one command at most; each command of a host has numbers of its own."""
 _SHORTEST_PAUSE = 0.2
 _LONGEST_PAUSE = 30.0
 _SETTLED_SECONDS = 20.0
@@ -38,6 +45,8 @@ class _Child:
     name: str
     command: list[str]
     sockets: tuple[int, ...] = ()
+    output: Path | None = None
+    """Where its log goes instead of to this process's own."""
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     pause: float = _SHORTEST_PAUSE
@@ -45,12 +54,16 @@ class _Child:
     restarts: int = field(default=-1)
 
     def start(self, environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            self.command,
-            env=environment,
-            pass_fds=self.sockets,
-            stdin=subprocess.DEVNULL,
-        )
+        with ExitStack() as stack:
+            log_file = None if self.output is None else stack.enter_context(self.output.open("ab"))
+            self.process = subprocess.Popen(
+                self.command,
+                env=environment,
+                pass_fds=self.sockets,
+                stdin=subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=log_file,
+            )
         self.started = time.monotonic()
         self.restarts += 1
         log.info("started", child=self.name, pid=self.process.pid, restarts=self.restarts)
@@ -72,7 +85,8 @@ class _Child:
 def serve(settings: ServiceSettings) -> None:
     """Run until SIGTERM or SIGINT. Raises SettingsError where the settings are not safe."""
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    Storage(settings.data).prepare()
+    storage = open_storage(settings)
+    storage.prepare()
     create_database(settings.database_url)
     _require_safety(settings)
     listener = _listen(settings.host, settings.port)
@@ -86,9 +100,7 @@ def serve(settings: ServiceSettings) -> None:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     log.info("listening", url=f"http://{shown}:{port}", data=str(settings.data))
-    environment = os.environ | to_environment(settings)
-    environment["TMPDIR"] = str(Storage(settings.data).incoming)
-    environment[SOCKET_VARIABLE] = str(listener.fileno())
+    environment = _environment(settings, storage) | {SOCKET_VARIABLE: str(listener.fileno())}
     if scanners is not None:
         environment[GATEWAY_VARIABLE] = str(scanners.fileno())
         log.info("listening for scanners", port=scanners.getsockname()[1])
@@ -100,6 +112,74 @@ def serve(settings: ServiceSettings) -> None:
     if scanners is not None:
         scanners.close()
     log.info("stopped")
+
+
+def work(settings: ServiceSettings) -> None:
+    """Run workers alone until SIGTERM or SIGINT, beside those of other hosts."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    create_database(settings.database_url)
+    with Crew(settings) as crew:
+        while not stop.wait(0.05):
+            crew.look()
+    log.info("stopped")
+
+
+class Crew:
+    """The workers of this machine, kept running while the block runs."""
+
+    def __init__(self, settings: ServiceSettings, output: Path | None = None) -> None:
+        self._settings = settings
+        self._output = output
+
+    def __enter__(self) -> Self:
+        settings = self._settings
+        settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        storage = open_storage(settings)
+        storage.prepare()
+        self._slots = _free_slots(settings.data)
+        first = self._slots[0] * _SLOTS
+        self._children = [
+            _Child(f"worker-{slot}", [*_WORKER, str(slot)], output=self._output)
+            for slot in range(first, first + _count(settings))
+        ]
+        self._environment = _environment(settings, storage)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _end(self._children, self._settings.grace_seconds + 10)
+        self._slots[1].close()
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that run now."""
+        return [child.process.pid for child in self._children if child.process is not None]
+
+    def look(self) -> None:
+        """Start what has ended again; to be called several times a second."""
+        for child in self._children:
+            child.look(self._environment)
+
+
+def _free_slots(data: Path) -> tuple[int, IO[str]]:
+    """A block of worker numbers that no other command on this folder has, and the lock on it."""
+    folder = data / "workers"
+    folder.mkdir(parents=True, exist_ok=True)
+    for block in range(_SLOTS):
+        lock = (folder / f"{platform.node()}-{block}.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+        else:
+            return block, lock
+    raise SettingsError(f"{_SLOTS} worker commands run on {data} already; give another --data")
+
+
+def _environment(settings: ServiceSettings, storage: Storage) -> dict[str, str]:
+    """What the children need to load these very settings, and to put large files aside."""
+    return os.environ | to_environment(settings) | {"TMPDIR": str(storage.incoming)}
 
 
 def _require_safety(settings: ServiceSettings) -> None:
@@ -131,11 +211,10 @@ def _children(
 ) -> list[_Child]:
     api = [sys.executable, "-m", "service.http.server"]
     gateway = [sys.executable, "-m", "service.scanner.server"]
-    worker = [sys.executable, "-m", "service.jobs.worker"]
     return [
         _Child("api", api, sockets=(listener.fileno(),)),
         *([] if scanners is None else [_Child("gateway", gateway, sockets=(scanners.fileno(),))]),
-        *(_Child(f"worker-{slot}", [*worker, str(slot)]) for slot in range(_count(settings))),
+        *(_Child(f"worker-{slot}", [*_WORKER, str(slot)]) for slot in range(_count(settings))),
     ]
 
 

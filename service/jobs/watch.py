@@ -78,5 +78,7 @@ class Watch:
         )
 
     def _picture(self, index: int, kind: str, image: NDArray[np.floating]) -> None:
+        if self._job.output is not None:
+            return  # nobody watches an archive's scans one by one
         self._storage.write_preview(self._job.id, index, np.asarray(image, np.float32))
         self._jobs.report(self._job.id, "preview", {"slice": index, "kind": kind})

@@ -35,7 +35,7 @@ from service.logs import configure_logs
 from service.runs import DEFAULT_MODEL, choose_device
 from service.settings import ServiceSettings, load_settings
 from service.store.database import open_database
-from service.store.files import Storage
+from service.store.files import open_storage
 from service.tracing import start_tracing
 
 log = structlog.get_logger()
@@ -61,13 +61,19 @@ def main() -> None:
     start_tracing(f"worker-{slot}")
     engine = open_database(settings.database_url)
     workers = Workers(engine)
-    storage = Storage(settings.data)
-    work = Work(settings, Jobs(engine), storage, name, device)
+    jobs, storage = Jobs(engine), open_storage(settings)
+    storage.prepare()
+
+    def idle() -> bool:
+        living = workers.living(settings.worker_lost_seconds)
+        return jobs.running() < len(living) and not jobs.waiting()
+
+    work = Work(settings, jobs, storage, name, device, idle)
     workers.enter(name, str(device), os.getpid(), _offers(settings))
-    sender = Sender(settings, Deliveries(engine), storage)
+    sender = Sender(settings, Deliveries(engine), jobs, storage)
     launch(settings, engine, name, work, sender)
     log.info("worker ready", worker=name, device=str(device))
-    _live(settings, workers, name, stop)
+    _live(settings, workers, name, work, stop)
     _drain(settings, work)
     workers.leave(name)
     log.info("worker stopped", worker=name)
@@ -120,6 +126,7 @@ def _offers(settings: ServiceSettings) -> dict[str, Any]:
     return {
         "models": models,
         "default_model": settings.default_model or DEFAULT_MODEL,
+        "storage": hashlib.sha256(open_storage(settings).address.encode()).hexdigest(),
         "presets": {
             name: {"samples": preset.chains, "evaluations_per_sample": preset.evaluations}
             for name, preset in PRESETS.items()
@@ -132,13 +139,19 @@ def _offers(settings: ServiceSettings) -> dict[str, Any]:
     }
 
 
-def _live(settings: ServiceSettings, workers: Workers, name: str, stop: threading.Event) -> None:
+def _live(
+    settings: ServiceSettings, workers: Workers, name: str, work: Work, stop: threading.Event
+) -> None:
     """Beat, and look after silent workers, until told to stop."""
     last = time.time()
+    host = platform.node()
     while not stop.wait(settings.heartbeat_seconds):
         now = time.time()
         try:
-            if now - last > settings.worker_lost_seconds or not workers.beat(name):
+            if now - last > settings.worker_lost_seconds or not workers.beat(
+                name,
+                {"host": host, "steps": work.load, "processor_s": round(time.process_time(), 1)},
+            ):
                 log.error("jobs were taken over", worker=name, silent_seconds=round(now - last, 1))
                 os._exit(_LOST)
             last = now

@@ -23,6 +23,8 @@ class Worker:
     starts: int
     offers: dict[str, Any]
     """Models, presets and versions of the process."""
+    load: dict[str, Any] | None = None
+    """What it is doing, as of its last beat."""
 
 
 class Workers:
@@ -50,11 +52,13 @@ class Workers:
             if not changed:
                 connection.execute(sa.insert(workers).values(id=worker, starts=1, **values))
 
-    def beat(self, worker: str) -> bool:
+    def beat(self, worker: str, load: dict[str, Any] | None = None) -> bool:
         """Say that it lives; False when another has taken its jobs over."""
         with self._engine.begin() as connection:
             changed = connection.execute(
-                sa.update(workers).where(workers.c.id == worker).values(heartbeat_at=time.time())
+                sa.update(workers)
+                .where(workers.c.id == worker)
+                .values(heartbeat_at=time.time(), load=load)
             ).rowcount
         return bool(changed)
 

@@ -16,11 +16,16 @@ from service.requests import Priority
 from service.settings import ServiceSettings
 
 QUEUE = "reconstructions"
+PARTS = "parts"
+"""Of volumes that several workers share. A queue of its own: a job that waits for its parts holds a
+place in the first one, and would wait for ever if they needed such a place too."""
 _APPLICATION = "mri-posterior"
 _WORKFLOW = "reconstruction"
 _DELIVERIES = "deliveries"
 _DELIVERY = "delivery"
 _DELIVERIES_AT_ONCE = 4
+_PART = "part"
+_PARTS_POLL_SECONDS = 0.2
 _PROTOCOL = "1"
 """Changes when workflows begun by an older version could no longer be continued."""
 
@@ -85,12 +90,13 @@ def launch(
     _register(work)
     _register_delivery(sender)
     DBOS.launch()
-    DBOS.register_queue(
-        QUEUE,
-        worker_concurrency=1,
-        polling_interval_sec=settings.queue_poll_seconds,
-        on_conflict="always_update",
-    )
+    for queue, at_once in ((QUEUE, settings.jobs_at_once), (PARTS, 1)):
+        DBOS.register_queue(
+            queue,
+            worker_concurrency=at_once,
+            polling_interval_sec=settings.queue_poll_seconds,
+            on_conflict="always_update",
+        )
     DBOS.register_queue(
         _DELIVERIES,
         worker_concurrency=_DELIVERIES_AT_ONCE,
@@ -173,12 +179,45 @@ def _register(work: Steps) -> None:
         prepared = prepare(job_id)
         if prepared["state"] != "done":
             return str(prepared["state"])
-        slices, plan = prepared["slices"], prepared["plan"]
+        slices, plan, last = prepared["slices"], prepared["plan"], prepared
         for position, index in enumerate(slices):
-            done = reconstruct_slice(job_id, index, position, len(slices), plan)
+            if last.get("share"):  # others have nothing to do: the rest is theirs too
+                state = shared(job_id, slices, position, prepared["part"], plan)
+                if state != "done":
+                    return state
+                break
+            last = reconstruct_slice(job_id, index, position, len(slices), plan)
+            if last["state"] != "done":
+                return str(last["state"])
+        return str(assemble(job_id, slices, plan)["state"])
+
+    def shared(job_id: str, slices: list[int], first: int, part: int, plan: Outcome | None) -> str:
+        """Put the slices from `first` on into the queue of parts, and wait for all of them."""
+        handles = []
+        for start in range(first, len(slices), part):
+            options: EnqueueOptions = {
+                "workflow_name": _PART,
+                "queue_name": PARTS,
+                "app_version": _PROTOCOL,
+            }
+            chosen = slices[start : start + part]
+            handles.append(
+                DBOS.enqueue_workflow_with_options(
+                    options, job_id, chosen, start, len(slices), plan
+                )
+            )
+        states = [
+            str(handle.get_result(polling_interval_sec=_PARTS_POLL_SECONDS)) for handle in handles
+        ]
+        return next((state for state in states if state != "done"), "done")
+
+    @DBOS.workflow(name=_PART, max_recovery_attempts=None)
+    def part(job_id: str, slices: list[int], first: int, count: int, plan: Outcome | None) -> str:
+        for offset, index in enumerate(slices):
+            done = reconstruct_slice(job_id, index, first + offset, count, plan)
             if done["state"] != "done":
                 return str(done["state"])
-        return str(assemble(job_id, slices, plan)["state"])
+        return "done"
 
 
 def _register_delivery(sender: Tries) -> None:

@@ -224,7 +224,7 @@ class Gateway:
             kind = str(error.get("type", "/problems/cancelled")).rpartition("/")[2]
             yield _refusal(kind, f"job {job.id} has {job.state.value}. {error.get('detail', '')}")
             return
-        result = self.context.storage.product(job.id, "result.h5")
+        result = self.context.storage.product(job.place, "result.h5")
         made, warnings = await asyncio.to_thread(
             images.finished, result, job, std=parameters.sendstd
         )

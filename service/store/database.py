@@ -42,6 +42,8 @@ jobs = sa.Table(
     sa.Column("predecessor", sa.Text),
     sa.Column("scan_id", sa.Text, nullable=False),
     sa.Column("scan_sha256", sa.Text, nullable=False),
+    sa.Column("source", sa.Text),
+    sa.Column("output", sa.Text),
     sa.Column("request", _JSON, nullable=False),
     sa.Column("priority", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
@@ -60,6 +62,8 @@ jobs = sa.Table(
     sa.UniqueConstraint("owner", "client_id"),
     sa.Index("service_jobs_state", "state"),
     sa.Index("service_jobs_owner", "owner", "created_at"),
+    sa.Index("service_jobs_output", "output"),
+    sa.Index("service_jobs_worker", "worker", "state"),
 )
 
 events = sa.Table(
@@ -71,6 +75,30 @@ events = sa.Table(
     sa.Column("data", _JSON, nullable=False),
     sa.Index("service_events_job", "job_id", "id"),
     sqlite_autoincrement=True,  # an id is never given twice, so Last-Event-ID stays meaningful
+)
+
+batches = sa.Table(
+    "service_batches",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("on_error", sa.Text, nullable=False),
+    sa.Column("request", _JSON, nullable=False),
+    sa.Column("sealed", sa.Boolean, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+batch_items = sa.Table(
+    "service_batch_items",
+    metadata,
+    sa.Column("batch_id", sa.Text, primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("scan_sha256", sa.Text),
+    sa.Column("output", sa.Text),
+    sa.Column("job_id", sa.Text),
+    sa.Column("error", _JSON),
+    sa.Index("service_batch_items_job", "job_id"),
 )
 
 idempotency = sa.Table(
@@ -136,6 +164,7 @@ workers = sa.Table(
     sa.Column("heartbeat_at", sa.Float, nullable=False),
     sa.Column("starts", sa.Integer, nullable=False, default=1),
     sa.Column("offers", _JSON, nullable=False),
+    sa.Column("load", _JSON),
 )
 
 
@@ -169,9 +198,27 @@ def create_database(url: str) -> None:
                 if engine.dialect.name == "sqlite"
                 else f"SELECT pg_advisory_xact_lock({_LOCK})"
             )
+            _add_columns(connection)
             metadata.create_all(connection)
     finally:
         engine.dispose()
     from dbos import DBOS  # lazy: those who only read tables need no engine
 
     DBOS.migrate(url)
+
+
+def _add_columns(connection: sa.Connection) -> None:
+    """Bring tables of an older version up to date; columns are only ever added, and nullable."""
+    look = sa.inspect(connection)
+    for table in metadata.sorted_tables:
+        if not look.has_table(table.name):
+            continue
+        known = {column["name"] for column in look.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in known:
+                kind = column.type.compile(connection.dialect)
+                connection.exec_driver_sql(
+                    f'ALTER TABLE {table.name} ADD COLUMN "{column.name}" {kind}'
+                )
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)

@@ -66,7 +66,7 @@ def test_names_from_outside_never_become_paths(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
     for name in ("../x", "a/b", "", ".", "x" * 65):
         with pytest.raises(ValueError, match="not an id"):
-            storage.job(name)
+            storage.steps(name)
     for digest in ("../../etc/passwd", "A" * 64, "0" * 63):
         with pytest.raises(ValueError, match="digest"):
             storage.scan(digest)
@@ -77,6 +77,6 @@ def test_names_from_outside_never_become_paths(tmp_path: Path) -> None:
 def test_a_ledger_line_cut_short_is_left_out(tmp_path: Path) -> None:
     storage = Storage(tmp_path)
     storage.note_step("JOB", step="prepare", what="started")
-    with (storage.job("JOB") / "steps.jsonl").open("a") as file:
+    with (tmp_path / "reconstructions" / "JOB" / "steps.jsonl").open("a") as file:
         file.write('{"step":"pre')
     assert storage.steps("JOB") == [{"step": "prepare", "what": "started"}]
