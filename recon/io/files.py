@@ -26,6 +26,7 @@ from recon.io.child_reader import (
     RAW_HEADER,
     RAW_HEADS,
     RAW_SAMPLES,
+    Run,
     load_array,
     read_in_child,
 )
@@ -82,13 +83,16 @@ def read_scan(
     )
 
 
-def inspect_scan(path: Path, limits: ReadLimits = _DEFAULT_LIMITS) -> tuple[int, int, int, int]:
+def inspect_scan(
+    path: Path, limits: ReadLimits = _DEFAULT_LIMITS, run: Run | None = None
+) -> tuple[int, int, int, int]:
     """(slices, coils, rows, columns) of a file that a reader may open.
 
     The whole file is walked in a child process as by `read_scan`, and refused for the same reasons,
-    but no value is read: what the values hold shows when the scan is. Raises ScanError.
+    but no value is read: what the values hold shows when the scan is. `run` starts the child; those
+    who look at many files keep a `recon.io.nursery.Nursery`. Raises ScanError.
     """
-    shapes = read_in_child(path, shapes=("kspace",), limits=limits).shapes
+    shapes = read_in_child(path, shapes=("kspace",), limits=limits, run=run).shapes
     return scan_layout.kspace_shape(shapes.get("kspace"))
 
 

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.responses import FileResponse, Response
 
 from service.http.context import Context, InContext
+from service.http.job_answers import find_job
 from service.http.principal import Reader
 from service.http.problems import problems
-from service.http.reconstructions import find_job
 from service.http.scans import Id
 from service.http.schemas import ResultList, ResultOut
 from service.jobs.records import Job, JobState
@@ -82,7 +82,9 @@ class PictureQuery(BaseModel):
         return float(low), float(high)
 
 
-@router.get("/{job_id}/results", responses=problems("not-found", "job-not-finished"))
+@router.get(
+    "/{job_id}/results", responses=problems("not-found", "job-not-finished", "result-expired")
+)
 def list_results(context: InContext, key: Reader, job_id: Id) -> ResultList:
     """The products of a reconstruction that has succeeded."""
     job = find_job(context, key, job_id)
@@ -95,7 +97,8 @@ def list_results(context: InContext, key: Reader, job_id: Id) -> ResultList:
 @router.get(
     "/{job_id}/results/{name}",
     response_class=Response,
-    responses=_FILE | problems("not-found", "job-not-finished", "range-not-satisfiable"),
+    responses=_FILE
+    | problems("not-found", "job-not-finished", "result-expired", "range-not-satisfiable"),
 )
 @router.head("/{job_id}/results/{name}", include_in_schema=False)
 def get_result(
@@ -125,12 +128,12 @@ def get_result(
 @router.get(
     "/{job_id}/preview.png",
     response_class=Response,
-    responses=_PICTURE | problems("not-found", "job-not-finished"),
+    responses=_PICTURE | problems("not-found", "job-not-finished", "result-expired"),
 )
 @router.get(
     "/{job_id}/results/preview.png",
     response_class=Response,
-    responses=_PICTURE | problems("not-found", "job-not-finished"),
+    responses=_PICTURE | problems("not-found", "job-not-finished", "result-expired"),
 )
 def get_picture(
     request: Request,
@@ -141,7 +144,8 @@ def get_picture(
 ) -> Response:
     """A slice as a picture; while the job runs, the picture so far."""
     job = find_job(context, key, job_id)
-    image = _finished(context, job, query) if job.results else _so_far(context, job, query)
+    ended = job.state is JobState.SUCCEEDED and _results(job)
+    image = _finished(context, job, query) if ended else _so_far(context, job, query)
     content = png(image, query.ends)
     tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
     if _matches(request, tag):
@@ -184,6 +188,8 @@ def slice_position(job: Job, index: int | None) -> int:
 def _results(job: Job) -> list[dict[str, Any]]:
     if not job.state.terminal:
         raise ProblemError("job-not-finished", f"the job is {job.state.value}; wait for it")
+    if job.state is JobState.SUCCEEDED and job.results is None:
+        raise ProblemError("result-expired", "the results were removed; retry the job")
     if job.state is not JobState.SUCCEEDED or job.results is None:
         raise ProblemError("job-without-result", f"the job has {job.state.value}; see its error")
     return job.results

@@ -97,6 +97,7 @@ class Work:
         self._worker = worker
         self._device = device
         self._loaded: _Loaded | None = None
+        self._watched: Watch | None = None
         self._priors: dict[str, NetworkPrior] = {}
         self._draining = threading.Event()
         self._current: tuple[str, str] | None = None
@@ -137,9 +138,11 @@ class Work:
         return outcome
 
     def _prepare(self, job: Job) -> Outcome:
+        watch = self._watch(job)
+        watch.note("validating")
         loaded = self._load(job)
         slices = list(parse_slices(job.parameters.slices, loaded.scan.kspace.shape[0]))
-        plan = self._plan(job, loaded, slices)
+        plan = self._plan(job, loaded, slices, watch)
         if plan is not None:
             self._jobs.plan(job.id, asdict(plan))
         return {"slices": slices, "plan": None if plan is None else asdict(plan)}
@@ -149,19 +152,22 @@ class Work:
     ) -> Outcome:
         if self._storage.has_slice(job.id, index):
             return {}
+        watch = self._watch(job)
+        watch.begin_slice(position, count)
         loaded = self._load(job)
         settings = settings_of(job.parameters, None if plan is None else Plan(**plan))
-        watch = Watch(self._jobs, self._storage, self._settings, job, position, count)
         outcome: Outcome = {}
         for event in reconstruct(loaded.scan, loaded.prior, settings, [index], self._device):
             watch.see(event)
             if isinstance(event, SlicePosterior):
                 outcome["sha256"] = self._storage.write_slice(job.id, event)
                 outcome["converged"] = event.converged
+        watch.end_slice()
         self._jobs.report(job.id, "slice", {"slice": index, "converged": outcome["converged"]})
         return outcome
 
     def _assemble(self, job: Job, slices: list[int], plan: Outcome | None) -> Outcome:
+        self._watch(job).note("assembling")
         loaded = self._load(job)
         posteriors = [self._storage.read_slice(job.id, index) for index in slices]
         settings = settings_of(job.parameters, None if plan is None else Plan(**plan))
@@ -252,9 +258,6 @@ class Work:
         """Scan and prior, kept for the next step."""
         if self._loaded is None or self._loaded.job_id != job.id:
             self._loaded = None  # two scans at once may be too many
-            self._jobs.report(
-                job.id, "progress", {"phase": "validating", "fraction": 0.0, "slice": None}
-            )
             model = job.parameters.model or self._settings.default_model or DEFAULT_MODEL
             if model not in self._priors:
                 self._priors = {model: load_prior(model, self._device)}
@@ -262,14 +265,20 @@ class Work:
             self._loaded = _Loaded(job.id, scan, model, self._priors[model])
         return self._loaded
 
-    def _plan(self, job: Job, loaded: _Loaded, slices: list[int]) -> Plan | None:
+    def _watch(self, job: Job) -> Watch:
+        if self._watched is None or self._watched.job_id != job.id:
+            self._watched = Watch(self._jobs, self._storage, self._settings, job)
+        return self._watched
+
+    def _plan(self, job: Job, loaded: _Loaded, slices: list[int], watch: Watch) -> Plan | None:
         parameters = job.parameters
         settings = settings_of(parameters)
         plan = None
         if parameters.target_mc_error is not None:
             plan = plan_for_accuracy(settings, parameters.target_mc_error)
         if parameters.deadline_s is not None:
-            speed = measure_speed(loaded.scan, loaded.prior, settings, slices[0], self._device)
+            events = reconstruct(loaded.scan, loaded.prior, settings, slices[:1], self._device)
+            speed = measure_speed(events, watch.look)
             left = parameters.deadline_s - (time.time() - job.created_at)
             timely = plan_for_deadline(settings, left, len(slices), speed)
             cheaper = plan is not None and _cost(plan, settings) <= _cost(timely, settings)

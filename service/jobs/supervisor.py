@@ -6,6 +6,7 @@ while the API process is started again.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -26,10 +27,13 @@ from service.store.keys import Keys
 log = structlog.get_logger()
 
 SOCKET_VARIABLE = "MRI_POSTERIOR_SOCKET_FD"
+_PORT_SECONDS = 3.0
+"""How long the API of a supervisor that was killed may take to let the port go."""
 _SHORTEST_PAUSE = 0.2
 _LONGEST_PAUSE = 30.0
-_SETTLED_SECONDS = 20.0
-"""A process that ran this long before it ended is started again at once."""
+_SETTLED_SECONDS = 5.0
+"""A process that ran this long before it ended is started again at once; restarts of one that
+takes so long to fail load no machine."""
 
 
 @dataclass
@@ -70,7 +74,8 @@ class _Child:
 
 def serve(settings: ServiceSettings) -> None:
     """Run until SIGTERM or SIGINT. Raises SettingsError where the settings are not safe."""
-    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.umask(0o077)  # what is written here is for nobody else on this machine
+    settings.data.mkdir(parents=True, exist_ok=True)
     Storage(settings.data).prepare()
     create_database(settings.database_url)
     _require_safety(settings)
@@ -108,15 +113,21 @@ def _require_safety(settings: ServiceSettings) -> None:
 
 
 def _listen(settings: ServiceSettings) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        listener = socket.create_server((settings.host, settings.port), family=family, backlog=1024)
-    except OSError as error:
-        raise SettingsError(
-            f"cannot bind {settings.host}:{settings.port} ({error.strerror})"
-        ) from error
-    listener.set_inheritable(True)
-    return listener
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    where = (settings.host, settings.port)
+    patience = time.monotonic() + _PORT_SECONDS
+    while True:
+        try:
+            listener = socket.create_server(where, family=family, backlog=1024)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > patience:
+                raise SettingsError(
+                    f"cannot bind {settings.host}:{settings.port} ({error.strerror})"
+                ) from error
+            time.sleep(0.1)
+        else:
+            listener.set_inheritable(True)
+            return listener
 
 
 def _children(settings: ServiceSettings, listener: socket.socket) -> list[_Child]:

@@ -15,10 +15,12 @@ that the service made, digests, numbers.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,12 +80,27 @@ class Storage:
         return self.root / "scans" / sha256[:2] / f"{sha256}.h5"
 
     def adopt_scan(self, part: Path, sha256: str) -> None:
-        """Give an uploaded file its place; the same content twice is kept once."""
+        """Give an uploaded file, which was synced, its place; equal content is kept once."""
         target = self.scan(sha256)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _sync(part)
         part.replace(target)
-        _sync(target.parent)
+        sync(target.parent)
+
+    def discard_scan(self, sha256: str) -> None:
+        """Remove the file of a scan that nobody has."""
+        self.scan(sha256).unlink(missing_ok=True)
+
+    def scans_older_than(self, seconds: float) -> set[str]:
+        """Digests of the scan files that have been there so long."""
+        files = (self.root / "scans").glob("??/*.h5")
+        before = time.time() - seconds
+        return {f.stem for f in files if _SHA256.fullmatch(f.stem) and _changed(f) < before}
+
+    def jobs_older_than(self, seconds: float) -> set[str]:
+        """Ids of the reconstructions whose folder has not changed for so long."""
+        before = time.time() - seconds
+        folders = (self.root / "reconstructions").iterdir()
+        return {f.name for f in folders if _ID.fullmatch(f.name) and _changed(f) < before}
 
     def job(self, job_id: str) -> Path:
         """The folder of a reconstruction."""
@@ -197,14 +214,22 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[tuple[IO[bytes], 
                 os.fsync(file.fileno())
         aside.replace(path)
         if durable:
-            _sync(path.parent)
+            sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _changed(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
