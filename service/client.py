@@ -1,8 +1,8 @@
 """The service from Python: submit a scan, wait for it, download what was made of it.
 
 with Client("http://127.0.0.1:8080") as client:
-job = client.submit(Path("scan.h5"), preset="fast")
-client.download(client.wait(job.id), Path("result.h5"))
+    job = client.submit(Path("scan.h5"), preset="fast")
+    client.download(client.wait(job.id), Path("result.h5"))
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from datetime import datetime
 from hashlib import file_digest
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import httpx
 from pydantic import BaseModel, ConfigDict
@@ -171,43 +171,34 @@ class Client:
 
         Raises ServiceError.
         """
-        for attempt in range(_ATTEMPTS):
+        failures = 0
+        while True:
             try:
+                over = self.get(job_id).ended
                 for event in self._stream(job_id, last):
-                    last = event.id
+                    last, failures = event.id, 0
                     yield event
                     if event.type == "end":
                         return
+                if over:
+                    return  # the end was seen before
             except httpx.HTTPError as error:
-                if attempt == _ATTEMPTS - 1:
+                failures += 1
+                if failures == _ATTEMPTS:
                     raise _unreachable(error) from error
-            if self.get(job_id).ended:
-                yield from self._stream(job_id, last)
-                return
-            time.sleep(0.5)
+            time.sleep(0.5 * 2**failures)
 
     def download(self, job: Reconstruction, target: Path, name: str = "result.h5") -> Path:
         """Write a product to `target`, checked against its digest. Raises ServiceError."""
         aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-        digest = hashlib.sha256()
         try:
-            with (
-                self._http.stream("GET", f"{job.links['results']}/{name}") as answer,
-                aside.open("xb") as file,
-            ):
-                if answer.is_error:
-                    answer.read()
-                    raise _refused(answer)
-                for block in answer.iter_bytes(_BLOCK):
-                    digest.update(block)
-                    file.write(block)
+            with aside.open("xb") as file:
+                digest = self._fetch(f"{job.links['results']}/{name}", file)
                 file.flush()
                 os.fsync(file.fileno())
-            if answer.headers["etag"] != f'"{digest.hexdigest()}"':
+            if digest is None:
                 raise ServiceError("digest-mismatch", "the download arrived damaged; try again")
             aside.replace(target)
-        except httpx.HTTPError as error:
-            raise _unreachable(error) from error
         finally:
             aside.unlink(missing_ok=True)
         return target
@@ -220,6 +211,34 @@ class Client:
     def delete(self, job_id: str) -> None:
         """Delete an ended reconstruction and its results. Raises ServiceError."""
         self._ask("DELETE", f"/v1/reconstructions/{job_id}")
+
+    def _fetch(self, path: str, file: BinaryIO) -> str | None:
+        """Download to a file, going on where the line broke; the SHA-256, None if it is wrong."""
+        digest, tag = hashlib.sha256(), ""
+        headers: dict[str, str] = {}
+        for attempt in range(_ATTEMPTS):
+            try:
+                with self._http.stream("GET", path, headers=headers) as answer:
+                    if answer.is_error:
+                        answer.read()
+                        raise _refused(answer)
+                    if answer.status_code != 206:  # the whole, from the beginning
+                        file.seek(0)
+                        file.truncate()
+                        digest = hashlib.sha256()
+                    tag = answer.headers.get("etag", "")
+                    for block in answer.iter_bytes(_BLOCK):
+                        digest.update(block)
+                        file.write(block)
+                found = digest.hexdigest()
+                return found if tag == f'"{found}"' else None
+            except httpx.HTTPError as error:
+                if attempt == _ATTEMPTS - 1:
+                    raise _unreachable(error) from error
+                if tag:
+                    headers = {"Range": f"bytes={file.tell()}-", "If-Range": tag}
+                time.sleep(0.5 * 2**attempt)
+        raise AssertionError("unreachable")
 
     def _ask(
         self,
@@ -247,7 +266,7 @@ class Client:
                     raise _unreachable(error) from error
                 time.sleep(0.5 * 2**attempt)
                 continue
-            if answer.status_code in _TRANSIENT and not last:
+            if _transient(answer) and not last:
                 time.sleep(min(30.0, float(answer.headers.get("retry-after", 0.5 * 2**attempt))))
                 continue
             if answer.is_error:
@@ -281,6 +300,12 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 def _code(problem: dict[str, Any]) -> str:
     return str(problem.get("type", "")).rpartition("/")[2] or "unknown"
+
+
+def _transient(answer: httpx.Response) -> bool:
+    """Whether the same request may be answered otherwise soon."""
+    in_flight = b"/problems/idempotency-in-flight" in answer.content
+    return answer.status_code in _TRANSIENT or (answer.status_code == 409 and in_flight)
 
 
 def _refused(answer: httpx.Response) -> ServiceError:

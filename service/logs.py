@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
+from types import TracebackType
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+_TELLING = (OSError, RuntimeError, MemoryError, SQLAlchemyError)
+"""Errors whose message is about the machine; that of others may quote what a client sent."""
+
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
 def configure_logs(level: str, process: str) -> None:
@@ -14,7 +22,7 @@ def configure_logs(level: str, process: str) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", key="ts"),
-        structlog.processors.format_exc_info,
+        structlog.processors.ExceptionRenderer(_without_values),
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -38,3 +46,16 @@ def configure_logs(level: str, process: str) -> None:
     dbos.handlers = [logging.NullHandler()]  # keeps DBOS from adding its own
     dbos.propagate = True
     dbos.setLevel("WARNING")
+
+
+def _without_values(exc_info: _ExcInfo) -> str:
+    """Where an error came from, and what it says where that cannot be a patient's data."""
+    lines = []
+    error: BaseException | None = exc_info[1]
+    while error is not None:
+        said = f": {error}" if isinstance(error, _TELLING) else ""
+        frames = traceback.extract_tb(error.__traceback__)
+        where = " > ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames)
+        lines.append(f"{type(error).__name__}{said} at {where}")
+        error = error.__cause__ or error.__context__
+    return "\n".join(lines)

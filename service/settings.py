@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -47,6 +49,9 @@ class SettingsError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+
+_DATA = "$XDG_DATA_HOME/mri-posterior/service"
 
 
 def _default_data() -> Path:
@@ -107,9 +112,17 @@ class ServiceSettings(BaseSettings):
     disk_floor_bytes: int = Field(1 << 30, ge=0, description="free space below which uploads stop")
     max_queue: int = Field(1000, ge=1, description="jobs that may wait in all")
     max_active_per_key: int = Field(200, ge=1, description="unfinished jobs of one key")
+    max_uploads_per_key: int = Field(100, ge=1, description="unfinished tus uploads of one key")
+    max_requests_per_key: int = Field(
+        400, ge=1, description="requests of one key that are answered at the same time"
+    )
     requests_per_minute: int = Field(12000, ge=1, description="requests of one key")
     max_wait_seconds: float = Field(60, ge=0, description="longest `Prefer: wait`")
     max_streams: int = Field(500, ge=1, description="event streams open at once")
+    max_connections: int = Field(2000, ge=1, description="connections open at once; more get 503")
+    idle_seconds: float = Field(
+        60, gt=0, description="silence after which a request body counts as broken off"
+    )
     upload_expiry_hours: float = Field(24, gt=0, description="life of an unfinished upload")
     gateway_port: int = Field(
         -1, ge=-1, le=65535, description="port for scanners, customarily 9002; 0: any, -1: none"
@@ -136,6 +149,12 @@ class ServiceSettings(BaseSettings):
     delivery_attempts: int = Field(8, ge=1, le=100, description="tries to send to a target")
     delivery_pause_seconds: float = Field(
         2, gt=0, description="pause after the first failed try; doubled each time, an hour at most"
+    )
+    keep_results_days: float = Field(
+        0, ge=0, description="days after which results are removed; 0: never"
+    )
+    housekeeping_seconds: float = Field(
+        600, gt=0, description="how often expired uploads, results and orphans are removed"
     )
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="log level")
 
@@ -224,14 +243,36 @@ def to_environment(settings: ServiceSettings) -> dict[str, str]:
     return variables
 
 
-def table() -> list[tuple[str, str, str, str]]:
-    """(name, environment variable, default, meaning) of every setting."""
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table of settings."""
+
+    name: str
+    variable: str
+    default: str
+    meaning: str
+
+
+def table() -> list[Setting]:
+    """Every setting, in the order of the file."""
     return [
-        (
+        Setting(
             name,
             PREFIX + name.upper(),
-            str(field.get_default(call_default_factory=True)),
+            _DATA if name == "data" else _shown(field.get_default()),
             field.description or "",
         )
         for name, field in ServiceSettings.model_fields.items()
     ]
+
+
+def in_force(settings: ServiceSettings, name: str) -> str:
+    """The value of a setting as it may be shown: a database's password is left out."""
+    value = getattr(settings, name)
+    if name == "database" and value:
+        return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", value)
+    return _shown(value)
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,18 +32,25 @@ main()
 """
 """Isolated mode hides the current folder, so the child is told where this very package lies."""
 
+Run = Callable[[str, Path, ReadLimits], int]
+"""Serves a request (JSON) in a private folder by a process of its own; returns its exit status.
+
+Raises TimeoutError, and ChildProcessError where there is no status.
+"""
+
 # These belong to the child, `recon.io.read_worker`, which is not imported.
 RAW_HEADER, RAW_HEADS, RAW_SAMPLES = "raw/xml", "raw/heads", "raw/samples"
 RAW_TRAJECTORY = "raw/trajectory"
 _OUT_OF_MEMORY = 3
 _ANSWER_BYTES = 64 << 20
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "HDF5_PLUGIN_PRELOAD": "::",  # documented to switch all dynamic filter plugins off
     "HDF5_USE_FILE_LOCKING": "FALSE",  # works on read-only mounts
     "OPENBLAS_NUM_THREADS": "1",  # each thread would reserve address space
     "OMP_NUM_THREADS": "1",
     "LC_ALL": "C.UTF-8",
 }
+"""All that a reading process is told of ours."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ def read_in_child(
     shapes: Sequence[str] = (),
     raw: bool = False,
     limits: ReadLimits,
+    run: Run | None = None,
 ) -> Contents:
     """Check the whole file, then read the datasets named. Raises ScanError, and nothing else.
 
@@ -84,7 +92,7 @@ def read_in_child(
             "raw": raw,
             "limits": asdict(limits),
         }
-        _run(json.dumps(request), Path(folder), limits)
+        _serve(json.dumps(request), Path(folder), limits, run or run_once)
         return _contents(Path(folder))
 
 
@@ -116,7 +124,7 @@ def shapes_in_child(
         }
         try:
             if left:
-                _run(json.dumps(request), Path(folder), limits)
+                _serve(json.dumps(request), Path(folder), limits, run_once)
                 answers = _answer(Path(folder))["files"]
                 found |= {p: _shape(a, name) for p, a in zip(left, answers, strict=True)}
         except (ScanError, ValueError, TypeError, LookupError) as error:
@@ -158,31 +166,47 @@ def load_array(path: Path) -> NDArray[Any]:
         ) from error
 
 
-def _run(request: str, folder: Path, limits: ReadLimits) -> None:
-    package_parent = str(Path(__file__).resolve().parents[2])
+def run_once(request: str, folder: Path, limits: ReadLimits) -> int:
+    """A `Run` by a new interpreter."""
     try:
         done = subprocess.run(
-            [sys.executable, "-I", "-c", BOOT, package_parent],
+            command("main"),
             input=request.encode(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=folder,
-            env=_ENVIRONMENT,
+            env=ENVIRONMENT,
             timeout=limits.wall_seconds,
             check=False,
         )
     except subprocess.TimeoutExpired as error:  # the child is killed by then
+        raise TimeoutError from error
+    return done.returncode
+
+
+def command(entry: str) -> list[str]:
+    """What starts `recon.io.read_worker` at one of its functions."""
+    package_parent = str(Path(__file__).resolve().parents[2])
+    return [sys.executable, "-I", "-c", BOOT.replace("main", entry), package_parent]
+
+
+def _serve(request: str, folder: Path, limits: ReadLimits, run: Run) -> None:
+    try:
+        status = run(request, folder, limits)
+    except TimeoutError as error:
         raise _too_slow(limits) from error
-    if done.returncode == -signal.SIGXCPU:
+    except ChildProcessError as error:
+        raise _crashed("with the process that started it") from error
+    if status == -signal.SIGXCPU:
         raise _too_slow(limits)
-    if done.returncode == _OUT_OF_MEMORY:
+    if status == _OUT_OF_MEMORY:
         raise ScanError(
             "reader-memory",
             f"reading needs more than {limits.memory_bytes >> 20} MiB; "
             "save the file with smaller chunks, or allow more memory",
         )
-    if done.returncode != 0:
-        raise _crashed(f"status {done.returncode}")
+    if status != 0:
+        raise _crashed(f"status {status}")
 
 
 def _answer(folder: Path) -> dict[str, Any]:

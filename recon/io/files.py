@@ -27,6 +27,7 @@ from recon.io.child_reader import (
     RAW_HEADS,
     RAW_SAMPLES,
     RAW_TRAJECTORY,
+    Run,
     load_array,
     read_in_child,
     shapes_in_child,
@@ -84,13 +85,16 @@ def read_scan(
     )
 
 
-def inspect_scan(path: Path, limits: ReadLimits = _DEFAULT_LIMITS) -> tuple[int, int, int, int]:
+def inspect_scan(
+    path: Path, limits: ReadLimits = _DEFAULT_LIMITS, run: Run | None = None
+) -> tuple[int, int, int, int]:
     """(slices, coils, rows, columns) of a file that a reader may open.
 
     The whole file is walked in a child process as by `read_scan`, and refused for the same reasons,
-    but no sample is read: what the values hold shows when the scan is. Raises ScanError.
+    but no sample is read: what the values hold shows when the scan is. `run` starts the child;
+    those who look at many files keep a `recon.io.nursery.Nursery`. Raises ScanError.
     """
-    contents = read_in_child(path, shapes=("kspace",), raw=True, limits=limits)
+    contents = read_in_child(path, shapes=("kspace",), raw=True, limits=limits, run=run)
     if RAW_HEADS in contents.arrays:
         heads = contents.arrays[RAW_HEADS].view(HEAD)[:, 0]
         return shape_of_readouts(contents.texts[RAW_HEADER], heads, limits)

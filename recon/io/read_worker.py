@@ -1,18 +1,19 @@
 """The child process that opens an input file: checks it, reads it, hands plain arrays back.
 
-Started by `recon.io.child_reader` only, with a JSON request on standard input. It writes `N.npy`
-for the Nth array asked for and one `answer.json` into the current directory, which is private to
-the run. Whatever a file does to the HDF5 library, it does to this process.
+Started by `recon.io.child_reader` or `recon.io.nursery` only, with JSON requests on standard input.
+It writes `N.npy` for the Nth array asked for and one `answer.json` into the current directory,
+which is private to the run. Whatever a file does to the HDF5 library, it does to this process.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import resource
 import sys
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import h5py
 import numpy as np
@@ -40,7 +41,39 @@ Answer = dict[str, Any]
 
 def main() -> None:
     """Serve one request and exit."""
-    request = json.load(sys.stdin)
+    sys.exit(_answered(json.load(sys.stdin)))
+
+
+def nurse() -> None:
+    """Serve requests, one a line with its folder, each in a fork that never comes back.
+
+    This process opens no file of a request; it only saves its forks the import of the libraries.
+    Exit statuses are printed, one a line.
+    """
+    for line in sys.stdin:
+        order = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _serve_in_fork(order)
+        _, status = os.waitpid(child, 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
+
+
+def _serve_in_fork(order: dict[str, Any]) -> NoReturn:
+    status = 1
+    try:
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(nothing, stream)
+        os.chdir(order["folder"])
+        status = _answered(order["request"])
+    finally:
+        os._exit(status)  # whatever happened: the loop belongs to the parent
+
+
+def _answered(request: dict[str, Any]) -> int:
+    """Write the answer to a request; the exit status."""
     limits = ReadLimits(**request["limits"])
     try:
         limit_process(limits)
@@ -50,8 +83,9 @@ def main() -> None:
         else:
             answer = _serve(request, limits)
     except MemoryError:
-        sys.exit(OUT_OF_MEMORY)
+        return OUT_OF_MEMORY
     Path("answer.json").write_text(json.dumps(answer), encoding="utf-8")
+    return 0
 
 
 def limit_process(limits: ReadLimits) -> None:

@@ -17,7 +17,7 @@ from models.registry import read_config
 from service.archives.inspection import Looked, look
 from service.archives.sources import PARAMETERS, Found
 from service.jobs.batches import Batch, Batches, Item, NewItem, output_digest
-from service.jobs.records import JobState
+from service.jobs.job import JobState
 from service.jobs.workers import Workers
 from service.jobs.workflows import Queue
 from service.problems import ProblemError
@@ -25,6 +25,7 @@ from service.requests import ReconstructionParameters
 from service.runs import DEFAULT_MODEL
 from service.settings import ServiceSettings, SettingsError
 from service.store.database import create_database, open_database
+from service.store.durable import sync
 from service.store.files import Storage, open_storage
 from service.store.keys import LOCAL
 from service.store.objects import is_url
@@ -163,6 +164,7 @@ class ArchiveRun:
         part = self.storage.incoming / f"{sha256}.{time.time_ns()}.part"
         try:
             shutil.copyfile(path, part)
+            sync(part)
             self.storage.adopt_scan(part, sha256)
         finally:
             part.unlink(missing_ok=True)

@@ -37,7 +37,7 @@ from service.jobs.supervisor import Crew
 from service.logs import configure_logs
 from service.requests import Priority, ReconstructionParameters
 from service.settings import ServiceSettings, SettingsError, load_settings
-from service.store.files import replacing
+from service.store.durable import replacing
 from service.store.objects import ObjectStore, is_url
 
 _console = Console(stderr=True)

@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from service.client import Client, Progress
-from service.settings import load_settings, table
+from service.settings import CONFIG_VARIABLE, ServiceSettings, in_force, load_settings, table
 from service.store.keys import Keys, Scope
 
 KEY_VARIABLE = "MRI_POSTERIOR_KEY"
@@ -24,6 +24,7 @@ _output = Console()
 _console = Console(stderr=True)
 
 Data = Annotated[Path | None, typer.Option(help="Folder of scans and results.")]
+Config = Annotated[Path | None, typer.Option(help="TOML file of settings [MRI_POSTERIOR_CONFIG].")]
 Database = Annotated[str | None, typer.Option(help="postgresql://… [SQLite in the folder].")]
 
 
@@ -35,6 +36,7 @@ def add_server_commands(app: typer.Typer) -> None:
 
 
 def serve(
+    config: Config = None,
     data: Data = None,
     database: Database = None,
     host: Annotated[str | None, typer.Option(help="Address to bind [127.0.0.1].")] = None,
@@ -49,7 +51,8 @@ def serve(
     from service.jobs import supervisor  # lazy: loads the database's engine
     from service.logs import configure_logs  # lazy: other commands need no logging
 
-    chosen = load_settings(
+    chosen = _settings(
+        config,
         data=data,
         database=database,
         host=host,
@@ -62,20 +65,32 @@ def serve(
     supervisor.serve(chosen)
 
 
-def settings() -> None:
-    """All settings of the service: variable, default, meaning."""
-    columns = Table("environment variable", "default", "meaning")
-    for _, variable, default, meaning in table():
-        columns.add_row(variable, default or "-", meaning)
+def settings(
+    config: Config = None,
+    markdown: Annotated[bool, typer.Option(help="As the table of the documentation.")] = False,
+) -> None:
+    """All settings of the service: variable, default, value in force, meaning."""
+    if markdown:
+        _output.print("| variable | default | meaning |\n|---|---|---|", highlight=False)
+        for row in table():
+            line = f"| `{row.variable}` | {row.default or '-'} | {row.meaning} |"
+            _output.print(line, soft_wrap=True, highlight=False, markup=False)
+        return
+    chosen = _settings(config)
+    columns = Table("environment variable", "default", "in force", "meaning")
+    for row in table():
+        value = in_force(chosen, row.name)
+        changed = "" if value == row.default else value
+        columns.add_row(row.variable, row.default or "-", changed, row.meaning)
     _output.print(columns)
     _output.print(
-        "MRI_POSTERIOR_CONFIG names a TOML file with the same settings in lower case, without the "
-        "prefix. Flags of `serve` win over the environment, the environment over the file."
+        "MRI_POSTERIOR_CONFIG or --config names a TOML file with the same settings in lower case, "
+        "without the prefix. Flags of `serve` win over the environment, that over the file."
     )
 
 
 def submit(
-    scan: Annotated[Path, typer.Argument(help="Undersampled k-space, fastMRI-style HDF5.")],
+    scan: Annotated[Path, typer.Argument(help="Undersampled k-space: fastMRI or ISMRMRD HDF5.")],
     server: Annotated[str, typer.Option(help="URL of the service.")] = "http://127.0.0.1:8080",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Wait, and write the result here.")
@@ -88,6 +103,13 @@ def submit(
     priority: Annotated[str | None, typer.Option(help="scanner, interactive, archive.")] = None,
     deadline: Annotated[
         float | None, typer.Option(help="Seconds from now; chooses preset and samples.")
+    ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(
+            "--target-mc-error",
+            help="Monte Carlo error over posterior std to reach; chooses preset and samples.",
+        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
@@ -105,6 +127,7 @@ def submit(
             slices=slices,
             priority=priority,
             deadline_s=deadline,
+            target_mc_error=target,
         )
         if out is None:
             _output.print(job.id)
@@ -174,9 +197,16 @@ def revoke_key(
     _output.print(f"revoked: {key_id}")
 
 
+def _settings(config: Path | None, **flags: object) -> ServiceSettings:
+    if config is not None:
+        os.environ[CONFIG_VARIABLE] = str(config)
+    return load_settings(**flags)
+
+
 def _keys(data: Path | None, database: str | None) -> Keys:
     from service.store.database import create_database, open_database  # lazy: loads DBOS
 
+    os.umask(0o077)  # the database is for nobody else on this machine
     chosen = load_settings(data=data, database=database)
     create_database(chosen.database_url)
     return Keys(open_database(chosen.database_url))

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service.jobs.records import new_id
+from service.jobs.job import new_id
 from service.store.database import deliveries
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -14,6 +14,7 @@ from fastapi.openapi.utils import get_openapi
 from service.http import (
     deliveries,
     events,
+    new_reconstructions,
     reconstructions,
     results,
     roi,
@@ -26,14 +27,16 @@ from service.http.context import Context
 from service.http.docs import add_docs
 from service.http.feed import Feed
 from service.http.gate import Gate
+from service.http.housekeeping import keep_house
 from service.http.metrics import Metrics
 from service.http.principal import Doorkeeper
 from service.http.problems import Problem, add_problem_handlers
 from service.http.view import add_view
+from service.jobs.history import History
 from service.jobs.records import Jobs
 from service.jobs.workers import Workers
 from service.jobs.workflows import Queue
-from service.requests import ReconstructionRequest
+from service.requests import ReconstructionParameters, ReconstructionRequest
 from service.settings import ServiceSettings
 from service.store.database import open_database
 from service.store.files import open_storage
@@ -50,19 +53,21 @@ def create_context(settings: ServiceSettings, *, busy_milliseconds: int = 5000) 
     A locked database is waited for no longer than a client would.
     """
     engine = open_database(settings.database_url, busy_milliseconds=busy_milliseconds)
-    jobs, workers, storage = Jobs(engine), Workers(engine), open_storage(settings)
+    jobs, history, workers = Jobs(engine), History(engine), Workers(engine)
+    storage = open_storage(settings)
     return Context(
         settings=settings,
         engine=engine,
         storage=storage,
         jobs=jobs,
+        history=history,
         scans=Scans(engine),
         keys=Keys(engine),
         workers=workers,
         queue=Queue(settings, engine),
         uploads=Uploads(storage.incoming, settings.upload_expiry_hours),
-        feed=Feed(jobs, _FEED_SECONDS, overlap=engine.dialect.name != "sqlite"),
-        metrics=Metrics(jobs, workers, settings.worker_lost_seconds),
+        feed=Feed(history, _FEED_SECONDS, overlap=engine.dialect.name != "sqlite"),
+        metrics=Metrics(engine, jobs, workers, settings.worker_lost_seconds),
     )
 
 
@@ -72,13 +77,14 @@ def create_app(context: Context) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         context.storage.prepare()
-        reader = asyncio.create_task(context.feed.run())
+        tasks = [asyncio.create_task(context.feed.run()), asyncio.create_task(keep_house(context))]
         try:
             yield
         finally:
-            reader.cancel()
-            with suppress(asyncio.CancelledError):
-                await reader
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            context.nursery.close()
             context.queue.close()
             context.engine.dispose()
 
@@ -94,7 +100,18 @@ def create_app(context: Context) -> FastAPI:
     app.state.doorkeeper = Doorkeeper()
     app.state.at_work = set()
     add_problem_handlers(app)
-    routed = (scans, uploads, reconstructions, events, results, volumes, deliveries, roi, system)
+    routed = (
+        scans,
+        uploads,
+        new_reconstructions,
+        reconstructions,
+        events,
+        results,
+        volumes,
+        deliveries,
+        roi,
+        system,
+    )
     for module in routed:
         app.include_router(module.router)
     add_docs(app)
@@ -111,7 +128,12 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             title=app.title, version=app.version, summary=app.summary, routes=app.routes
         )
         schemas = document["components"]["schemas"]
-        for model in (Problem, ReconstructionRequest, deliveries.DeliveryRequest):
+        for model in (
+            Problem,
+            ReconstructionParameters,
+            ReconstructionRequest,
+            deliveries.DeliveryRequest,
+        ):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {})
             schemas[model.__name__] = schema

@@ -9,8 +9,10 @@ from typing import Annotated
 import sqlalchemy as sa
 from fastapi import Depends, Request
 
+from recon.io.nursery import Nursery
 from service.http.feed import Feed
 from service.http.metrics import Metrics
+from service.jobs.history import History
 from service.jobs.records import Jobs
 from service.jobs.workers import Workers
 from service.jobs.workflows import Queue
@@ -31,6 +33,7 @@ class Context:
     engine: sa.Engine
     storage: Storage
     jobs: Jobs
+    history: History
     scans: Scans
     keys: Keys
     workers: Workers
@@ -38,6 +41,7 @@ class Context:
     uploads: Uploads
     feed: Feed
     metrics: Metrics
+    nursery: Nursery = field(default_factory=Nursery)
     readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_READERS))
     """How many child processes may look at uploads at once."""
 

@@ -12,9 +12,9 @@ from starlette.responses import JSONResponse, Response
 
 from service.delivery.records import Deliveries, Delivery, DeliveryState
 from service.http.context import InContext
+from service.http.job_answers import find_job
 from service.http.principal import Reader, Writer
 from service.http.problems import problems
-from service.http.reconstructions import find_job
 from service.http.results import results_of
 from service.http.scans import Id
 from service.http.submission import body_of, parsed

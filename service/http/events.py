@@ -10,11 +10,12 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from service.http.context import InContext
+from service.http.job_answers import find_job
 from service.http.principal import Reader
 from service.http.problems import problems
-from service.http.reconstructions import find_job
 from service.http.scans import Id
-from service.jobs.records import Event, Job
+from service.jobs.history import Event
+from service.jobs.job import Job
 from service.problems import ProblemError
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["reconstructions"])
@@ -52,26 +53,20 @@ async def follow_reconstruction(
     `Last-Event-ID` goes on behind an event that was seen.
     """
     async with context.feed.listen(job.id) as listener:
-        for event in await run_in_threadpool(context.jobs.events_of, job.id, last):
-            last = event.id
-            yield _sent(event)
-            if event.type == "end":
-                return
-        current = await run_in_threadpool(context.jobs.get, job.id)
-        if current is None or current.state.terminal:
-            # The end was seen before, or has come since; nothing will follow.
-            for event in await run_in_threadpool(context.jobs.events_of, job.id, last):
+        ended = (await run_in_threadpool(context.jobs.get, job.id) or job).state.terminal
+        while missed := await run_in_threadpool(context.history.of, job.id, last):
+            for event in missed:
+                last = event.id
                 yield _sent(event)
-            return
-        while True:
+                ended = ended or event.type == "end"
+        while not ended:
             heard = await listener.get()
             if heard is None:
-                return
+                return  # the service stops, or the client is slow: it may go on behind `last`
             if heard.id > last:
                 last = heard.id
                 yield _sent(heard)
-                if heard.type == "end":
-                    return
+                ended = heard.type == "end"
 
 
 def _sent(event: Event) -> ServerSentEvent:

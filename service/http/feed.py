@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 import structlog
 from starlette.concurrency import run_in_threadpool
 
-from service.jobs.records import Event, Jobs
+from service.jobs.history import Event, History
 
 log = structlog.get_logger()
 
@@ -19,16 +19,16 @@ _BACKLOG = 2000
 
 
 class Listener:
-    """The events of one job from now on; None means that the service stops."""
+    """The events of one job from now on; None means that no more will come."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue(_BACKLOG)
 
     def put(self, event: Event | None) -> None:
-        """Called by the feed; a listener that does not keep up loses its oldest events."""
+        """Called by the feed; who does not keep up hears no more, and may ask for the rest."""
         if self._queue.full():
-            self._queue.get_nowait()
-        self._queue.put_nowait(event)
+            return
+        self._queue.put_nowait(None if self._queue.qsize() == _BACKLOG - 1 else event)
 
     async def get(self, timeout: float | None = None) -> Event | None:
         """The next event. Raises TimeoutError."""
@@ -39,12 +39,13 @@ class Listener:
 class Feed:
     """Looks for new events while somebody listens, and hands them out by job."""
 
-    def __init__(self, jobs: Jobs, seconds: float, *, overlap: bool) -> None:
-        self._jobs = jobs
+    def __init__(self, history: History, seconds: float, *, overlap: bool) -> None:
+        self._history = history
         self._seconds = seconds
         self._overlap = _OVERLAP if overlap else 0
         self._listeners: dict[str, set[Listener]] = {}
         self._wanted = asyncio.Event()
+        self._reading = asyncio.Event()
         self.stopping = False
 
     @property
@@ -54,13 +55,16 @@ class Feed:
 
     @asynccontextmanager
     async def listen(self, job_id: str) -> AsyncIterator[Listener]:
-        """Hear of everything that happens to a job after this call."""
+        """Hear of everything that happens to a job once the block has begun."""
         listener = Listener()
         self._listeners.setdefault(job_id, set()).add(listener)
         self._wanted.set()
-        if self.stopping:
-            listener.put(None)
         try:
+            if self.stopping:
+                listener.put(None)
+            else:
+                # What happens before the reader knows where it begins is for the block to look up.
+                await self._reading.wait()
             yield listener
         finally:
             self._listeners[job_id].discard(listener)
@@ -70,9 +74,14 @@ class Feed:
     def stop(self) -> None:
         """Tell all listeners that no more will come."""
         self.stopping = True
+        self._reading.set()
         for listeners in self._listeners.values():
             for listener in listeners:
                 listener.put(None)
+
+    def _there(self, last: int) -> set[int]:
+        """Ids that need not be handed out: those who listen from now on look them up."""
+        return {event.id for event in self._history.after(max(0, last - self._overlap))}
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -81,15 +90,14 @@ class Feed:
         while True:
             if not self._listeners:
                 self._wanted.clear()
+                self._reading.clear()
                 await self._wanted.wait()
                 with suppress(Exception):
-                    last = await run_in_threadpool(self._jobs.last_event)
-                    # What happened between listening and this line is in the listener's replay.
-                    seen = set(range(max(0, last - self._overlap), last + 1))
+                    last = await run_in_threadpool(self._history.last)
+                    seen = await run_in_threadpool(self._there, last)
+                self._reading.set()
             try:
-                found = await run_in_threadpool(
-                    self._jobs.events_after, max(0, last - self._overlap)
-                )
+                found = await run_in_threadpool(self._history.after, max(0, last - self._overlap))
             except Exception:
                 log.exception("events cannot be read")
                 found = []

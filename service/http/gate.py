@@ -5,6 +5,7 @@ Plain ASGI, so that streams pass through untouched.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Callable
@@ -81,7 +82,8 @@ class Gate:
         try:
             await self._app(scope, self._counted(scope, receive), send)
         except Exception:
-            log.exception("unforeseen", path=scope["path"], request_id=scope["request_id"])
+            # Not the path: it may hold an id that a client made of a patient's.
+            log.exception("unforeseen", route=_route(scope), request_id=scope["request_id"])
             if started():
                 raise
             text = "something went wrong in the service; its log has the request's id"
@@ -114,13 +116,19 @@ class Gate:
         return self._settings.max_json_bytes
 
     def _counted(self, scope: Scope, receive: Receive) -> Receive:
-        """The announced length is only a hint, so the bytes are counted."""
-        left = self._limit(scope)
+        """The announced length is only a hint, so the bytes are counted, and waited for so long."""
+        left, whole = self._limit(scope), False
 
         async def counting() -> Message:
-            nonlocal left
-            message = await receive()
+            nonlocal left, whole
+            try:
+                # Once the body is whole, what is waited for is the end of the connection.
+                async with asyncio.timeout(None if whole else self._settings.idle_seconds):
+                    message = await receive()
+            except TimeoutError:
+                return {"type": "http.disconnect"}
             if message["type"] == "http.request":
+                whole = not message.get("more_body", False)
                 left -= len(message.get("body", b""))
                 if left < 0:
                     raise _too_large(self._limit(scope))
@@ -129,7 +137,7 @@ class Gate:
         return counting
 
     def _note(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
-        route = getattr(scope.get("route"), "path", "none")
+        route = _route(scope)
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.requests.labels(route, method, str(status)).observe(seconds)
         log.debug(
@@ -143,6 +151,10 @@ class Gate:
 
 
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+
+
+def _route(scope: Scope) -> str:
+    return str(getattr(scope.get("route"), "path", "none"))
 
 
 def _too_large(limit: int) -> ProblemError:

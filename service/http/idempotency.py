@@ -34,6 +34,19 @@ class Attempt:
     route: str
     key: str
 
+    @property
+    def _row(self) -> sa.ColumnElement[bool]:
+        return (
+            (idempotency.c.owner == self.owner)
+            & (idempotency.c.route == self.route)
+            & (idempotency.c.key == self.key)
+        )
+
+    def find(self, connection: sa.Connection) -> sa.Row[Any] | None:
+        """The answer that is stored, if it is not too old."""
+        recent = idempotency.c.created_at > time.time() - _SECONDS
+        return connection.execute(sa.select(idempotency).where(self._row & recent)).first()
+
     def remember(
         self,
         connection: sa.Connection,
@@ -42,9 +55,13 @@ class Attempt:
         location: str | None,
         body: dict[str, Any],
     ) -> None:
-        """Store the answer within the caller's transaction."""
+        """Store the answer within the caller's transaction.
+
+        Raises IntegrityError when another host has answered the same request in the meantime.
+        """
         now = time.time()
-        connection.execute(sa.delete(idempotency).where(idempotency.c.created_at < now - _SECONDS))
+        expired = self._row & (idempotency.c.created_at < now - _SECONDS)
+        connection.execute(sa.delete(idempotency).where(expired))
         connection.execute(
             sa.insert(idempotency).values(
                 owner=self.owner,
@@ -100,11 +117,12 @@ async def replay(context: Context, made: Attempt | None, digest: str) -> Respons
 
 
 def _find(engine: sa.Engine, made: Attempt) -> sa.Row[Any] | None:
-    query = sa.select(idempotency).where(
-        idempotency.c.owner == made.owner,
-        idempotency.c.route == made.route,
-        idempotency.c.key == made.key,
-        idempotency.c.created_at > time.time() - _SECONDS,
-    )
     with engine.connect() as connection:
-        return connection.execute(query).first()
+        return made.find(connection)
+
+
+def forget_old_answers(engine: sa.Engine) -> int:
+    """Remove the answers that are replayed no more; returns how many."""
+    old = idempotency.c.created_at < time.time() - _SECONDS
+    with engine.begin() as connection:
+        return connection.execute(sa.delete(idempotency).where(old)).rowcount

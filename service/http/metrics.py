@@ -5,12 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from service.jobs.records import Jobs, JobState
+from service.jobs.job import JobState
+from service.jobs.records import Jobs
+from service.jobs.totals import SECONDS, read_totals
 from service.jobs.workers import Workers
 from service.requests import Priority
 
@@ -20,7 +28,9 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 class Metrics:
     """Bounded labels only: never an id, a key or a file name."""
 
-    def __init__(self, jobs: Jobs, workers: Workers, alive_seconds: float) -> None:
+    def __init__(
+        self, engine: sa.Engine, jobs: Jobs, workers: Workers, alive_seconds: float
+    ) -> None:
         self._registry = CollectorRegistry()
         self.requests = Histogram(
             "http_server_request_duration_seconds",
@@ -38,7 +48,7 @@ class Metrics:
             ["reason"],
             registry=self._registry,
         )
-        self._registry.register(_Tables(jobs, workers, alive_seconds))
+        self._registry.register(_Tables(engine, jobs, workers, alive_seconds))
 
     def text(self) -> bytes:
         """All metrics in the OpenMetrics format."""
@@ -47,7 +57,10 @@ class Metrics:
 
 
 class _Tables(Collector):
-    def __init__(self, jobs: Jobs, workers: Workers, alive_seconds: float) -> None:
+    def __init__(
+        self, engine: sa.Engine, jobs: Jobs, workers: Workers, alive_seconds: float
+    ) -> None:
+        self._engine = engine
         self._jobs = jobs
         self._workers = workers
         self._alive_seconds = alive_seconds
@@ -57,13 +70,12 @@ class _Tables(Collector):
         return []
 
     def collect(self) -> Iterable[Metric]:
+        yield from _counted(read_totals(self._engine))
         counts = self._jobs.counts()
-        ended = CounterMetricFamily("recon_jobs", "Jobs that ended", labels=["state"])
         active = GaugeMetricFamily("recon_active_jobs", "Jobs that have not", labels=["state"])
         for state in JobState:
-            family = ended if state.terminal else active
-            family.add_metric([state.value], counts[state.value])
-        yield ended
+            if not state.terminal:
+                active.add_metric([state.value], counts[state.value])
         yield active
         depth = GaugeMetricFamily("recon_queue_depth", "Jobs that wait", labels=["priority"])
         waiting = self._jobs.waiting()
@@ -77,11 +89,33 @@ class _Tables(Collector):
             value=max(0.0, time.time() - oldest),
         )
         up = GaugeMetricFamily("recon_worker_up", "Living workers", labels=["device"])
-        starts = CounterMetricFamily("recon_worker_starts", "Starts of workers", labels=["device"])
         living = self._workers.living(self._alive_seconds)
         for device in sorted({worker.device for worker in living}):
-            same = [worker for worker in living if worker.device == device]
-            up.add_metric([device], len(same))
-            starts.add_metric([device], sum(worker.starts for worker in same))
+            up.add_metric([device], sum(worker.device == device for worker in living))
         yield up
-        yield starts
+
+
+def _counted(totals: dict[str, dict[tuple[str, ...], float]]) -> Iterable[Metric]:
+    ended = CounterMetricFamily("recon_jobs", "Jobs that ended", labels=["state", "preset"])
+    for (state, preset), value in sorted(totals.get("jobs", {}).items()):
+        ended.add_metric([state, preset], value)
+    yield ended
+    restarts = CounterMetricFamily(
+        "recon_worker_restarts", "Workers that were started again", labels=["device"]
+    )
+    for (device,), value in sorted(totals.get("restarts", {}).items()):
+        restarts.add_metric([device], value)
+    yield restarts
+    samples = totals.get("samples", {}).get((), 0.0)
+    yield CounterMetricFamily("recon_samples", "Posterior samples that were drawn", value=samples)
+    duration = HistogramMetricFamily(
+        "recon_job_duration_seconds", "How long jobs waited and ran", labels=["preset", "phase"]
+    )
+    found = totals.get("bucket", {})
+    for (preset, phase), seconds in sorted(totals.get("seconds", {}).items()):
+        buckets, below = [], 0.0
+        for end in (*map(str, SECONDS), "+Inf"):
+            below += found.get((preset, phase, end), 0.0)
+            buckets.append((end if end == "+Inf" else f"{float(end):g}", below))
+        duration.add_metric([preset, phase], buckets, seconds)
+    yield duration

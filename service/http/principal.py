@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -18,6 +20,7 @@ from service.store.keys import LOCAL, Key, Scope
 _REMEMBERED_SECONDS = 2.0
 """How long a key that was checked is believed; a revoked one works no longer than that."""
 _MAX_REMEMBERED = 10_000
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 _bearer = HTTPBearer(auto_error=False, description="An API key: `mri-posterior keys create`")
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
@@ -39,14 +42,21 @@ class Doorkeeper:
     checked: float = -1e9
     keys: dict[str, tuple[float, Key]] = field(default_factory=dict)
     buckets: dict[str, Bucket] = field(default_factory=dict)
+    at_work: Counter[str] = field(default_factory=Counter)
 
-    async def identify(self, context: Context, token: str | None) -> Key:
+    async def identify(self, context: Context, token: str | None, *, forwarded: bool) -> Key:
         """The key of a token. Raises ProblemError."""
         now = time.monotonic()
         if now - self.checked > _REMEMBERED_SECONDS:
             self.required = await run_in_threadpool(context.keys.required)
             self.checked = now
         if not self.required and context.settings.loopback:
+            if forwarded:
+                raise ProblemError(
+                    "forbidden",
+                    "this request comes through a proxy, perhaps from anywhere, and there is no "
+                    "API key; make one with `mri-posterior keys create`",
+                )
             return LOCAL
         if token is None:
             raise _unauthorized("send an API key: Authorization: Bearer mrip_…")
@@ -78,20 +88,41 @@ class Doorkeeper:
             )
         bucket.tokens -= 1
 
+    @contextmanager
+    def occupied(self, key: Key, limit: int) -> Iterator[None]:
+        """While the block runs, one more request of the key is answered. Raises ProblemError."""
+        if self.at_work[key.id] >= limit:
+            raise ProblemError(
+                "rate-limited",
+                f"{limit} requests of this key are being answered; wait for one of them",
+                headers={"Retry-After": "1"},
+            )
+        self.at_work[key.id] += 1
+        try:
+            yield
+        finally:
+            self.at_work[key.id] -= 1
+            if not self.at_work[key.id]:
+                del self.at_work[key.id]
+
 
 def _unauthorized(detail: str) -> ProblemError:
     return ProblemError("unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
 
 
-def _requires(scope: Scope) -> Callable[..., Awaitable[Key]]:
-    async def authenticate(request: Request, context: InContext, credentials: Credentials) -> Key:
+def _requires(scope: Scope) -> Callable[..., AsyncIterator[Key]]:
+    async def authenticate(
+        request: Request, context: InContext, credentials: Credentials
+    ) -> AsyncIterator[Key]:
         doorkeeper: Doorkeeper = request.app.state.doorkeeper
         token = None if credentials is None else credentials.credentials
-        key = await doorkeeper.identify(context, token)
+        forwarded = any(name in request.headers for name in _FORWARDED)
+        key = await doorkeeper.identify(context, token, forwarded=forwarded)
         doorkeeper.admit(key, context.settings.requests_per_minute)
         if not key.allows(scope):
             raise ProblemError("forbidden", f"the key lacks the scope '{scope.value}'")
-        return key
+        with doorkeeper.occupied(key, context.settings.max_requests_per_key):
+            yield key  # until the last byte of the answer
 
     return authenticate
 

@@ -20,6 +20,7 @@ from service.problems import PROBLEMS, ProblemError, problem_of
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
+_FULL = "the disk of the service is full; try again when there is room"
 _ALWAYS = ("invalid-request", "unauthorized", "forbidden", "invalid-parameter", "rate-limited")
 _FAILURES = ("internal", "not-ready", "storage-full")
 _BY_STATUS = {
@@ -116,6 +117,8 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     def database_away(request: Request, error: Exception) -> Response:
         log.error("database", error=str(error)[:300])
+        if "disk is full" in str(error) or "No space left" in str(error):
+            return problem_response(request, ProblemError("storage-full", _FULL))
         detail = "the database does not answer; try again"
         problem = ProblemError("not-ready", detail, headers={"Retry-After": "5"})
         return problem_response(request, problem)
@@ -123,8 +126,7 @@ def add_problem_handlers(app: FastAPI) -> None:
     def system(request: Request, error: Exception) -> Response:
         assert isinstance(error, OSError)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            text = "the disk of the service is full; try again when there is room"
-            return problem_response(request, ProblemError("storage-full", text))
+            return problem_response(request, ProblemError("storage-full", _FULL))
         raise error
 
     app.add_exception_handler(ProblemError, refused)

@@ -9,6 +9,7 @@ import re
 import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -22,6 +23,7 @@ from recon.io.files import inspect_scan
 from recon.io.read_limits import ReadLimits
 from service.http.context import Context
 from service.problems import ProblemError, problem_of
+from service.store.durable import sync
 from service.store.scans import StoredScan
 
 MEDIA_TYPES = ("application/x-hdf5", "application/x-hdf", "application/octet-stream")
@@ -57,18 +59,30 @@ def announced_digest(request: Request) -> str | None:
     return None
 
 
-def require_room(context: Context, size: int | None) -> None:
-    """Refuse early what would fill the disk. Raises ProblemError."""
-    free = context.storage.free_bytes() - context.settings.disk_floor_bytes
-    if free < (size or 0) or free <= 0:
-        raise ProblemError(
-            "storage-full", "the disk of the service is full; delete results or try again later"
-        )
-    if size is not None and size > context.settings.max_upload_bytes:
+def require_room(context: Context, coming: int = 0, arrived: int = 0) -> None:
+    """Refuse early what is too large or would fill the disk; in bytes. Raises ProblemError."""
+    if arrived + coming > context.settings.max_upload_bytes:
         raise ProblemError(
             "upload-too-large",
             f"a scan may have {context.settings.max_upload_bytes} bytes; split it",
         )
+    free = context.storage.free_bytes() - context.settings.disk_floor_bytes
+    if free <= coming:
+        raise ProblemError(
+            "storage-full", "the disk of the service is full; delete results or try again later"
+        )
+
+
+async def with_room(context: Context, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """The chunks, as long as there is room for them on the disk. Raises ProblemError."""
+    arrived = looked = 0
+    async for chunk in chunks:
+        arrived += len(chunk)
+        if arrived - looked >= _BLOCK:
+            looked = arrived
+            require_room(context, arrived=arrived)
+        yield chunk
+    require_room(context, arrived=arrived)
 
 
 @asynccontextmanager
@@ -85,17 +99,14 @@ async def received(
     try:
         with part.open("xb") as file:
             try:
-                async for chunk in chunks:
+                async for chunk in with_room(context, chunks):
+                    size += len(chunk)
                     pending += chunk
                     if len(pending) >= _BLOCK:
-                        size += len(pending)
-                        require_room(context, size)
                         block, pending = pending, bytearray()
                         await run_in_threadpool(_take, file, digest, block)
             except ClientDisconnect as error:
                 raise ProblemError("upload-incomplete", "the body ended early") from error
-            size += len(pending)
-            require_room(context, size)
             await run_in_threadpool(_take, file, digest, pending)
         if announced is not None and announced != digest.hexdigest():
             raise ProblemError(
@@ -119,13 +130,16 @@ async def keep_scan(
     )
     try:
         async with context.readers:
-            shape = await run_in_threadpool(inspect_scan, body.path, limits)
+            shape = await run_in_threadpool(inspect_scan, body.path, limits, context.nursery)
     except ReconError as error:
         problem = problem_of(error)
         context.metrics.rejected.labels(problem.kind).inc()
         raise problem from error
-    await run_in_threadpool(context.storage.adopt_scan, body.path, body.sha256)
-    return await run_in_threadpool(context.scans.add, owner, body.sha256, body.bytes, shape, also)
+    await run_in_threadpool(sync, body.path)
+    place = partial(context.storage.adopt_scan, body.path, body.sha256)
+    return await run_in_threadpool(
+        context.scans.add, owner, body.sha256, body.bytes, shape, place, also
+    )
 
 
 def media_type(request: Request) -> str:
@@ -133,10 +147,10 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def content_length(request: Request) -> int | None:
-    """What the client says."""
+def content_length(request: Request) -> int:
+    """What the client says; 0 when it says nothing."""
     value = request.headers.get("content-length", "")
-    return int(value) if value.isdigit() else None
+    return int(value) if value.isascii() and value.isdigit() else 0
 
 
 def _take(file: BinaryIO, digest: hashlib._Hash, block: bytearray) -> None:

@@ -17,12 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.responses import FileResponse, Response
 
 from service.http.context import Context, InContext
+from service.http.job_answers import find_job
 from service.http.principal import Reader
 from service.http.problems import problems
-from service.http.reconstructions import find_job
 from service.http.scans import Id
 from service.http.schemas import ResultList, ResultOut
-from service.jobs.records import Job, JobState
+from service.jobs.job import Job, JobState
 from service.pictures import png
 from service.problems import ProblemError
 from service.store.files import PICTURE_FILES, RESULT_FILES
@@ -89,7 +89,9 @@ class PictureQuery(BaseModel):
         return float(low), float(high)
 
 
-@router.get("/{job_id}/results", responses=problems("not-found", "job-not-finished"))
+@router.get(
+    "/{job_id}/results", responses=problems("not-found", "job-not-finished", "result-expired")
+)
 def list_results(context: InContext, key: Reader, job_id: Id) -> ResultList:
     """The products of a reconstruction that has succeeded."""
     job = find_job(context, key, job_id)
@@ -102,7 +104,8 @@ def list_results(context: InContext, key: Reader, job_id: Id) -> ResultList:
 @router.get(
     "/{job_id}/results/{name}",
     response_class=Response,
-    responses=_FILE | problems("not-found", "job-not-finished", "range-not-satisfiable"),
+    responses=_FILE
+    | problems("not-found", "job-not-finished", "result-expired", "range-not-satisfiable"),
 )
 @router.head("/{job_id}/results/{name}", include_in_schema=False)
 def get_result(
@@ -136,12 +139,12 @@ def get_result(
 @router.get(
     "/{job_id}/preview.png",
     response_class=Response,
-    responses=_PICTURE | problems("not-found", "job-not-finished"),
+    responses=_PICTURE | problems("not-found", "job-not-finished", "result-expired"),
 )
 @router.get(
     "/{job_id}/results/preview.png",
     response_class=Response,
-    responses=_PICTURE | problems("not-found", "job-not-finished"),
+    responses=_PICTURE | problems("not-found", "job-not-finished", "result-expired"),
 )
 def get_picture(
     request: Request,
@@ -152,7 +155,8 @@ def get_picture(
 ) -> Response:
     """A slice as a picture; while the job runs, the picture so far. `Window` says its ends."""
     job = find_job(context, key, job_id)
-    image = _finished(context, job, query) if job.results else _so_far(context, job, query)
+    ended = job.state is JobState.SUCCEEDED and results_of(job)
+    image = _finished(context, job, query) if ended else _so_far(context, job, query)
     low, high = query.ends or window_of(query.product, image)
     grey = query.colours == "grey"
     stops = None if grey else colour_stops(PICTURES[query.product].colours)
@@ -203,6 +207,8 @@ def results_of(job: Job) -> list[dict[str, Any]]:
     """Entries of the products of a job that has succeeded. Raises ProblemError."""
     if not job.state.terminal:
         raise ProblemError("job-not-finished", f"the job is {job.state.value}; wait for it")
+    if job.state is JobState.SUCCEEDED and job.results is None:
+        raise ProblemError("result-expired", "the results were removed; retry the job")
     if job.state is not JobState.SUCCEEDED or job.results is None:
         raise ProblemError("job-without-result", f"the job has {job.state.value}; see its error")
     return job.results

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from service.http.context import InContext
+from service.http.job_answers import find_job
 from service.http.principal import Reader
 from service.http.problems import problems
-from service.http.reconstructions import find_job
 from service.http.results import slice_position
 from service.http.scans import Id
-from service.jobs.records import JobState
+from service.jobs.job import JobState
 from service.problems import ProblemError
 from service.regions import packed_mask, polygon_mask, region_values, statistics
 
@@ -83,7 +83,8 @@ class RegionAnswer(BaseModel):
 
 
 @router.post(
-    "/{job_id}/roi", responses=problems("not-found", "job-not-finished", "upload-too-large")
+    "/{job_id}/roi",
+    responses=problems("not-found", "job-not-finished", "result-expired", "upload-too-large"),
 )
 def ask_about_region(
     context: InContext, key: Reader, job_id: Id, question: RegionQuestion
@@ -92,6 +93,8 @@ def ask_about_region(
     job = find_job(context, key, job_id)
     if job.state is not JobState.SUCCEEDED or job.summary is None:
         raise ProblemError("job-not-finished", f"the job is {job.state.value}; there is no result")
+    if job.results is None:
+        raise ProblemError("result-expired", "the results were removed; retry the job")
     position = slice_position(job, question.slice)
     shape = tuple(job.summary["image"]["shape"])
     spacing = job.summary["image"]["pixel_mm"] if question.unit == "mm" else (1.0, 1.0)

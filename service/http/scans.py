@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.concurrency import run_in_threadpool
+from sqlalchemy.exc import IntegrityError
 from starlette.responses import JSONResponse, Response
 
 from service.http.context import Context, InContext
@@ -81,17 +82,29 @@ async def upload_scan(request: Request, context: InContext, key: Writer) -> Resp
                     status = 201 if new else 200
                     made.remember(connection, body.sha256, status, _location(scan), document)
 
-            scan, new = await keep_scan(context, key.id, body, remember)
+            try:
+                scan, new = await keep_scan(context, key.id, body, remember)
+            except IntegrityError:  # another host has answered the same request
+                if again := await replay(context, made, body.sha256):
+                    return again
+                raise
     return _answer(scan, 201 if new else 200)
 
 
 @router.get("", responses=problems())
-def list_scans(context: InContext, key: Reader, query: Annotated[ScanQuery, Query()]) -> ScanPage:
+def list_scans(
+    request: Request,
+    response: Response,
+    context: InContext,
+    key: Reader,
+    query: Annotated[ScanQuery, Query()],
+) -> ScanPage:
     """Scans, newest first."""
     found = context.scans.page(
         owner_of(key), sha256=query.sha256, before=query.cursor, limit=query.limit
     )
     more = found[-1].id if len(found) == query.limit else None
+    link_to_next(request, response, more)
     return ScanPage(items=[ScanOut.of(scan) for scan in found], next_cursor=more)
 
 
@@ -105,10 +118,9 @@ def get_scan(context: InContext, key: Reader, scan_id: Id) -> Response:
 def delete_scan(context: InContext, key: Writer, scan_id: Id) -> None:
     """Delete a scan; results made of it stay."""
     scan = find_scan(context, key, scan_id)
-    if context.jobs.uses_scan(scan.id):
+    if not context.scans.remove(scan):
         raise ProblemError("scan-in-use", "an unfinished job needs this scan; cancel it first")
-    if context.scans.remove(scan):
-        context.storage.remove_scan(scan.sha256)
+    context.scans.unused(scan.sha256, partial(context.storage.remove_scan, scan.sha256))
 
 
 def find_scan(context: Context, key: Key, scan_id: str) -> StoredScan:
@@ -117,11 +129,6 @@ def find_scan(context: Context, key: Key, scan_id: str) -> StoredScan:
     if scan is None:
         raise ProblemError("not-found", "there is no such scan; upload it to /v1/scans")
     return scan
-
-
-async def find_scan_async(context: Context, key: Key, scan_id: str) -> StoredScan:
-    """`find_scan` beside the event loop."""
-    return await run_in_threadpool(find_scan, context, key, scan_id)
 
 
 def require_hdf5(request: Request) -> None:
@@ -133,6 +140,13 @@ def require_hdf5(request: Request) -> None:
             f"send a scan as {MEDIA_TYPES[0]}, not {kind[:100]}",
             headers={"Accept": ", ".join(MEDIA_TYPES)},
         )
+
+
+def link_to_next(request: Request, response: Response, cursor: str | None) -> None:
+    """Name the next page of a list, if there is one, in the header `Link`."""
+    if cursor is not None:
+        url = request.url.include_query_params(cursor=cursor)
+        response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
 
 
 def _location(scan: StoredScan) -> str:

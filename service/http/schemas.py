@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from service.jobs.records import Job, JobState
+from service.jobs.job import Job, JobState
 from service.store.scans import StoredScan
 
 
@@ -94,6 +94,7 @@ class JobOut(BaseModel):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    expires_at: datetime | None = Field(description="when the results are removed")
     tags: dict[str, str]
     summary: dict[str, Any] | None
     error: dict[str, Any] | None
@@ -101,8 +102,8 @@ class JobOut(BaseModel):
     links: dict[str, str]
 
     @classmethod
-    def of(cls, job: Job, queue_position: int | None = None) -> JobOut:
-        """From a row of the table."""
+    def of(cls, job: Job, queue_position: int | None = None, *, keep_days: float = 0) -> JobOut:
+        """From a row of the table; results are kept so many days, or for ever."""
         here = f"/v1/reconstructions/{job.id}"
         asked = job.parameters
         chosen = (job.plan or {}).get("preset")
@@ -126,6 +127,9 @@ class JobOut(BaseModel):
             created_at=_time(job.created_at),
             started_at=_maybe_time(job.started_at),
             finished_at=_maybe_time(job.finished_at),
+            expires_at=_time(job.finished_at + 86400 * keep_days)
+            if keep_days and job.finished_at is not None
+            else None,
             tags=asked.tags,
             summary=job.summary,
             error=job.error,

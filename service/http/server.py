@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 from types import FrameType
@@ -36,6 +37,7 @@ def main() -> None:
     end_with_parent()
     configure_logs(settings.log_level, "api")
     start_tracing("api")
+    _allow_files()
     context = create_context(settings)
     config = uvicorn.Config(
         create_app(context),
@@ -47,9 +49,17 @@ def main() -> None:
         timeout_keep_alive=30,
         timeout_graceful_shutdown=max(1, int(settings.grace_seconds)),
         h11_max_incomplete_event_size=64 << 10,
+        limit_concurrency=settings.max_connections,
     )
     listener = socket.socket(fileno=int(os.environ[SOCKET_VARIABLE]))
     _Server(config, context).run(sockets=[listener])
+
+
+def _allow_files() -> None:
+    """As many open files as the system lets this process have: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

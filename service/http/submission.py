@@ -9,19 +9,22 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+import structlog
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from recon.errors import ScanError
 from service.http.context import Context
 from service.http.problems import validation_problem
-from service.jobs.records import ACTIVE, Job, new_id
+from service.jobs.job import Job, new_id
 from service.problems import ProblemError
 from service.requests import ReconstructionParameters
 from service.slices import parse_slices
 from service.store.keys import Key
 from service.store.scans import StoredScan
 from service.tracing import span
+
+log = structlog.get_logger()
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -52,6 +55,16 @@ def parsed(model: type[Body], text: bytes) -> Body:
         raise validation_problem(error.errors(include_url=False, include_input=False)) from error
 
 
+def overridden(request: dict[str, Any], text: bytes) -> ReconstructionParameters:
+    """The parameters of an earlier request, some replaced by a JSON object. Raises ProblemError."""
+    if not text.strip():
+        return ReconstructionParameters.model_validate(request)
+    parsed(ReconstructionParameters, text)  # says what is wrong by the client's own names
+    changes = json.loads(text)
+    merged = {name: value for name, value in (request | changes).items() if value is not None}
+    return parsed(ReconstructionParameters, json.dumps(merged).encode())
+
+
 async def body_of(request: Request, limit: int) -> bytes:
     """A whole JSON body. Raises ProblemError."""
     text = bytearray()
@@ -64,23 +77,22 @@ async def body_of(request: Request, limit: int) -> bytes:
 
 def require_queue(context: Context, key: Key) -> None:
     """Refuse early what could not be queued. Raises ProblemError."""
-    waiting = context.jobs.counts()["queued"]
+    _admit(context, *context.jobs.unfinished(key.id))
+
+
+def _admit(context: Context, waiting: int, own: int) -> None:
     if waiting >= context.settings.max_queue:
-        seconds = max(1, round(context.jobs.mean_seconds()))
-        raise ProblemError(
-            "queue-full",
-            f"{waiting} jobs wait; try again in {seconds} s",
-            headers={"Retry-After": str(seconds)},
-        )
-    counts = context.jobs.counts(key.id)
-    active = sum(counts[state.value] for state in ACTIVE)
-    if active >= context.settings.max_active_per_key:
-        seconds = max(1, round(context.jobs.mean_seconds()))
-        raise ProblemError(
-            "quota-exceeded",
-            f"this key has {active} unfinished jobs; wait for one of them",
-            headers={"Retry-After": str(seconds)},
-        )
+        kind, detail = "queue-full", f"{waiting} jobs wait"
+    elif own >= context.settings.max_active_per_key:
+        kind, detail = "quota-exceeded", f"this key has {own} unfinished jobs"
+    else:
+        return
+    # A place is free when the next job ends: each worker ends one in a job's mean time.
+    workers = len(context.workers.living(context.settings.worker_lost_seconds))
+    seconds = max(1, round(context.jobs.mean_seconds() / max(1, workers)))
+    raise ProblemError(
+        kind, f"{detail}; try again in {seconds} s", headers={"Retry-After": str(seconds)}
+    )
 
 
 def require_model(context: Context, parameters: ReconstructionParameters) -> None:
@@ -145,11 +157,16 @@ def _created(
         "priority": parameters.priority.value,
         "traceparent": traceparent,
     }
-    return context.jobs.create(
+    job = context.jobs.create(
         values,
+        lambda waiting, own: _admit(context, waiting, own),
         lambda connection, job_id: context.queue.enqueue(connection, job_id, parameters.priority),
         also,
     )
+    if job is None:
+        raise ProblemError("not-found", "the scan has just been deleted; upload it again")
+    log.info("job queued", job=job.id, scan=scan.sha256[:12], priority=job.priority)
+    return job
 
 
 def digest_of(parameters: ReconstructionParameters, body: str) -> str:

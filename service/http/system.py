@@ -77,7 +77,12 @@ class Limits(BaseModel):
     max_json_bytes: int
     max_queue: int
     max_active_per_key: int
+    max_uploads_per_key: int
+    max_requests_per_key: int
     requests_per_minute: int
+    idle_seconds: float
+    upload_expiry_hours: float
+    keep_results_days: float
     max_wait_seconds: float
 
 
@@ -142,12 +147,16 @@ def describe_problem(kind: str) -> Response:
 
 
 @router.get("/livez")
+@router.get("/healthcheck", include_in_schema=False)
+@router.get("/v2/health/live", include_in_schema=False)
 async def live() -> Health:
     """The process answers."""
     return Health(status="ok", checks={"loop": True})
 
 
 @router.get("/readyz", responses={503: {"model": Health, "description": "Not ready"}})
+@router.get("/startupz", include_in_schema=False)
+@router.get("/v2/health/ready", include_in_schema=False)
 def ready(context: InContext) -> Response:
     """Work can be taken, and will be done."""
     checks = {

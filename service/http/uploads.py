@@ -8,10 +8,12 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
+from functools import partial
 from hashlib import file_digest
 from pathlib import Path as FilePath
 from typing import Annotated, Any, BinaryIO
@@ -24,9 +26,16 @@ from starlette.responses import JSONResponse, Response
 from service.http.context import Context, InContext
 from service.http.principal import Reader, Writer, owner_of
 from service.http.problems import problems
-from service.http.receiving import Received, keep_scan, media_type, require_room
+from service.http.receiving import (
+    Received,
+    content_length,
+    keep_scan,
+    media_type,
+    require_room,
+)
+from service.http.scans import find_scan
 from service.http.schemas import ScanOut
-from service.problems import ProblemError
+from service.problems import PROBLEMS, ProblemError
 from service.store.keys import Key
 from service.store.uploads import Upload
 
@@ -36,6 +45,7 @@ VERSION = "1.0.0"
 PART_TYPE = "application/offset+octet-stream"
 _ALGORITHMS = ("sha256", "sha1", "md5")
 _BLOCK = 1 << 20
+_BEYOND = "the part goes beyond Upload-Length"
 UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 _BODY = {
     "requestBody": {
@@ -54,8 +64,16 @@ def _header(name: str, *, required: bool = True, form: str = "") -> dict[str, An
 
 _TUS = _header("Tus-Resumable", form=r"^1\.0\.0$")
 _DONE: dict[int | str, dict[str, Any]] = {
-    200: {"model": ScanOut, "description": "The upload is complete and has become a scan"}
+    200: {
+        "model": ScanOut,
+        "description": "The upload has become a scan; for `Prefer: return=representation`",
+    },
+    204: {
+        "description": "The part has been added; `Content-Location` names the scan that a "
+        "complete upload has become"
+    },
 }
+_WHOLE = re.compile(r"(?:^|[,;\s])return=representation(?:$|[,;\s])")
 
 
 @router.options("", status_code=204, response_class=Response, responses=problems())
@@ -76,7 +94,7 @@ async def describe_tus(context: InContext) -> Response:
     "",
     status_code=201,
     response_class=Response,
-    responses=problems("tus-version", "upload-too-large"),
+    responses=problems("tus-version", "upload-too-large", "quota-exceeded"),
     openapi_extra={"parameters": [_TUS, _header("Upload-Length", form="^[0-9]{1,18}$")]},
 )
 async def create_upload(request: Request, context: InContext, key: Writer) -> Response:
@@ -86,7 +104,14 @@ async def create_upload(request: Request, context: InContext, key: Writer) -> Re
     if length == 0:
         raise ProblemError("invalid-request", "an empty file is no scan")
     require_room(context, length)
-    await run_in_threadpool(context.uploads.sweep)
+    if await run_in_threadpool(context.uploads.count, key.id) >= (
+        most := context.settings.max_uploads_per_key
+    ):
+        raise ProblemError(
+            "quota-exceeded",
+            f"this key has {most} unfinished uploads; finish or delete one of them",
+            headers={"Retry-After": "60"},
+        )
     upload = await run_in_threadpool(context.uploads.create, key.id, length)
     return _answer(upload, 201, Location=f"/v1/uploads/{upload.id}")
 
@@ -110,7 +135,6 @@ async def look_at_upload(
     "/{upload_id}",
     status_code=204,
     responses=_DONE
-    | {204: {"description": "The part has been added"}}
     | problems(
         "not-found",
         "tus-version",
@@ -134,12 +158,16 @@ async def look_at_upload(
 async def add_part(
     request: Request, context: InContext, key: Writer, upload_id: UploadId
 ) -> Response:
-    """Add a part at `Upload-Offset`; after the last one the answer is the scan."""
+    """Add a part at `Upload-Offset`; the last one makes the upload a scan.
+
+    The scan is named by `Content-Location`, here and in the answer to HEAD. An empty part at the
+    end of a complete upload asks again for what could not be done, as when the database was away.
+    """
     _require_version(request)
     if media_type(request) != PART_TYPE:
         raise ProblemError("unsupported-media-type", f"send parts as {PART_TYPE}")
     checksum = _checksum(request)
-    with _sole_writer(request, upload_id):
+    with _sole_writer(context, upload_id):
         upload = await run_in_threadpool(_find, context, key, upload_id)
         if _number(request, "upload-offset") != upload.offset:
             raise ProblemError(
@@ -147,11 +175,18 @@ async def add_part(
                 f"the upload ends at {upload.offset}; go on from there",
                 offset=upload.offset,
             )
-        require_room(context, upload.length - upload.offset)
-        upload = await _append(request, context, upload, checksum)
         if not upload.complete:
-            return _answer(upload, 204)
-        return await _finish(context, key, upload)
+            require_room(context, upload.length - upload.offset, upload.offset)
+            upload = await _append(request, context, upload, checksum)
+        elif content_length(request):
+            raise ProblemError("upload-too-large", _BEYOND)
+        if upload.complete and upload.scan is None:
+            upload = await _finish(context, upload)
+    if upload.scan is not None and _WHOLE.search(request.headers.get("prefer", "")):
+        scan = await run_in_threadpool(find_scan, context, key, upload.scan)
+        document = ScanOut.of(scan).model_dump(mode="json")
+        return JSONResponse(document, 200, headers=_headers(upload))
+    return _answer(upload, 204)
 
 
 @router.delete(
@@ -166,7 +201,7 @@ async def end_upload(
 ) -> Response:
     """Give an upload up and remove its bytes."""
     _require_version(request)
-    with _sole_writer(request, upload_id):
+    with _sole_writer(context, upload_id):
         upload = await run_in_threadpool(_find, context, key, upload_id)
         await run_in_threadpool(context.uploads.remove, upload.id)
     return Response(status_code=204, headers={"Tus-Resumable": VERSION})
@@ -185,7 +220,7 @@ async def _append(
         try:
             async for chunk in request.stream():
                 if offset + len(pending) + len(chunk) > upload.length:
-                    raise ProblemError("upload-too-large", "the part goes beyond Upload-Length")
+                    raise ProblemError("upload-too-large", _BEYOND)
                 pending += chunk
                 if len(pending) >= _BLOCK:
                     await run_in_threadpool(_take, file, digest, pending)
@@ -207,32 +242,36 @@ async def _append(
     return upload
 
 
-async def _finish(context: Context, key: Key, upload: Upload) -> Response:
-    """The complete upload as a scan; a file that is refused is removed."""
+async def _finish(context: Context, upload: Upload) -> Upload:
+    """Make a scan of the complete upload.
+
+    One that is refused is removed; one that cannot be kept just now stays, to be asked for again.
+    """
     path = context.uploads.content(upload.id)
-    try:
+    if upload.sha256 is None:
         digest = await run_in_threadpool(_digest_of, path)
-        scan, _ = await keep_scan(context, key.id, Received(path, digest, upload.length))
-    finally:
-        await run_in_threadpool(context.uploads.remove, upload.id)
-    headers = {
-        "Tus-Resumable": VERSION,
-        "Upload-Offset": str(upload.offset),
-        "Content-Location": f"/v1/scans/{scan.id}",
-    }
-    return JSONResponse(ScanOut.of(scan).model_dump(mode="json"), 200, headers=headers)
+        upload = await run_in_threadpool(context.uploads.become, upload, sha256=digest)
+    assert upload.sha256 is not None
+    if not path.exists():  # it was given its place before a crash
+        path = context.storage.scan(upload.sha256)
+    try:
+        body = Received(path, upload.sha256, upload.length)
+        scan, _ = await keep_scan(context, upload.owner, body)
+    except ProblemError as problem:
+        if problem.status == PROBLEMS["invalid-scan"][0]:
+            await run_in_threadpool(context.uploads.remove, upload.id)
+        raise
+    kept = partial(context.uploads.become, upload, sha256=upload.sha256, scan=scan.id)
+    return await run_in_threadpool(kept)
 
 
 @contextmanager
-def _sole_writer(request: Request, upload_id: str) -> Iterator[None]:
-    at_work: set[object] = request.app.state.at_work
-    if upload_id in at_work:
-        raise ProblemError("upload-locked", "another request is writing this upload; wait for it")
-    at_work.add(upload_id)
-    try:
+def _sole_writer(context: Context, upload_id: str) -> Iterator[None]:
+    with context.uploads.held(upload_id) as mine:
+        if not mine:
+            text = "another request is writing this upload; wait for it"
+            raise ProblemError("upload-locked", text)
         yield
-    finally:
-        at_work.discard(upload_id)
 
 
 def _find(context: Context, key: Key, upload_id: str) -> Upload:
@@ -289,10 +328,16 @@ def _digest_of(path: FilePath) -> str:
 
 
 def _answer(upload: Upload, status: int, **headers: str) -> Response:
+    return Response(status_code=status, headers=_headers(upload) | headers)
+
+
+def _headers(upload: Upload) -> dict[str, str]:
     own = {
         "Tus-Resumable": VERSION,
         "Upload-Offset": str(upload.offset),
         "Upload-Length": str(upload.length),
         "Upload-Expires": formatdate(upload.expires_at, usegmt=True),
     }
-    return Response(status_code=status, headers=own | headers)
+    if upload.scan is not None:
+        own["Content-Location"] = f"/v1/scans/{upload.scan}"
+    return own

@@ -13,11 +13,11 @@ from starlette.staticfiles import StaticFiles
 
 import service
 from service.http.context import InContext
+from service.http.job_answers import find_job
 from service.http.principal import Reader, owner_of
-from service.http.reconstructions import find_job
 from service.http.results import PictureQuery
 from service.http.scans import Id
-from service.jobs.records import Job, JobState
+from service.jobs.job import Job, JobState
 from service.volumes import PICTURES
 
 _VIEWER = Path(service.__file__).parent / "viewer"

@@ -9,12 +9,12 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from service.http.context import InContext
+from service.http.job_answers import find_job
 from service.http.principal import Reader
 from service.http.problems import problems
-from service.http.reconstructions import find_job
 from service.http.results import files_of, matches, results_of
 from service.http.scans import Id
-from service.jobs.records import Job
+from service.jobs.job import Job
 from service.problems import ProblemError
 from service.volumes import PICTURES, colour_stops, nifti, read_stack, window_of
 

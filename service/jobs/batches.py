@@ -15,7 +15,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service.jobs.records import ACTIVE, Job, JobState, job_of_row, new_id, record_ends
+from service.jobs.job import ACTIVE, Job, JobState, job_of_row, new_id
+from service.jobs.records import record_ends
 from service.requests import Priority, ReconstructionParameters
 from service.store.database import batch_items, batches, events, jobs
 
@@ -349,7 +350,7 @@ def _cancel(connection: sa.Connection, batch_ids: list[str]) -> list[str]:
             .where(jobs.c.id.in_(chunk), jobs.c.state == JobState.QUEUED)
             .values(state=JobState.CANCELLED, finished_at=time.time(), revision=jobs.c.revision + 1)
         )
-        record_ends(connection, chunk, JobState.CANCELLED)
+        record_ends(connection, chunk)
     connection.execute(
         sa.update(jobs)
         .where(here, jobs.c.state == JobState.RUNNING)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from recon.pipeline import CoarseReady, Progress, Settings, reconstruct, work
+from recon.pipeline import CoarseReady, Event, Progress, Settings, work
 from recon.posterior import SlicePosterior
-from recon.prior import Prior
-from recon.scan import Scan
 from recon.schedule import PRESETS
 
 _MARGIN = 0.8
@@ -60,14 +57,12 @@ _BY_QUALITY = (
 )
 
 
-def measure_speed(
-    scan: Scan, prior: Prior, settings: Settings, index: int, device: torch.device
-) -> Speed:
-    """Run the beginning of one slice and look at the clock."""
-    events = reconstruct(scan, prior, settings, [index], device)
+def measure_speed(events: Iterator[Event], look: Callable[[], None]) -> Speed:
+    """Run the beginning of one slice and look at the clock; `look` may stop it by raising."""
     start = perf_counter()
     fixed, first, seen = 0.0, 0.0, 0
     for event in events:
+        look()
         now = perf_counter()
         if isinstance(event, CoarseReady):
             fixed = now - start

@@ -16,7 +16,7 @@ from recon.scan import Scan
 from service.exports.dicom import write_dicom
 from service.exports.images import ResultImages, load_images
 from service.exports.nifti import write_nifti
-from service.jobs.records import Job
+from service.jobs.job import Job
 from service.settings import ServiceSettings
 from service.store.files import Storage
 

@@ -6,98 +6,17 @@ cancelled. A terminal state never changes: every update names the states it may 
 
 from __future__ import annotations
 
-import secrets
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from service.requests import Priority, ReconstructionParameters
-from service.store.database import events, jobs
-
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-
-
-class JobState(StrEnum):
-    """Where a job is."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    CANCELLING = "cancelling"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def terminal(self) -> bool:
-        """Whether it can change no more."""
-        return self in _TERMINAL
-
-
-_TERMINAL = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
-ACTIVE = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
-_STARTED = (JobState.RUNNING, JobState.CANCELLING)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One row of the table; times are seconds since the epoch."""
-
-    id: str
-    owner: str
-    client_id: str | None
-    request_digest: str | None
-    predecessor: str | None
-    scan_id: str
-    scan_sha256: str
-    source: str | None
-    """Path or URL of an archive's scan that is read where it lies; set by operators only."""
-    output: str | None
-    """Digest of scan, model and settings, under which the products of an archive's scan lie."""
-    request: dict[str, Any]
-    priority: str
-    state: JobState
-    progress: dict[str, Any] | None
-    plan: dict[str, Any] | None
-    error: dict[str, Any] | None
-    results: list[dict[str, Any]] | None
-    summary: dict[str, Any] | None
-    attempt: int
-    worker: str | None
-    traceparent: str | None
-    created_at: float
-    started_at: float | None
-    finished_at: float | None
-    revision: int
-
-    @property
-    def place(self) -> str:
-        """Where the storage has the products."""
-        return self.output or self.id
-
-    @property
-    def parameters(self) -> ReconstructionParameters:
-        """What was asked for, checked again."""
-        return ReconstructionParameters.model_validate(self.request)
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened to a job; ids grow."""
-
-    id: int
-    job_id: str
-    type: str
-    data: dict[str, Any]
-
-
-def new_id() -> str:
-    """A ULID: 26 characters that sort by time of creation."""
-    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
-    return "".join(_CROCKFORD[(value >> shift) & 31] for shift in range(125, -5, -5))
+from service.jobs.history import forget, forget_passing, record
+from service.jobs.job import ACTIVE, STARTED, TERMINAL, Job, JobState, job_of_row
+from service.jobs.totals import EndedJob, count_end
+from service.requests import Priority
+from service.store.database import hold, jobs, scans
 
 
 class Jobs:
@@ -109,16 +28,26 @@ class Jobs:
     def create(
         self,
         values: dict[str, Any],
+        admit: Callable[[int, int], None],
         enqueue: Callable[[sa.Connection, str], None],
         also: Callable[[sa.Connection, Job], None] | None = None,
-    ) -> Job:
-        """Insert a queued job; `enqueue` and `also` write in the same transaction."""
+    ) -> Job | None:
+        """Insert a queued job; None when its scan has been deleted meanwhile.
+
+        `admit` is told how many jobs wait in all and how many of the owner's have not ended, and
+        may raise; `enqueue` and `also` write in the same transaction.
+        """
         row = {"created_at": time.time(), "state": JobState.QUEUED, "revision": 0, "attempt": 0}
         with self._engine.begin() as connection:
+            hold(connection, "scans")  # neither is the scan deleted nor the queue filled meanwhile
+            known = sa.select(scans.c.id).where(scans.c.id == values["scan_id"])
+            if connection.execute(known).first() is None:
+                return None
+            admit(*_unfinished(connection, values["owner"]))
             connection.execute(sa.insert(jobs).values(**row | values))
             job = _one(connection, jobs.c.id == values["id"])
             assert job is not None
-            _record(connection, job.id, "state", {"state": JobState.QUEUED})
+            record(connection, job.id, "state", {"state": JobState.QUEUED})
             enqueue(connection, job.id)
             if also is not None:
                 also(connection, job)
@@ -139,7 +68,7 @@ class Jobs:
             )
             job = _one(connection, jobs.c.id == values["id"])
             assert job is not None
-            _end(connection, job.id, JobState.CANCELLED, error)
+            _end(connection, job.id)
             also(connection, job)
         return job
 
@@ -149,6 +78,30 @@ class Jobs:
             query = sa.select(jobs).where(jobs.c.predecessor == job.id).order_by(jobs.c.id.desc())
             row = connection.execute(query.limit(1)).first()
         return job if row is None else self.latest_retry(_job(row))
+
+    def unfinished(self, owner: str) -> tuple[int, int]:
+        """How many jobs wait in all, and how many of an owner's have not ended."""
+        with self._engine.connect() as connection:
+            return _unfinished(connection, owner)
+
+    def change(
+        self,
+        job: Job,
+        request: dict[str, Any],
+        priority: Priority,
+        requeue: Callable[[sa.Connection, str, Priority], None],
+    ) -> Job | None:
+        """Other tags or another priority; None when the job is no longer as the caller saw it."""
+        with self._engine.begin() as connection:
+            changed = connection.execute(
+                sa.update(jobs)
+                .where(jobs.c.id == job.id, jobs.c.revision == job.revision)
+                .values(request=request, priority=priority, revision=jobs.c.revision + 1)
+            ).rowcount
+            if not changed:
+                return None
+            requeue(connection, job.id, priority)
+            return _one(connection, jobs.c.id == job.id)
 
     def get(self, job_id: str, owner: str | None = None) -> Job | None:
         """By id, or by the id that the owner gave it; None for others' jobs."""
@@ -164,11 +117,17 @@ class Jobs:
         *,
         states: Sequence[str] = (),
         priority: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        since: float | None = None,
         before: str | None = None,
         limit: int = 50,
     ) -> list[Job]:
         """Newest first; `before` is the last id of the page before."""
         query = sa.select(jobs).order_by(jobs.c.id.desc()).limit(limit)
+        for name, value in (tags or {}).items():
+            query = query.where(jobs.c.request["tags"][name].as_string() == value)
+        if since is not None:
+            query = query.where(jobs.c.created_at >= since)
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
         if states:
@@ -179,6 +138,11 @@ class Jobs:
             query = query.where(jobs.c.id < before)
         with self._engine.connect() as connection:
             return [_job(row) for row in connection.execute(query)]
+
+    def ids(self) -> set[str]:
+        """Of all jobs."""
+        with self._engine.connect() as connection:
+            return set(connection.execute(sa.select(jobs.c.id)).scalars())
 
     def counts(self, owner: str | None = None) -> dict[str, int]:
         """Number of jobs in each state."""
@@ -212,7 +176,7 @@ class Jobs:
 
     def running(self) -> int:
         """How many jobs workers are at."""
-        query = sa.select(sa.func.count()).where(jobs.c.state.in_(_STARTED))
+        query = sa.select(sa.func.count()).where(jobs.c.state.in_(STARTED))
         with self._engine.connect() as connection:
             return int(connection.execute(query).scalar_one())
 
@@ -245,14 +209,6 @@ class Jobs:
         with self._engine.connect() as connection:
             return bool(connection.execute(query).scalar_one())
 
-    def uses_scan(self, scan_id: str) -> bool:
-        """Whether an unfinished job needs the scan."""
-        query = sa.select(sa.func.count()).where(
-            jobs.c.scan_id == scan_id, jobs.c.state.in_(ACTIVE)
-        )
-        with self._engine.connect() as connection:
-            return bool(connection.execute(query).scalar_one())
-
     def claim(self, job_id: str, worker: str) -> Job | None:
         """Mark as running on a worker; None when there is nothing left to do."""
         with self._engine.begin() as connection:
@@ -274,7 +230,7 @@ class Jobs:
                 return None
             job = _one(connection, jobs.c.id == job_id)
             assert job is not None
-            _record(
+            record(
                 connection,
                 job_id,
                 "state",
@@ -284,23 +240,24 @@ class Jobs:
 
     def report(self, job_id: str, kind: str, data: dict[str, Any]) -> None:
         """Record an event of a running job; `progress` is also kept in its row."""
+        values: dict[str, Any] = {"revision": jobs.c.revision + 1}
+        if kind == "progress":
+            values["progress"] = data
         with self._engine.begin() as connection:
-            if kind == "progress":
-                changed = connection.execute(
-                    sa.update(jobs)
-                    .where(jobs.c.id == job_id, jobs.c.state.in_(_STARTED))
-                    .values(progress=data, revision=jobs.c.revision + 1)
-                ).rowcount
-                if not changed:
-                    return
-            _record(connection, job_id, kind, data)
+            changed = connection.execute(
+                sa.update(jobs)
+                .where(jobs.c.id == job_id, jobs.c.state.in_(STARTED))
+                .values(**values)
+            ).rowcount
+            if changed:
+                record(connection, job_id, kind, data)
 
     def plan(self, job_id: str, plan: dict[str, Any]) -> None:
         """Keep what a deadline or target was turned into."""
         with self._engine.begin() as connection:
             connection.execute(
                 sa.update(jobs)
-                .where(jobs.c.id == job_id, jobs.c.state.in_(_STARTED))
+                .where(jobs.c.id == job_id, jobs.c.state.in_(STARTED))
                 .values(plan=plan, revision=jobs.c.revision + 1)
             )
 
@@ -334,13 +291,29 @@ class Jobs:
                 )
             ).rowcount
             if changed:
-                _end(connection, job_id, state, error)
+                _end(connection, job_id)
         return bool(changed)
 
     @property
     def engine(self) -> sa.Engine:
         """The database that the jobs are in."""
         return self._engine
+
+    def expire(self, seconds: float) -> list[str]:
+        """Forget the results of jobs that ended so long ago; returns whose files may go."""
+        with self._engine.begin() as connection:
+            found = connection.execute(
+                sa.update(jobs)
+                .where(
+                    jobs.c.state == JobState.SUCCEEDED,
+                    jobs.c.output.is_(None),  # an archive's products stay
+                    jobs.c.finished_at < time.time() - seconds,
+                    jobs.c.results.is_not(None),
+                )
+                .values(results=sa.null(), revision=jobs.c.revision + 1)
+                .returning(jobs.c.id)
+            )
+            return [row.id for row in found]
 
     def cancel(self, job_id: str) -> Job | None:
         """A queued job is cancelled at once, a running one when its worker sees it."""
@@ -355,58 +328,53 @@ class Jobs:
                 )
             ).rowcount
             if ended:
-                _end(connection, job_id, JobState.CANCELLED, None)
+                _end(connection, job_id)
             elif connection.execute(
                 sa.update(jobs)
                 .where(jobs.c.id == job_id, jobs.c.state == JobState.RUNNING)
                 .values(state=JobState.CANCELLING, revision=jobs.c.revision + 1)
             ).rowcount:
-                _record(connection, job_id, "state", {"state": JobState.CANCELLING})
+                record(connection, job_id, "state", {"state": JobState.CANCELLING})
             return _one(connection, jobs.c.id == job_id)
 
     def delete(self, job_id: str) -> bool:
         """Forget a finished job and its events; False when it has not finished."""
         with self._engine.begin() as connection:
             gone = connection.execute(
-                sa.delete(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(_TERMINAL))
+                sa.delete(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(TERMINAL))
             ).rowcount
             if gone:
-                connection.execute(sa.delete(events).where(events.c.job_id == job_id))
+                forget(connection, job_id)
         return bool(gone)
 
-    def events_of(self, job_id: str, after: int = 0, limit: int = 1000) -> list[Event]:
-        """Events of one job in order."""
-        query = sa.select(events).where(events.c.job_id == job_id, events.c.id > after)
-        with self._engine.connect() as connection:
-            rows = connection.execute(query.order_by(events.c.id).limit(limit))
-            return [Event(row.id, row.job_id, row.type, row.data) for row in rows]
 
-    def events_after(self, event_id: int, limit: int = 2000) -> list[Event]:
-        """Events of all jobs in order."""
-        query = sa.select(events).where(events.c.id > event_id).order_by(events.c.id).limit(limit)
-        with self._engine.connect() as connection:
-            rows = connection.execute(query)
-            return [Event(row.id, row.job_id, row.type, row.data) for row in rows]
-
-    def last_event(self) -> int:
-        """The highest event id given so far."""
-        with self._engine.connect() as connection:
-            return int(connection.execute(sa.select(sa.func.max(events.c.id))).scalar() or 0)
+def _end(connection: sa.Connection, job_id: str) -> None:
+    """What follows in the transaction that has ended a job."""
+    job = _one(connection, jobs.c.id == job_id)
+    assert job is not None
+    forget_passing(connection, job_id, "progress", "preview")
+    record(connection, job_id, "state", {"state": job.state})
+    record(connection, job_id, "end", {"state": job.state, "error": job.error})
+    count_end(connection, job.state, _facts(job))
 
 
-def _record(connection: sa.Connection, job_id: str, kind: str, data: dict[str, Any]) -> None:
-    connection.execute(sa.insert(events).values(job_id=job_id, type=kind, data=data))
-
-
-def _end(
-    connection: sa.Connection, job_id: str, state: JobState, error: dict[str, Any] | None
-) -> None:
-    # An hour of progress is of no use once it is over, and would be thousands of rows.
-    connection.execute(
-        sa.delete(events).where(events.c.job_id == job_id, events.c.type == "progress")
+def _facts(job: Job) -> EndedJob:
+    assert job.finished_at is not None
+    started = job.started_at or job.finished_at
+    made = job.summary or {"samples": 0, "slices": []}
+    return EndedJob(
+        preset=(job.plan or {}).get("preset") or job.request.get("preset") or "standard",
+        waited=started - job.created_at,
+        ran=job.finished_at - started,
+        samples=made["samples"] * len(made["slices"]),
     )
-    _record(connection, job_id, "state", {"state": state})
-    _record(connection, job_id, "end", {"state": state, "error": error})
+
+
+def _unfinished(connection: sa.Connection, owner: str) -> tuple[int, int]:
+    waiting = sa.func.sum(sa.case((jobs.c.state == JobState.QUEUED, 1), else_=0))
+    own = sa.func.sum(sa.case((jobs.c.owner == owner, 1), else_=0))
+    row = connection.execute(sa.select(waiting, own).where(jobs.c.state.in_(ACTIVE))).one()
+    return int(row[0] or 0), int(row[1] or 0)
 
 
 def _one(connection: sa.Connection, where: sa.ColumnElement[bool]) -> Job | None:
@@ -418,14 +386,7 @@ def _job(row: sa.Row[Any]) -> Job:
     return job_of_row(dict(row._mapping))
 
 
-def job_of_row(values: dict[str, Any]) -> Job:
-    """A job from the columns of its row, by name."""
-    return Job(**values | {"state": JobState(values["state"])})
-
-
-def record_ends(connection: sa.Connection, job_ids: Sequence[str], state: JobState) -> None:
-    """Record in the caller's transaction that queued jobs have ended."""
-    for kind, data in (("state", {"state": state}), ("end", {"state": state, "error": None})):
-        rows = [{"job_id": job_id, "type": kind, "data": data} for job_id in job_ids]
-        if rows:
-            connection.execute(sa.insert(events), rows)
+def record_ends(connection: sa.Connection, job_ids: Sequence[str]) -> None:
+    """Record in the transaction that has ended them that queued jobs have ended."""
+    for job_id in job_ids:
+        _end(connection, job_id)

@@ -8,33 +8,25 @@ raise: what ends a job is an outcome, recorded like any other.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
 import structlog
 import torch
-from numpy.typing import NDArray
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from models.denoiser import NetworkPrior
-from models.registry import ModelError, load_prior
+from models.registry import ModelError
 from recon.calibration import CalibrationSettings
 from recon.coarse import CoarseMethod
 from recon.errors import ReconError
-from recon.io.files import read_scan
 from recon.pipeline import Settings, reconstruct, work
 from recon.posterior import SlicePosterior
-from recon.prior import Prior
-from recon.scan import Scan
 from recon.schedule import Path as AnnealingPath
 from service.jobs.batches import stop_batches_of
 from service.jobs.budget import (
@@ -43,18 +35,16 @@ from service.jobs.budget import (
     plan_for_accuracy,
     plan_for_deadline,
 )
-from service.jobs.pictures import write_pictures
-from service.jobs.records import Job, Jobs, JobState
-from service.jobs.sharing import SharedPrior
-from service.jobs.summary import summary_of
+from service.jobs.job import Job, JobState
+from service.jobs.loading import Loaded, Loader
+from service.jobs.products import adopt_products, write_products
+from service.jobs.records import Jobs
 from service.jobs.watch import Stopped, Watch
 from service.problems import ProblemError, problem_of
 from service.requests import ReconstructionParameters
-from service.runs import DEFAULT_MODEL, write_reconstruction
 from service.settings import ServiceSettings
 from service.slices import parse_slices
-from service.store.archive import archived_file
-from service.store.files import MARKER, PICTURE_FILES, RESULT_FILES, Storage
+from service.store.files import Storage
 from service.store.objects import StorageError
 from service.tracing import span
 
@@ -81,15 +71,6 @@ def settings_of(parameters: ReconstructionParameters, plan: Plan | None = None) 
     return settings if plan is None else plan.applied_to(settings)
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    scan: Scan
-    model: str
-    network: NetworkPrior
-    prior: Prior
-    """The network, or its share of it."""
-
-
 class Work:
     """The steps of one worker process.
 
@@ -113,8 +94,8 @@ class Work:
         self._worker = worker
         self._device = device
         self._idle = idle
-        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
-        self._priors: dict[str, tuple[NetworkPrior, Prior]] = {}
+        self._loader = Loader(settings, storage, device)
+        self._watches: dict[str, Watch] = {}
         self._draining = threading.Event()
         self._running: dict[int, tuple[str, str]] = {}
         self._lock = threading.Lock()
@@ -160,9 +141,11 @@ class Work:
     def _prepare(self, job: Job) -> Outcome:
         if job.output is not None and self._storage.is_complete(job.output):
             return self._adopt(job)
-        loaded = self._load(job)
+        watch = self._watch(job)
+        watch.note("validating")
+        loaded = self._loader.load(job)
         slices = list(parse_slices(job.parameters.slices, loaded.scan.kspace.shape[0]))
-        plan = self._plan(job, loaded, slices)
+        plan = self._plan(job, loaded, slices, watch)
         if plan is not None:
             self._jobs.plan(job.id, asdict(plan))
         part = self._settings.slices_per_part
@@ -175,9 +158,7 @@ class Work:
 
     def _adopt(self, job: Job) -> Outcome:
         """Another job has made these very products."""
-        file = self._storage.product(job.place, MARKER)
-        summary = json.loads(file.read_bytes())
-        results = [*summary["products"], self._storage.describe_product(job.place, MARKER)]
+        results, summary = adopt_products(self._storage, job)
         self._jobs.finish(job.id, JobState.SUCCEEDED, results=results, summary=summary)
         return {"state": "succeeded"}
 
@@ -186,9 +167,10 @@ class Work:
     ) -> Outcome:
         if self._storage.has_slice(job.id, index):
             return {}
-        loaded = self._load(job)
+        watch = self._watch(job)
+        watch.begin_slice(position, count)
+        loaded = self._loader.load(job)
         settings = settings_of(job.parameters, None if plan is None else Plan(**plan))
-        watch = Watch(self._jobs, self._storage, self._settings, job, position, count)
         made = None
         with self._sampling:
             for event in reconstruct(loaded.scan, loaded.prior, settings, [index], self._device):
@@ -197,41 +179,28 @@ class Work:
                     made = event
         assert made is not None
         digest = self._storage.write_slice(job.id, made)
+        watch.end_slice()
         self._jobs.report(job.id, "slice", {"slice": index, "converged": made.converged})
         left = count - position - 1
         share = left > self._settings.slices_per_part and self._idle()
         return {"sha256": digest, "converged": made.converged, "share": share}
 
     def _assemble(self, job: Job, slices: list[int], plan: Outcome | None) -> Outcome:
-        loaded = self._load(job)
+        self._watch(job).note("assembling")
+        loaded = self._loader.load(job)
         posteriors = [self._storage.read_slice(job.id, index) for index in slices]
         settings = settings_of(job.parameters, None if plan is None else Plan(**plan))
-        with self._storage.producing(job.place, "result.h5") as path:
-            write_reconstruction(
-                path, posteriors, loaded.scan, settings, loaded.network, loaded.model, self._device
-            )
-        self._write_arrays(job.place, posteriors)
-        made = write_pictures(self._settings, self._storage, job, loaded.scan)
-        summary = summary_of(job, loaded.scan, loaded.model, settings, posteriors)
-        files = [
-            name
-            for name in RESULT_FILES
-            if name != MARKER and (name in made or name not in PICTURE_FILES)
-        ]
-        summary["products"] = [self._storage.describe_product(job.place, name) for name in files]
-        if job.output is not None:
-            summary["steps"] = self._storage.steps(job.id)
-        text = json.dumps(summary, indent=2).encode() + b"\n"
-        self._storage.write_product(job.place, MARKER, partial(_write, text=text))
-        results = [*summary["products"], self._storage.describe_product(job.place, MARKER)]
-        summary = {name: value for name, value in summary.items() if name != "steps"}
+        results, summary = write_products(
+            self._settings, self._storage, job, loaded, settings, posteriors, self._device
+        )
         self._jobs.finish(job.id, JobState.SUCCEEDED, results=results, summary=summary)
         return {"state": "succeeded"}
 
     def _leave(self, job: Job) -> None:
         """Let go of what an ended job needs no more."""
+        self._loader.forget(job.id)
         with self._lock:
-            self._loaded.pop(job.id, None)
+            self._watches.pop(job.id, None)
         if job.output is None:
             self._storage.remove_checkpoints(job.id)
         else:
@@ -310,65 +279,26 @@ class Work:
         log.info("job ended", job=job.id, state=state.value, problem=problem and problem.kind)
         return {"state": state.value}
 
-    def _load(self, job: Job) -> _Loaded:
-        """Scan and prior, kept for the next step."""
+    def _watch(self, job: Job) -> Watch:
         with self._lock:
-            if (found := self._loaded.get(job.id)) is not None:
-                self._loaded.move_to_end(job.id)
-                return found
-            while len(self._loaded) >= self._settings.jobs_at_once:  # more may be too many
-                self._loaded.popitem(last=False)
-        if job.output is None:
-            self._jobs.report(
-                job.id, "progress", {"phase": "validating", "fraction": 0.0, "slice": None}
-            )
-        model = job.parameters.model or self._settings.default_model or DEFAULT_MODEL
-        network, prior = self._prior(model)
-        with archived_file(self._storage, job.scan_sha256, job.source) as file:
-            scan = read_scan(file)
-        if scan.sha256 != job.scan_sha256:
-            raise ProblemError(
-                "invalid-scan",
-                "the file has changed since the batch was made; run the batch again",
-                reason="source-changed",
-            )
-        loaded = _Loaded(scan, model, network, prior)
-        with self._lock:
-            self._loaded[job.id] = loaded
-        return loaded
+            if job.id not in self._watches:
+                self._watches[job.id] = Watch(self._jobs, self._storage, self._settings, job)
+            return self._watches[job.id]
 
-    def _prior(self, model: str) -> tuple[NetworkPrior, Prior]:
-        with self._lock:
-            if model not in self._priors:
-                network = load_prior(model, self._device)
-                shared = self._settings.share_batches
-                self._priors = {model: (network, SharedPrior(network) if shared else network)}
-            return self._priors[model]
-
-    def _plan(self, job: Job, loaded: _Loaded, slices: list[int]) -> Plan | None:
+    def _plan(self, job: Job, loaded: Loaded, slices: list[int], watch: Watch) -> Plan | None:
         parameters = job.parameters
         settings = settings_of(parameters)
         plan = None
         if parameters.target_mc_error is not None:
             plan = plan_for_accuracy(settings, parameters.target_mc_error)
         if parameters.deadline_s is not None:
-            speed = measure_speed(loaded.scan, loaded.prior, settings, slices[0], self._device)
+            events = reconstruct(loaded.scan, loaded.prior, settings, slices[:1], self._device)
+            speed = measure_speed(events, watch.look)
             left = parameters.deadline_s - (time.time() - job.created_at)
             timely = plan_for_deadline(settings, left, len(slices), speed)
             cheaper = plan is not None and _cost(plan, settings) <= _cost(timely, settings)
             plan = plan if cheaper else timely
         return plan
-
-    def _write_arrays(self, place: str, posteriors: list[SlicePosterior]) -> None:
-        """The pictures as plain arrays, slices first (samples: sample, slice)."""
-        stacks: dict[str, Callable[[], NDArray[Any]]] = {
-            "mean.npy": lambda: np.stack([p.mean for p in posteriors]),
-            "std.npy": lambda: np.stack([p.magnitude_std for p in posteriors]),
-            "coarse.npy": lambda: np.stack([p.coarse for p in posteriors]),
-            "samples.npy": lambda: np.stack([p.samples for p in posteriors], axis=1),
-        }
-        for name, stack in stacks.items():
-            self._storage.write_product(place, name, partial(_save, array=stack()))
 
 
 def _problem(error: Exception, job_id: str, step: str) -> ProblemError:
@@ -391,11 +321,3 @@ def _problem(error: Exception, job_id: str, step: str) -> ProblemError:
 
 def _cost(plan: Plan, settings: Settings) -> int:
     return work(plan.applied_to(settings))
-
-
-def _save(file: IO[bytes], array: NDArray[Any]) -> None:
-    np.save(file, array, allow_pickle=False)
-
-
-def _write(file: IO[bytes], text: bytes) -> None:
-    file.write(text)

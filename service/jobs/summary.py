@@ -14,7 +14,7 @@ from recon.planes import ATTRIBUTE, ImagePlane, ImageStack
 from recon.posterior import SlicePosterior
 from recon.scan import Geometry, Scan
 from service.jobs.budget import reached_error
-from service.jobs.records import Job
+from service.jobs.job import Job
 
 _OBLIQUE = 0.26
 """Sine of 15 degrees: what a direction must lean to another axis to be named after it too."""

@@ -6,6 +6,7 @@ while the API process is started again.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import platform
@@ -34,10 +35,13 @@ GATEWAY_VARIABLE = "MRI_POSTERIOR_GATEWAY_FD"
 _WORKER = [sys.executable, "-m", "service.jobs.worker"]
 _SLOTS = 64
 """Workers of one command at most; each command of a host has numbers of its own."""
+_PORT_SECONDS = 3.0
+"""How long the API of a supervisor that was killed may take to let the port go."""
 _SHORTEST_PAUSE = 0.2
 _LONGEST_PAUSE = 30.0
-_SETTLED_SECONDS = 20.0
-"""A process that ran this long before it ended is started again at once."""
+_SETTLED_SECONDS = 5.0
+"""A process that ran this long before it ended is started again at once; restarts of one that
+takes so long to fail load no machine."""
 
 
 @dataclass
@@ -84,7 +88,8 @@ class _Child:
 
 def serve(settings: ServiceSettings) -> None:
     """Run until SIGTERM or SIGINT. Raises SettingsError where the settings are not safe."""
-    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.umask(0o077)  # what is written here is for nobody else on this machine
+    settings.data.mkdir(parents=True, exist_ok=True)
     storage = open_storage(settings)
     storage.prepare()
     create_database(settings.database_url)
@@ -197,13 +202,18 @@ def _require_safety(settings: ServiceSettings) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        raise SettingsError(f"cannot bind {host}:{port} ({error.strerror})") from error
-    listener.set_inheritable(True)
-    return listener
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    patience = time.monotonic() + _PORT_SECONDS
+    while True:
+        try:
+            listener = socket.create_server((host, port), family=family, backlog=1024)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > patience:
+                raise SettingsError(f"cannot bind {host}:{port} ({error.strerror})") from error
+            time.sleep(0.1)
+        else:
+            listener.set_inheritable(True)
+            return listener
 
 
 def _children(

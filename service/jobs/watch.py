@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import time
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recon.pipeline import CoarseReady, Event, Progress
-from service.jobs.records import Job, Jobs, JobState
+from service.jobs.job import Job, JobState
+from service.jobs.records import Jobs
 from service.settings import ServiceSettings
 from service.store.files import Storage
 
 _PREVIEW_SECONDS = 1.0
 _CANCEL_SECONDS = 0.1
+_TELLING_FRACTION = 0.02
+"""Of a slice: what its beginning took says little of the rest."""
 
 
 class Stopped(Exception):  # noqa: N818 - an order, not an error
@@ -21,32 +26,57 @@ class Stopped(Exception):  # noqa: N818 - an order, not an error
 
 
 class Watch:
-    """Turns the events of a slice into progress, previews and a look at the order to stop."""
+    """Turns what happens in a job's slices into progress, previews and a look at the order to stop.
 
-    def __init__(
-        self,
-        jobs: Jobs,
-        storage: Storage,
-        settings: ServiceSettings,
-        job: Job,
-        position: int,
-        count: int,
-    ) -> None:
+    One for all slices that a process reconstructs of a job, so that the pace is that of the job,
+    however quickly its slices follow each other.
+    """
+
+    def __init__(self, jobs: Jobs, storage: Storage, settings: ServiceSettings, job: Job) -> None:
         self._jobs = jobs
         self._storage = storage
         self._settings = settings
         self._job = job
-        self._position = position
-        self._count = count
-        self._began = time.monotonic()
-        self._reported = self._pictured = self._looked = 0.0
+        self._position, self._count = 0, 1
+        self._slice_began = time.monotonic()
+        self._seconds: list[float] = []
+        self._reported = self._pictured = self._looked = -math.inf
 
-    def see(self, event: Event) -> None:
+    @property
+    def job_id(self) -> str:
+        """Whose slices these are."""
+        return self._job.id
+
+    def begin_slice(self, position: int, count: int) -> None:
+        """The slice at this position of so many is next."""
+        self._position, self._count = position, count
+        self._slice_began = time.monotonic()
+
+    def end_slice(self) -> None:
+        """It is done; the time left is told from how long such slices took."""
+        self._seconds.append(time.monotonic() - self._slice_began)
+
+    def note(self, phase: str) -> None:
+        """Say what is done outside of slices, unless something was said just now."""
+        if self._job.output is not None:
+            return  # nobody watches an archive's scans one by one
+        now = time.monotonic()
+        if now - self._reported >= self._settings.progress_seconds:
+            self._reported = now
+            self._report({"phase": phase, "fraction": self._position / self._count, "slice": None})
+
+    def look(self) -> None:
+        """Raise Stopped if somebody has cancelled the job."""
         now = time.monotonic()
         if now - self._looked >= _CANCEL_SECONDS:
             self._looked = now
             if self._jobs.state(self._job.id) is not JobState.RUNNING:
                 raise Stopped
+
+    def see(self, event: Event) -> None:
+        """Pass on what others should know. Raises Stopped."""
+        self.look()
+        now = time.monotonic()
         if isinstance(event, CoarseReady):
             self._picture(event.index, "coarse", np.abs(event.image))
         elif isinstance(event, Progress):
@@ -56,15 +86,11 @@ class Watch:
                 self._picture(event.index, "mean", mean)
             if now - self._reported >= self._settings.progress_seconds:
                 self._reported = now
-                self._report(event, now)
+                self._progress(event, now)
 
-    def _report(self, event: Progress, now: float) -> None:
-        elapsed, slice_fraction = now - self._began, max(event.fraction, 1e-3)
-        per_slice = elapsed / slice_fraction
-        left = per_slice * (self._count - self._position - slice_fraction)
-        self._jobs.report(
-            self._job.id,
-            "progress",
+    def _progress(self, event: Progress, now: float) -> None:
+        left = self._left(event.fraction, now)
+        self._report(
             {
                 "phase": "sampling" if event.stage != "calibration" else "calibration",
                 "stage": event.stage,
@@ -72,10 +98,22 @@ class Watch:
                 "position": self._position,
                 "slices": self._count,
                 "fraction": round((self._position + event.fraction) / self._count, 4),
-                "eta_s": round(left, 1) if event.fraction > 0 else None,
-                "updated_at": time.time(),
-            },
+                "eta_s": None if left is None else round(left, 1),
+            }
         )
+
+    def _left(self, fraction: float, now: float) -> float | None:
+        """Seconds until the last slice is done; None before anything is known."""
+        if self._seconds:
+            per_slice = sum(self._seconds) / len(self._seconds)
+        elif fraction >= _TELLING_FRACTION:
+            per_slice = (now - self._slice_began) / fraction
+        else:
+            return None
+        return per_slice * (self._count - self._position - fraction)
+
+    def _report(self, progress: dict[str, Any]) -> None:
+        self._jobs.report(self._job.id, "progress", progress | {"updated_at": time.time()})
 
     def _picture(self, index: int, kind: str, image: NDArray[np.floating]) -> None:
         if self._job.output is not None:

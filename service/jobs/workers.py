@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service.store.database import workers
+from service.store.database import add_to_total, workers
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ class Workers:
                 .where(workers.c.id == worker)
                 .values(starts=workers.c.starts + 1, **values)
             ).rowcount
-            if not changed:
+            if changed:
+                add_to_total(connection, "restarts", device.partition(":")[0])
+            else:
                 connection.execute(sa.insert(workers).values(id=worker, starts=1, **values))
 
     def beat(self, worker: str, load: dict[str, Any] | None = None) -> bool:

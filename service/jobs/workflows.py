@@ -144,6 +144,17 @@ class Queue:
         }
         self._client.enqueue_in_transaction(connection, options, delivery_id)
 
+    def reprioritise(self, connection: sa.Connection, job_id: str, priority: Priority) -> None:
+        """Let a job that still waits start earlier or later, within the caller's transaction."""
+        system = self._client._sys_db  # DBOS offers no public way
+        system._apply_caller_schema(connection)
+        waiting = system.tables.workflow_status
+        connection.execute(
+            sa.update(waiting)
+            .where(waiting.c.workflow_uuid == job_id, waiting.c.status == "ENQUEUED")
+            .values(priority=priority.rank)
+        )
+
     def withdraw(self, job_id: str) -> None:
         """Take a job out of the queue that no worker has begun."""
         self._client.cancel_workflow(job_id)

@@ -24,7 +24,7 @@ from recon.io.mrd_writing import write_raw
 from service.http.context import Context
 from service.http.receiving import Received, keep_scan, require_room
 from service.http.submission import submit
-from service.jobs.records import Job, JobState, new_id
+from service.jobs.job import Job, JobState, new_id
 from service.problems import ProblemError
 from service.requests import Priority, ReconstructionParameters
 from service.scanner import images
@@ -110,7 +110,7 @@ class Gateway:
     async def _session(
         self, source: ByteSource, measurement: Measurement, *, again: bool = False
     ) -> AsyncGenerator[bytes, None]:
-        require_room(self.context, None)
+        require_room(self.context)
         broken: ProblemError | None = None
         try:
             await read_measurement(source, self.limits, measurement, keep=not again)

@@ -13,7 +13,7 @@ from recon.planes import ATTRIBUTE, ImageStack
 from recon.quick_look import zero_filled
 from service.exports.images import ResultImages, images_of
 from service.exports.mrd import mrd_images
-from service.jobs.records import Job
+from service.jobs.job import Job
 
 
 def finished(result: Path, job: Job, *, std: bool) -> tuple[list[ismrmrd.Image], list[str]]:

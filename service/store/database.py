@@ -6,6 +6,7 @@ SQLite is used in WAL mode, so that readers never wait for a writer.
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from sqlalchemy import event
 metadata = sa.MetaData()
 _JSON = sa.JSON
 _BUSY_MILLISECONDS = 30_000
-_LOCK = 0x6D726970  # any number, the same for all processes
 
 scans = sa.Table(
     "service_scans",
@@ -154,6 +154,15 @@ api_keys = sa.Table(
     sa.Column("revoked_at", sa.Float),
 )
 
+totals = sa.Table(
+    "service_totals",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("label", sa.Text, primary_key=True),
+    sa.Column("value", sa.Float, nullable=False),
+)
+"""What has been counted since the database was made; it stays when a job is deleted."""
+
 workers = sa.Table(
     "service_workers",
     metadata,
@@ -169,10 +178,14 @@ workers = sa.Table(
 
 
 def open_database(url: str, *, busy_milliseconds: int = _BUSY_MILLISECONDS) -> sa.Engine:
-    """An engine whose SQLite transactions take the write lock when they begin to write."""
+    """An engine whose SQLite transactions take the write lock when they begin to write.
+
+    Its errors do not show the values of a statement: they are logged, and may name a patient.
+    """
+    pool = {"pool_size": 10, "max_overflow": 10, "hide_parameters": True}
     if not url.startswith("sqlite"):
-        return sa.create_engine(url, pool_size=10, max_overflow=10, pool_pre_ping=True)
-    engine = sa.create_engine(url, pool_size=10, max_overflow=10)
+        return sa.create_engine(url, pool_pre_ping=True, **pool)
+    engine = sa.create_engine(url, **pool)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: object) -> None:
@@ -192,12 +205,8 @@ def create_database(url: str) -> None:
         if url.startswith("sqlite"):
             with engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-        with engine.begin() as connection:  # one process at a time looks and creates
-            connection.exec_driver_sql(
-                "BEGIN IMMEDIATE"
-                if engine.dialect.name == "sqlite"
-                else f"SELECT pg_advisory_xact_lock({_LOCK})"
-            )
+        with engine.begin() as connection:
+            hold(connection, "tables")  # one process at a time looks and creates
             _add_columns(connection)
             metadata.create_all(connection)
     finally:
@@ -222,3 +231,27 @@ def _add_columns(connection: sa.Connection) -> None:
                 )
         for index in table.indexes:
             index.create(connection, checkfirst=True)
+
+
+def hold(connection: sa.Connection, name: str) -> None:
+    """Be the only one, of all processes, in a transaction that holds this name; until its end.
+
+    To be called before anything else in the transaction.
+    """
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({number})")
+
+
+def add_to_total(connection: sa.Connection, name: str, label: str, value: float = 1) -> None:
+    """Count something, within the caller's transaction."""
+    connection.execute(
+        sa.text(
+            "INSERT INTO service_totals (name, label, value) VALUES (:name, :label, :value) "
+            "ON CONFLICT (name, label) DO UPDATE "
+            "SET value = service_totals.value + excluded.value"
+        ),
+        {"name": name, "label": label, "value": value},
+    )

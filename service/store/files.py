@@ -19,6 +19,7 @@ our own: ids that the service made, digests, numbers.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import secrets
@@ -43,6 +44,7 @@ from recon.io.result_layout import (
 )
 from recon.posterior import SlicePosterior
 from service.settings import ServiceSettings
+from service.store.durable import replacing, sync
 from service.store.objects import ObjectStore, is_url
 
 _ID = re.compile(r"[0-9A-Za-z]{1,64}")
@@ -128,14 +130,25 @@ class Storage:
         return self._exists(_scan_key(sha256))
 
     def adopt_scan(self, part: Path, sha256: str) -> None:
-        """Give an uploaded file its place; the same content twice is kept once."""
+        """Give an uploaded file, which was synced, its place; equal content is kept once."""
         target = self.root / _scan_key(sha256)
         target.parent.mkdir(parents=True, exist_ok=True)
         if self.objects is not None:
             self.objects.put(_scan_key(sha256), part)
-        _sync(part)
         part.replace(target)
-        _sync(target.parent)
+        sync(target.parent)
+
+    def scans_older_than(self, seconds: float) -> set[str]:
+        """Digests of the scan files that have been there so long."""
+        files = (self.root / "scans").glob("??/*.h5")
+        before = time.time() - seconds
+        return {f.stem for f in files if _SHA256.fullmatch(f.stem) and _changed(f) < before}
+
+    def jobs_older_than(self, seconds: float) -> set[str]:
+        """Ids of the reconstructions whose folder has not changed for so long."""
+        before = time.time() - seconds
+        folders = (self.root / "reconstructions").iterdir()
+        return {f.name for f in folders if _ID.fullmatch(f.name) and _changed(f) < before}
 
     def remove_scan(self, sha256: str) -> None:
         """Remove the file of a scan."""
@@ -389,27 +402,8 @@ def _product_key(place: str, name: str) -> str:
     return f"{_folder(place)}/{name}"
 
 
-@contextmanager
-def replacing(path: Path, *, durable: bool = True) -> Iterator[tuple[IO[bytes], Path]]:
-    """A file beside `path` that takes its place if the block succeeds, after it is on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+def _changed(file: Path) -> float:
     try:
-        with aside.open("xb") as file:
-            yield file, aside
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        aside.replace(path)
-        if durable:
-            _sync(path.parent)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from service.jobs.records import new_id
-from service.store.database import scans
+from service.jobs.job import new_id
+from service.store.database import hold, jobs, scans
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,13 @@ class Scans:
         sha256: str,
         size: int,
         shape: tuple[int, int, int, int],
+        place: Callable[[], None],
         also: Callable[[sa.Connection, StoredScan, bool], None] | None = None,
     ) -> tuple[StoredScan, bool]:
-        """The scan of this owner and content, and whether it is new."""
+        """The scan of this owner and content, and whether it is new.
+
+        `place` gives the file its place; nobody removes or places the same content meanwhile.
+        """
         slices, coils, rows, columns = shape
         values = {
             "id": new_id(),
@@ -54,18 +58,17 @@ class Scans:
             "columns": columns,
             "created_at": time.time(),
         }
-        same = (scans.c.owner == owner) & (scans.c.sha256 == sha256)
+        same = sa.select(scans).where(scans.c.owner == owner, scans.c.sha256 == sha256)
         with self._engine.begin() as connection:
-            # Conditional on its absence, in one statement: two uploads may end together.
-            source = sa.select(*(sa.literal(v, scans.c[n].type) for n, v in values.items()))
-            absent = ~sa.exists(sa.select(scans.c.id).where(same))
-            made = connection.execute(
-                sa.insert(scans).from_select(list(values), source.where(absent))
-            ).rowcount
-            found = StoredScan(**connection.execute(sa.select(scans).where(same)).one()._mapping)
+            hold(connection, "scans")
+            place()
+            new = connection.execute(same).first() is None
+            if new:
+                connection.execute(sa.insert(scans).values(**values))
+            found = StoredScan(**connection.execute(same).one()._mapping)
             if also is not None:
-                also(connection, found, bool(made))
-        return found, bool(made)
+                also(connection, found, new)
+        return found, new
 
     def get(self, scan_id: str, owner: str | None) -> StoredScan | None:
         """By id; None for others' scans."""
@@ -75,6 +78,12 @@ class Scans:
         with self._engine.connect() as connection:
             row = connection.execute(query).first()
         return None if row is None else StoredScan(**row._mapping)
+
+    def digests(self) -> set[str]:
+        """Of all scans that somebody has, or that an unfinished job is made of."""
+        needed = sa.select(jobs.c.scan_sha256).where(jobs.c.finished_at.is_(None))
+        with self._engine.connect() as connection:
+            return set(connection.execute(sa.select(scans.c.sha256).union(needed)).scalars())
 
     def page(
         self, owner: str | None, *, sha256: str | None, before: str | None, limit: int
@@ -91,10 +100,26 @@ class Scans:
             return [StoredScan(**row._mapping) for row in connection.execute(query)]
 
     def remove(self, scan: StoredScan) -> bool:
-        """Forget a scan; True when nobody else has the same content, so the file may go."""
+        """Forget a scan; False while an unfinished job needs it. Its file is left: see `unused`."""
         with self._engine.begin() as connection:
+            hold(connection, "scans")
+            needed = sa.select(jobs.c.id).where(
+                jobs.c.scan_id == scan.id, jobs.c.finished_at.is_(None)
+            )
+            if connection.execute(needed).first() is not None:
+                return False
             connection.execute(sa.delete(scans).where(scans.c.id == scan.id))
-            left = connection.execute(
-                sa.select(sa.func.count()).where(scans.c.sha256 == scan.sha256)
-            ).scalar_one()
-        return left == 0
+        return True
+
+    def unused(self, sha256: str, discard: Callable[[], None]) -> bool:
+        """Call `discard` if nobody has or needs this content, while nobody can upload it again."""
+        with self._engine.begin() as connection:
+            hold(connection, "scans")
+            owned = sa.select(scans.c.id).where(scans.c.sha256 == sha256)
+            needed = sa.select(jobs.c.id).where(
+                jobs.c.scan_sha256 == sha256, jobs.c.finished_at.is_(None)
+            )
+            if any(connection.execute(query).first() for query in (owned, needed)):
+                return False
+            discard()
+        return True

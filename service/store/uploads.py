@@ -2,22 +2,26 @@
 
     incoming/<id>.tus     the bytes so far
     incoming/<id>.json    length, offset, owner; the offset counts only bytes that were accepted
+    incoming/<id>.lock    held by the process that changes the upload
 
 Bytes behind the offset are of a part that was cut short before its checksum could be seen, or of a
-crash; they are overwritten.
+crash; they are overwritten. A complete upload becomes a scan, and is remembered until it expires:
+a client whose line broke at the very end finds it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
-import os
 import re
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from service.store.files import replacing
+from service.store.durable import replacing, sync
 
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -31,6 +35,10 @@ class Upload:
     length: int
     offset: int
     expires_at: float
+    sha256: str | None = None
+    """Of the complete upload, once somebody has looked."""
+    scan: str | None = None
+    """Id of the scan that it has become."""
 
     @property
     def complete(self) -> bool:
@@ -49,6 +57,7 @@ class Uploads:
         """A new, empty upload."""
         expires = time.time() + self._seconds
         upload = Upload(secrets.token_hex(16), owner, length, 0, expires)
+        self._lock(upload.id).touch(exist_ok=False)
         self.content(upload.id).touch(exist_ok=False)
         self._store(upload)
         return upload
@@ -64,42 +73,68 @@ class Uploads:
         upload = Upload(**values)
         return upload if owner in (None, upload.owner) else None
 
+    def count(self, owner: str) -> int:
+        """How many uploads of an owner have not become scans."""
+        return sum(self.get(file.stem, owner) is not None for file in self._folder.glob("*.tus"))
+
+    @contextmanager
+    def held(self, upload_id: str) -> Iterator[bool]:
+        """Be the only one, of all processes, to change an upload; False when another is."""
+        try:
+            file = self._lock(upload_id).open("rb")
+        except FileNotFoundError:
+            yield True  # there is nothing to change
+            return
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+
     def accept(self, upload: Upload, offset: int) -> Upload:
         """Count the bytes up to `offset`; they are on the disk first."""
-        descriptor = os.open(self.content(upload.id), os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(self.content(upload.id))
         changed = replace(upload, offset=offset, expires_at=time.time() + self._seconds)
+        self._store(changed)
+        return changed
+
+    def become(self, upload: Upload, *, sha256: str | None, scan: str | None = None) -> Upload:
+        """Remember what the bytes of a complete upload are, and the scan that has them now."""
+        changed = replace(upload, sha256=sha256, scan=scan)
         self._store(changed)
         return changed
 
     def remove(self, upload_id: str) -> None:
         """Forget an upload and its bytes."""
         if _ID.fullmatch(upload_id):
-            self.content(upload_id).unlink(missing_ok=True)
             self._state(upload_id).unlink(missing_ok=True)
+            self.content(upload_id).unlink(missing_ok=True)
+            self._lock(upload_id).unlink(missing_ok=True)
 
     def sweep(self) -> int:
         """Remove what has expired, and parts that no request will finish; returns how many."""
-        now, gone = time.time(), 0
-        for file in self._folder.iterdir():
-            state = file.with_suffix(".json")
-            try:
-                if file.suffix == ".tus" and state.exists():
-                    continue  # its state decides
-                if file == state:
-                    expired = json.loads(file.read_text())["expires_at"] < now
-                else:
-                    expired = now - file.stat().st_mtime > self._seconds
-            except (OSError, ValueError, KeyError):
-                continue
-            if expired:
+        return sum(self._swept(file) for file in self._folder.iterdir())
+
+    def _swept(self, file: Path) -> bool:
+        """Remove a file, and what belongs to it, if its time is over and nobody holds it."""
+        now = time.time()
+        try:
+            if _ID.fullmatch(file.stem) and file.suffix == ".json":
+                with self.held(file.stem) as mine:
+                    over = mine and json.loads(file.read_text())["expires_at"] < now
+                    if over:
+                        self.remove(file.stem)
+                    return over
+            if _ID.fullmatch(file.stem) and self._state(file.stem).exists():
+                return False  # its state decides
+            over = now - file.stat().st_mtime > self._seconds
+            if over:
                 file.unlink(missing_ok=True)
-                file.with_suffix(".tus").unlink(missing_ok=True)
-                gone += 1
-        return gone
+        except (OSError, ValueError, KeyError):
+            return False
+        return over
 
     def content(self, upload_id: str) -> Path:
         """Where the bytes lie."""
@@ -107,6 +142,9 @@ class Uploads:
 
     def _state(self, upload_id: str) -> Path:
         return self._folder / f"{upload_id}.json"
+
+    def _lock(self, upload_id: str) -> Path:
+        return self._folder / f"{upload_id}.lock"
 
     def _store(self, upload: Upload) -> None:
         with replacing(self._state(upload.id)) as (file, _):

@@ -130,7 +130,7 @@ assert "torch" not in sys.modules
     monkeypatch.setattr(child_reader, "BOOT", boot(dump))
     read_scan(good)
     environment, folder = json.loads(report.read_text())
-    assert environment.keys() <= {*child_reader._ENVIRONMENT, "LC_CTYPE"}
+    assert environment.keys() <= {*child_reader.ENVIRONMENT, "LC_CTYPE"}
     assert environment["HDF5_PLUGIN_PRELOAD"] == "::"
     assert Path(folder).parent == scratch
     assert not list(scratch.iterdir())

@@ -17,6 +17,7 @@ from tests.service.live import Server, tiny_scan, wait_for
 from tests.service.test_api import problem
 
 TUS = {"Tus-Resumable": "1.0.0"}
+WHOLE = {"Prefer": "return=representation"}
 PART = TUS | {"Content-Type": "application/offset+octet-stream"}
 
 
@@ -49,11 +50,21 @@ def test_parts_make_the_same_scan(client: httpx.Client, tmp_path: Path) -> None:
         piece = content[start:end]
         answer = client.patch(link, content=piece, headers=part(start, piece, "sha256"))
         assert answer.headers["upload-offset"] == str(end)
-    assert answer.status_code == 200
-    scan = answer.json()
+    assert (answer.status_code, answer.content) == (204, b"")  # tus knows no other success
+    scan = client.get(answer.headers["content-location"]).json()
     assert scan["sha256"] == hashlib.sha256(content).hexdigest()
     assert client.post("/v1/scans", content=content).json() == scan
-    problem(client.patch(link, content=b"x", headers=part(0, b"x")), 404, "not-found")
+    # A client whose line broke before it heard of it asks again, and finds the scan.
+    found = client.head(link, headers=TUS).headers
+    assert found["upload-offset"] == found["upload-length"] == str(len(content))
+    assert found["content-location"] == answer.headers["content-location"]
+    again = client.patch(link, content=b"", headers=part(len(content), b"") | WHOLE)
+    assert (again.status_code, again.json()) == (200, scan)
+    beyond = client.patch(link, content=b"x", headers=part(len(content), b"x"))
+    problem(beyond, 413, "upload-too-large")
+    problem(client.patch(link, content=b"x", headers=part(0, b"x")), 409, "offset-mismatch")
+    assert client.delete(link, headers=TUS).status_code == 204
+    assert client.get(f"/v1/scans/{scan['id']}").status_code == 200
 
 
 def test_a_damaged_part_does_not_count(client: httpx.Client, scan: Path) -> None:
@@ -62,7 +73,7 @@ def test_a_damaged_part_does_not_count(client: httpx.Client, scan: Path) -> None
     wrong = part(0, b"something else", "sha1")
     problem(client.patch(link, content=content[:500], headers=wrong), 460, "checksum-mismatch")
     assert offset(client, link) == 0
-    answer = client.patch(link, content=content, headers=part(0, content, "md5"))
+    answer = client.patch(link, content=content, headers=part(0, content, "md5") | WHOLE)
     assert answer.json()["sha256"] == hashlib.sha256(content).hexdigest()
 
 

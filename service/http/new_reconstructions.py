@@ -1,0 +1,284 @@
+"""Three ways to ask for a reconstruction: POST, PUT under an id of the client's, retry."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Path, Request
+from sqlalchemy.exc import IntegrityError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.responses import Response
+
+from service.http.context import Context, InContext
+from service.http.idempotency import Attempt, attempt, replay
+from service.http.job_answers import find_job, job_answer, plain_answer
+from service.http.principal import Writer
+from service.http.problems import problems
+from service.http.receiving import (
+    announced_digest,
+    content_length,
+    keep_scan,
+    media_type,
+    received,
+    require_room,
+    with_room,
+)
+from service.http.scans import BODY, Id, find_scan, require_hdf5
+from service.http.schemas import JobOut
+from service.http.submission import (
+    body_of,
+    digest_of,
+    overridden,
+    parameters_from_query,
+    parsed,
+    require_queue,
+    submit,
+)
+from service.jobs.job import Job
+from service.problems import ProblemError
+from service.requests import CLIENT_ID, ReconstructionParameters, ReconstructionRequest
+from service.store.keys import Key
+from service.store.scans import StoredScan
+
+router = APIRouter(prefix="/v1/reconstructions", tags=["reconstructions"])
+
+_RESERVED_IDS = ("counts",)
+_FORM_OVERHEAD = 1 << 20
+_SUBMISSION = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/ReconstructionRequest"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "params": {"type": "string", "description": "the parameters as JSON"},
+                        "file": {"type": "string", "format": "binary"},
+                    },
+                }
+            },
+            **BODY["content"],
+        },
+    },
+}
+_REFUSALS = (
+    "not-found",
+    "digest-mismatch",
+    "upload-too-large",
+    "unsupported-media-type",
+    "not-hdf5",
+    "storage-full",
+    "idempotency-in-flight",
+    "queue-full",
+)
+_QUEUED: dict[int | str, dict[str, Any]] = {
+    200: {"model": JobOut, "description": "Finished within the time that `Prefer: wait` allowed"}
+}
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=JobOut,
+    responses=_QUEUED | problems(*_REFUSALS),
+    openapi_extra=_SUBMISSION,
+)
+@router.put("", include_in_schema=False)
+async def submit_reconstruction(request: Request, context: InContext, key: Writer) -> Response:
+    """Reconstruct: JSON with a `scan_id`; or the scan itself, parameters in the query or a form."""
+    await run_in_threadpool(require_queue, context, key)
+    with attempt(request, key, request.app.state.at_work) as made:
+        async with AsyncExitStack() as stack:
+            scan, parameters, digest = await _asked(request, context, key, stack, made)
+            if isinstance(scan, Response):
+                return scan
+            try:
+                job = await run_in_threadpool(
+                    submit,
+                    context,
+                    key,
+                    scan,
+                    parameters,
+                    traceparent=request.headers.get("traceparent"),
+                    also=_remembering(made, digest),
+                )
+            except IntegrityError:  # another host has answered the same request
+                if again := await replay(context, made, digest):
+                    return again
+                raise
+    return await job_answer(request, context, job, 202)
+
+
+@router.put(
+    "/{client_id}",
+    status_code=202,
+    response_model=JobOut,
+    responses=_QUEUED | problems(*_REFUSALS),
+    openapi_extra=_SUBMISSION,
+)
+async def put_reconstruction(
+    request: Request,
+    context: InContext,
+    key: Writer,
+    client_id: Annotated[str, Path(pattern=CLIENT_ID)],
+) -> Response:
+    """Reconstruct under an id of the client's choice; the same request again changes nothing."""
+    if client_id in _RESERVED_IDS:
+        raise ProblemError("invalid-parameter", f"'{client_id}' is no id here; choose another")
+    known = await run_in_threadpool(context.jobs.get, client_id, key.id)
+    if known is None:
+        await run_in_threadpool(require_queue, context, key)
+    async with AsyncExitStack() as stack:
+        scan, parameters, digest = await _asked(request, context, key, stack, None)
+        assert isinstance(scan, StoredScan)
+        if known is None:
+            try:
+                known = await run_in_threadpool(
+                    submit,
+                    context,
+                    key,
+                    scan,
+                    parameters,
+                    digest=digest,
+                    client_id=client_id,
+                    traceparent=request.headers.get("traceparent"),
+                )
+            except IntegrityError:  # the same request came twice at once
+                known = await run_in_threadpool(context.jobs.get, client_id, key.id)
+    assert known is not None
+    if known.request_digest != digest:
+        raise ProblemError("id-reused", "this id belongs to another request; choose a new one")
+    return await job_answer(request, context, known, 200 if known.state.terminal else 202)
+
+
+@router.post(
+    "/{job_id}/retry",
+    status_code=202,
+    response_model=JobOut,
+    responses=problems("not-found", "job-not-finished", "queue-full", "idempotency-in-flight"),
+    openapi_extra={
+        "requestBody": {
+            "required": False,
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/ReconstructionParameters"}
+                }
+            },
+        }
+    },
+)
+async def retry_reconstruction(
+    request: Request, context: InContext, key: Writer, job_id: Id
+) -> Response:
+    """A new reconstruction from the same request, for one that has ended.
+
+    Parameters in the body replace those of the request; null takes one back to its default.
+    """
+    text = await body_of(request, context.settings.max_json_bytes)
+    with attempt(request, key, request.app.state.at_work) as made:
+        digest = hashlib.sha256(text).hexdigest()
+        if again := await replay(context, made, digest):
+            return again
+        try:
+            answer = await run_in_threadpool(_retried, request, context, key, job_id, text, made)
+        except IntegrityError:  # another host has answered the same request
+            if again := await replay(context, made, digest):
+                return again
+            raise
+    return answer
+
+
+def _retried(
+    request: Request, context: Context, key: Key, job_id: str, text: bytes, made: Attempt | None
+) -> Response:
+    job = find_job(context, key, job_id)
+    if not job.state.terminal:
+        raise ProblemError("job-not-finished", "the job has not ended; cancel it first")
+    again = submit(
+        context,
+        key,
+        find_scan(context, key, job.scan_id),
+        overridden(job.request, text),
+        predecessor=job.id,
+        traceparent=request.headers.get("traceparent"),
+        also=_remembering(made, hashlib.sha256(text).hexdigest()),
+    )
+    answer = plain_answer(context, again, 202)
+    answer.headers["Link"] = f'</v1/reconstructions/{job.id}>; rel="predecessor-version"'
+    return answer
+
+
+async def _asked(
+    request: Request, context: Context, key: Key, stack: AsyncExitStack, made: Attempt | None
+) -> tuple[StoredScan | Response, ReconstructionParameters, str]:
+    """Scan, parameters and digest of a submission in any of its three forms."""
+    kind = media_type(request)
+    if kind == "application/json":
+        text = await body_of(request, context.settings.max_json_bytes)
+        asked = parsed(ReconstructionRequest, text)
+        digest = digest_of(asked, asked.scan_id)
+        if again := await replay(context, made, digest):
+            return again, asked, digest
+        scan = await run_in_threadpool(find_scan, context, key, asked.scan_id)
+        return scan, asked, digest
+    announced = announced_digest(request)
+    require_room(context, content_length(request))
+    if kind == "multipart/form-data":
+        form = await stack.enter_async_context(
+            _FormRequest(request, context).form(
+                max_files=1, max_fields=2, max_part_size=_FORM_OVERHEAD
+            )
+        )
+        text = str(form.get("params") or "{}").encode()
+        parameters = parsed(ReconstructionParameters, text)
+        file = form.get("file")
+        if set(form) - {"params", "file"} or not isinstance(file, UploadFile):
+            raise ProblemError(
+                "invalid-request", "a form has the parts 'params' (JSON) and 'file' (the scan)"
+            )
+        chunks = _chunks(file)
+    else:
+        require_hdf5(request)
+        parameters = parameters_from_query(request)
+        chunks = request.stream()
+    body = await stack.enter_async_context(received(context, chunks, announced))
+    digest = digest_of(parameters, body.sha256)
+    if again := await replay(context, made, digest):
+        return again, parameters, digest
+    kept, _ = await keep_scan(context, key.id, body)
+    return kept, parameters, digest
+
+
+class _FormRequest(Request):
+    """A request whose form is spooled to the disk as long as there is room."""
+
+    def __init__(self, request: Request, context: Context) -> None:
+        super().__init__(request.scope, request.receive)
+        self._context = context
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        async for chunk in with_room(self._context, super().stream()):
+            yield chunk
+
+
+async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
+    while chunk := await file.read(1 << 20):
+        yield chunk
+
+
+def _remembering(made: Attempt | None, digest: str) -> Any:  # noqa: ANN401
+    if made is None:
+        return None
+
+    def remember(connection: sa.Connection, job: Job) -> None:
+        document = JobOut.of(job).model_dump(mode="json")
+        made.remember(connection, digest, 202, document["links"]["self"], document)
+
+    return remember

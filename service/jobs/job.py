@@ -1,0 +1,87 @@
+"""What a job is: what was asked, how far it is, and how it ended."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from service.requests import ReconstructionParameters
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+class JobState(StrEnum):
+    """Where a job is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether it can change no more."""
+        return self in TERMINAL
+
+
+TERMINAL = (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+ACTIVE = (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLING)
+STARTED = (JobState.RUNNING, JobState.CANCELLING)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row of the table; times are seconds since the epoch."""
+
+    id: str
+    owner: str
+    client_id: str | None
+    request_digest: str | None
+    predecessor: str | None
+    scan_id: str
+    scan_sha256: str
+    source: str | None
+    """Path or URL of an archive's scan that is read where it lies; set by operators only."""
+    output: str | None
+    """Digest of scan, model and settings, under which the products of an archive's scan lie."""
+    request: dict[str, Any]
+    priority: str
+    state: JobState
+    progress: dict[str, Any] | None
+    plan: dict[str, Any] | None
+    error: dict[str, Any] | None
+    results: list[dict[str, Any]] | None
+    summary: dict[str, Any] | None
+    attempt: int
+    worker: str | None
+    traceparent: str | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    revision: int
+
+    @property
+    def place(self) -> str:
+        """Where the storage has the products."""
+        return self.output or self.id
+
+    @property
+    def parameters(self) -> ReconstructionParameters:
+        """What was asked for, checked again."""
+        return ReconstructionParameters.model_validate(self.request)
+
+
+def new_id() -> str:
+    """A ULID: 26 characters that sort by time of creation."""
+    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    return "".join(_CROCKFORD[(value >> shift) & 31] for shift in range(125, -5, -5))
+
+
+def job_of_row(values: dict[str, Any]) -> Job:
+    """A job from the columns of its row, by name."""
+    return Job(**values | {"state": JobState(values["state"])})

@@ -1,0 +1,81 @@
+"""Scans and priors as a worker's steps need them, kept from one step of a job to the next."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+
+from models.denoiser import NetworkPrior
+from models.registry import load_prior
+from recon.io.files import read_scan
+from recon.prior import Prior
+from recon.scan import Scan
+from service.jobs.job import Job
+from service.jobs.sharing import SharedPrior
+from service.problems import ProblemError
+from service.runs import DEFAULT_MODEL
+from service.settings import ServiceSettings
+from service.store.archive import archived_file
+from service.store.files import Storage
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a job is made of."""
+
+    scan: Scan
+    model: str
+    network: NetworkPrior
+    prior: Prior
+    """The network, or its share of it."""
+
+
+class Loader:
+    """Reads scans and models once; safe to share between the threads of a worker."""
+
+    def __init__(self, settings: ServiceSettings, storage: Storage, device: torch.device) -> None:
+        self._settings = settings
+        self._storage = storage
+        self._device = device
+        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+        self._priors: dict[str, tuple[NetworkPrior, Prior]] = {}
+        self._lock = threading.Lock()
+
+    def load(self, job: Job) -> Loaded:
+        """Scan and prior of a job. Raises ProblemError, ScanError, ModelError."""
+        with self._lock:
+            if (found := self._loaded.get(job.id)) is not None:
+                self._loaded.move_to_end(job.id)
+                return found
+            while len(self._loaded) >= self._settings.jobs_at_once:  # more may be too many
+                self._loaded.popitem(last=False)
+        model = job.parameters.model or self._settings.default_model or DEFAULT_MODEL
+        network, prior = self._prior(model)
+        with archived_file(self._storage, job.scan_sha256, job.source) as file:
+            scan = read_scan(file)
+        if scan.sha256 != job.scan_sha256:
+            raise ProblemError(
+                "invalid-scan",
+                "the file has changed since the batch was made; run the batch again",
+                reason="source-changed",
+            )
+        loaded = Loaded(scan, model, network, prior)
+        with self._lock:
+            self._loaded[job.id] = loaded
+        return loaded
+
+    def forget(self, job_id: str) -> None:
+        """Let go of an ended job's scan."""
+        with self._lock:
+            self._loaded.pop(job_id, None)
+
+    def _prior(self, model: str) -> tuple[NetworkPrior, Prior]:
+        with self._lock:
+            if model not in self._priors:
+                network = load_prior(model, self._device)
+                shared = self._settings.share_batches
+                self._priors = {model: (network, SharedPrior(network) if shared else network)}
+            return self._priors[model]
