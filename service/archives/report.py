@@ -20,7 +20,8 @@ from PIL import Image
 
 from service.jobs.batches import Item
 from service.pictures import png
-from service.store.files import MARKER, Storage
+from service.store.files import Storage
+from service.store.names import MARKER
 from service.volumes import read_stack, window_of
 
 COLUMNS = (

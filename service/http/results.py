@@ -25,7 +25,7 @@ from service.http.schemas import ResultList, ResultOut
 from service.jobs.job import Job, JobState
 from service.pictures import png
 from service.problems import ProblemError
-from service.store.files import PICTURE_FILES, RESULT_FILES
+from service.store.names import PICTURE_FILES, RESULT_FILES
 from service.volumes import PICTURES, colour_stops, read_stack, window_of
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["results"])

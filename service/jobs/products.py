@@ -19,7 +19,8 @@ from service.jobs.pictures import write_pictures
 from service.jobs.summary import summary_of
 from service.runs import write_reconstruction
 from service.settings import ServiceSettings
-from service.store.files import MARKER, PICTURE_FILES, RESULT_FILES, Storage
+from service.store.files import Storage
+from service.store.names import MARKER, PICTURE_FILES, RESULT_FILES
 
 Entries = list[dict[str, Any]]
 

@@ -45,31 +45,13 @@ from recon.io.result_layout import (
 from recon.posterior import SlicePosterior
 from service.settings import ServiceSettings
 from service.store.durable import replacing, sync
+from service.store.names import MARKER, RESULT_FILES
 from service.store.objects import ObjectStore, is_url
 
 _ID = re.compile(r"[0-9A-Za-z]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _IN_USE_SECONDS = 600.0
 """A copy used this recently is not removed: somebody may be reading it."""
-
-RESULT_FILES = {
-    "result.h5": "application/x-hdf5",
-    "dicom.zip": "application/zip",
-    "mean.nii.gz": "application/gzip",
-    "std.nii.gz": "application/gzip",
-    "mean.npy": "application/octet-stream",
-    "std.npy": "application/octet-stream",
-    "samples.npy": "application/octet-stream",
-    "coarse.npy": "application/octet-stream",
-    "report.json": "application/json",
-}
-"""Products of a reconstruction that are files, and their media types."""
-PICTURE_FILES = ("dicom.zip", "mean.nii.gz", "std.nii.gz")
-"""Those that are missing where nothing is known of the images' place and size."""
-
-
-MARKER = "report.json"
-"""The product that is written last: where it is, all are."""
 
 
 @dataclass(frozen=True)
