@@ -30,7 +30,7 @@ benchmark: $(STAMP) ## the tables and figures of the README
 	$(BIN)/python -m benchmarks all
 
 docs: $(STAMP) ## the documentation as a site: site/index.html
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 container: .venv/.container ## check docker/: files, Dockerfile, image at work (Debian, root)
 	docker/check.sh

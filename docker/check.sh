@@ -175,7 +175,7 @@ say 'docker/Dockerfile, every line of it'
     --build-arg PYTHON_IMAGE=localhost/python:check --build-arg NODE_IMAGE=localhost/node:check \
     --build-arg ACCELERATOR="$accelerator" --build-arg REVISION=check . \
     > "$work/build.log" 2>&1 || { tail --lines 40 "$work/build.log"; exit 1; }
-grep -E '^STEP' "$work/build.log" | tail --lines 1
+grep -E 'STEP ' "$work/build.log" | tail --lines 1
 
 say 'the image at work: read-only root, no capabilities, user 10001, behind nginx'
 image=localhost/mri-posterior:check

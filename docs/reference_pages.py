@@ -9,7 +9,6 @@ import ast
 import json
 import re
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from typer.cli import get_docs_for_click
+from typer.core import TyperGroup
 
+from docs.schema_text import cell, http_page, schema_section
 from models.model_folder import FILES, MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES, ModelConfig
 from recon.io import result_layout
 from recon.planes import ATTRIBUTE as IMAGE_PLANES
@@ -46,7 +47,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages made from the code, the texts of the root folder and the figures."""
     pages = {
         "reference/command-line.md": command_line_page(),
-        "reference/http-api.md": http_page(openapi()),
+        "reference/http-api.md": _MADE + http_page(openapi()),
         "reference/openapi.json": json.dumps(openapi(), indent=1),
         "reference/settings.md": settings_page(),
         "reference/result-file.md": result_page(),
@@ -87,10 +88,16 @@ def _formula(source: str, *_: object, **__: object) -> str:
 def command_line_page() -> str:
     """All commands with their options, by Typer's own writer."""
     command = typer.main.get_command(command_line)
+    assert isinstance(command, TyperGroup)
     context = typer.Context(command, info_name="mri-posterior")
     text = get_docs_for_click(obj=command, ctx=context, name="mri-posterior")
     text = text.replace("# `mri-posterior`", "# Command line", 1)
     text = re.sub(r"^(#+) `mri-posterior (.*)`$", r"\1 \2", text, flags=re.MULTILINE)
+    for group in (command, *command.commands.values()):
+        for name, one in getattr(group, "commands", {}).items():
+            # Typer shortens what a terminal has no room for.
+            short = f"* `{name}`: {one.get_short_help_str()}"
+            text = text.replace(short, f"* `{name}`: {one.get_short_help_str(limit=300)}")
     exits = (
         "Exit codes: 0 done; 2 input refused, a sentence says why and what to do; 1 failure. "
         "Codes in brackets are listed under [error codes](error-codes.md).\n\n**Usage**:"
@@ -110,101 +117,6 @@ def openapi() -> dict[str, Any]:
     return document
 
 
-def http_page(document: dict[str, Any]) -> str:
-    """Routes by tag, with parameters, bodies and answers; then the schemas."""
-    lines = [
-        "# HTTP API",
-        "",
-        f"Version {document['info']['version']}. A running service describes itself under `/docs` "
-        "and `/openapi.json`; the document is also [here](openapi.json). Every route may answer "
-        "with a [problem](../troubleshooting.md).",
-        "",
-    ]
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            lines += _operation(method.upper(), path, operation)
-    lines += ["## Schemas", ""]
-    for name, schema in sorted(document["components"]["schemas"].items()):
-        lines += _schema(name, schema)
-    return _MADE + "\n".join(lines)
-
-
-def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:
-    yield f"## {method} {path}"
-    yield ""
-    yield operation.get("description") or operation.get("summary", "")
-    yield ""
-    if parameters := operation.get("parameters"):
-        yield from ("| parameter | in | type | meaning |", "|---|---|---|---|")
-        for one in parameters:
-            kind = _kind(one.get("schema", {}))
-            star = " (required)" if one.get("required") else ""
-            text = _cell(one.get("description", ""))
-            yield f"| `{one['name']}`{star} | {one['in']} | {kind} | {text} |"
-        yield ""
-    if content := operation.get("requestBody", {}).get("content"):
-        bodies = [f"`{media}`{_of(body)}" for media, body in content.items()]
-        yield f"Body: {', '.join(bodies)}"
-        yield ""
-    yield from ("| answer | meaning | body |", "|---|---|---|")
-    for status, answer in operation["responses"].items():
-        bodies = [f"`{m}`{_of(body)}" for m, body in answer.get("content", {}).items()]
-        yield f"| {status} | {_cell(answer.get('description', ''))} | {', '.join(bodies)} |"
-    yield ""
-
-
-def _of(body: dict[str, Any]) -> str:
-    name = body.get("schema", {}).get("$ref", "").rpartition("/")[2]
-    return f" ([{name}](#{name.lower()}))" if name else ""
-
-
-def _schema(name: str, schema: dict[str, Any]) -> Iterator[str]:
-    yield f"### {name}"
-    yield ""
-    yield str(schema.get("description", "")).partition("\n\n")[0]
-    yield ""
-    if "enum" in schema:
-        yield "One of " + ", ".join(f"`{value}`" for value in schema["enum"]) + "."
-    if properties := schema.get("properties"):
-        required = schema.get("required", ())
-        yield from ("| field | type | default | meaning |", "|---|---|---|---|")
-        for field, about in properties.items():
-            default = "required" if field in required else f"`{json.dumps(about.get('default'))}`"
-            text = _cell(about.get("description", ""))
-            yield f"| `{field}` | {_kind(about)} | {default} | {text} |"
-    yield ""
-
-
-def _kind(schema: dict[str, Any]) -> str:
-    """A JSON schema in a few words."""
-    if reference := schema.get("$ref"):
-        name = reference.rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
-    for key in ("anyOf", "oneOf", "allOf"):
-        if key in schema:
-            return " or ".join(dict.fromkeys(_kind(part) for part in schema[key]))
-    if "const" in schema:
-        return f"`{json.dumps(schema['const'])}`"
-    if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"])
-    kind = str(schema.get("type", "any"))
-    if kind == "array":
-        kind = f"array of {_kind(schema.get('items', {}))}"
-    bounds = {
-        "minimum": "≥",
-        "exclusiveMinimum": ">",
-        "maximum": "≤",
-        "exclusiveMaximum": "<",
-        "maxLength": "length ≤",
-    }
-    limits = [f"{sign} {schema[key]:g}" for key, sign in bounds.items() if key in schema]
-    return f"{kind} ({', '.join(limits)})" if limits else kind
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
 def settings_page() -> str:
     """Every setting of the service."""
     lines = [
@@ -219,7 +131,7 @@ def settings_page() -> str:
     ]
     for _, variable, default, meaning in table():
         shown = default.replace(str(Path.home()), "~")
-        lines.append(f"| `{variable}` | {f'`{shown}`' if shown else 'none'} | {_cell(meaning)} |")
+        lines.append(f"| `{variable}` | {f'`{shown}`' if shown else 'none'} | {cell(meaning)} |")
     return _MADE + "\n".join(lines) + "\n"
 
 
@@ -239,15 +151,15 @@ def result_page() -> str:
     ]
     for name, (field, kind) in result_layout.STACKED.items():
         text = said.get(field) or _field_words(field)
-        lines.append(f"| `{name}` | {kind.__name__} | {_cell(text)} |")
+        lines.append(f"| `{name}` | {kind.__name__} | {cell(text)} |")
     columns = _attribute_docstrings(ROOT / "recon/posterior.py", SelfCheck.__name__)
     check = "; ".join(
         f"`{name}`" + (f": {columns[name].rstrip('.')}" if name in columns else "")
         for name in result_layout.SELF_CHECK_COLUMNS
     )
     lines += [
-        f"| `samples` | complex64 | {_cell(said['samples'])} |",
-        f"| `quality/self_check` | float64 | columns {_cell(check)}; NaN without a self-check |",
+        f"| `samples` | complex64 | {cell(said['samples'])} |",
+        f"| `quality/self_check` | float64 | columns {cell(check)}; NaN without a self-check |",
         "| `reconstruction` | float32 | magnitude of the mean, cut to the size the header asks "
         "for: what fastMRI's evaluation reads |",
         "| `reconstruction_std` | float32 | `magnitude_std`, cut likewise |",
@@ -349,9 +261,9 @@ def model_page() -> str:
         "component, and returns the expected clean image.",
         "",
     ]
-    lines += _schema("config.json", schema)
+    lines += schema_section("config.json", schema)
     for name, definition in sorted(definitions.items()):
-        lines += _schema(name, definition)
+        lines += schema_section(name, definition)
     example = (ROOT / "models/weights/brain-small/config.json").read_text()
     lines += ["## Example", "", "The prior that ships:", "", "```json", example.rstrip(), "```", ""]
     return _MADE + "\n".join(lines).replace("#/$defs/", "#")
@@ -373,7 +285,7 @@ def codes_page() -> str:
         "|---|---|---|",
     ]
     for code, error, message in sorted(error_codes()):
-        lines.append(f"| `{code}` | {error} | {_cell(message)} |")
+        lines.append(f"| `{code}` | {error} | {cell(message)} |")
     return _MADE + "\n".join(lines) + "\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import h5py
@@ -127,3 +128,10 @@ def test_error_codes_are_found_with_their_sentences() -> None:
     assert codes["no-calibration-region"][0] == "CalibrationError"
     assert codes["weights-digest"][1].endswith("install the model again")
     assert len(codes) > 100
+
+
+def test_one_version_everywhere() -> None:
+    here = version("mri-posterior")
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == here
+    assert f"ARG VERSION={here}\n" in (ROOT / "docker/Dockerfile").read_text()
+    assert f"{here}\n" in (ROOT / "CHANGELOG.md").read_text()
