@@ -210,7 +210,8 @@ class Gateway:
                 )
                 return
             await asyncio.sleep(_LOOK_SECONDS)
-            job = await asyncio.to_thread(self._current, job.id) or job
+            now = await asyncio.to_thread(self._current, job.id)
+            job = job if now is None else now
             at = _slices_done(job)
             if at is not None and at >= shown + _STEP and not job.state.terminal:
                 shown = at
