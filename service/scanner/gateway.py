@@ -79,7 +79,7 @@ class Gateway:
             except ReconError as error:
                 yield _refusal(error.code, error.message)
             except ProblemError as problem:
-                yield _refusal(problem.kind, problem.detail)
+                yield _refusal(str(problem.members.get("reason", problem.kind)), problem.detail)
             except Exception:  # the edge: logged, and the client is told
                 log.exception("a session failed")
                 yield encode_text("ERROR", "the session failed; the server's log says why")

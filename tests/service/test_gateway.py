@@ -128,6 +128,7 @@ def test_what_was_triggered_is_retrieved_by_its_number(server: Server, port: int
     assert_images_of(server, found.images, job)
 
 
+@pytest.mark.slow
 def test_without_the_number_place_and_time_find_it_but_never_another_patient(
     server: Server, port: int
 ) -> None:
@@ -141,6 +142,7 @@ def test_without_the_number_place_and_time_find_it_but_never_another_patient(
     assert "not-found" in silent.texts[0]
 
 
+@pytest.mark.slow
 def test_a_session_may_name_the_number_that_it_wants(server: Server, port: int) -> None:
     job = job_named(server, talk(port, triggered("M4", frame="1.2.4")).texts[0])
     wanted = '{"parameters": {"measurementid": "M4", "mode": "retrieve", "sendstd": false}}'
@@ -148,6 +150,7 @@ def test_a_session_may_name_the_number_that_it_wants(server: Server, port: int) 
     assert [image.meta["ReconJobId"] for image in answer.images] == [job["id"]]
 
 
+@pytest.mark.slow
 def test_header_parameters_count_and_those_of_the_text_win(server: Server, port: int) -> None:
     parameters = (
         "<userParameterLong><name>numsamples</name><value>3</value></userParameterLong>"
@@ -161,6 +164,7 @@ def test_header_parameters_count_and_those_of_the_text_win(server: Server, port:
     assert (params["samples"], params["seed"], params["preset"]) == (3, 4, "fast")
 
 
+@pytest.mark.slow
 def test_a_session_that_breaks_off_keeps_its_raw_data(server: Server, port: int) -> None:
     content = sent(FAST, session_header("M7"), TRIGGER, *ACQUISITIONS, close=False)
     answer = talk(port, content)
@@ -176,6 +180,7 @@ def test_a_session_that_breaks_off_keeps_its_raw_data(server: Server, port: int)
     assert_images_of(server, talk(port, retrieval("M7")).images, done)
 
 
+@pytest.mark.slow
 def test_the_raw_data_outlive_a_gateway_that_is_killed(server: Server, port: int) -> None:
     content = sent(FAST, session_header("M8"), TRIGGER, *ACQUISITIONS, close=False)
     before = newest(server)["id"]
@@ -193,6 +198,7 @@ def test_the_raw_data_outlive_a_gateway_that_is_killed(server: Server, port: int
     assert list((server.data / "incoming").glob("*.session")) == []
 
 
+@pytest.mark.slow
 def test_the_job_of_a_client_that_leaves_goes_on(server: Server, port: int) -> None:
     before = newest(server)["id"]
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
@@ -203,6 +209,7 @@ def test_the_job_of_a_client_that_leaves_goes_on(server: Server, port: int) -> N
     assert_images_of(server, talk(port, retrieval("M9")).images, job)
 
 
+@pytest.mark.slow
 def test_config_texts_and_waveforms_and_images_do_no_harm(port: int) -> None:
     image = ismrmrd.Image.from_array(np.zeros((1, 1, 3, 4), np.float32))
     waveform = ismrmrd.Waveform.from_array(np.zeros((2, 5), np.uint32))
@@ -230,6 +237,7 @@ def test_a_malformed_session_is_answered_and_closed(name: str, port: int) -> Non
     assert answer.images == []
 
 
+@pytest.mark.slow
 def test_the_server_goes_on_after_clients_that_vanish(port: int) -> None:
     for cut in (1, 1500, len(GOOD) // 2, len(GOOD)):
         with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
