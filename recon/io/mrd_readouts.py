@@ -142,15 +142,8 @@ class Readouts:
     def trajectories(self, chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
         """(readouts, samples, 2) k-space positions of the chosen ones, without those of discards.
 
-        Raises ScanError unless all have two-dimensional ones.
+        All have two dimensions. Raises ScanError where they differ in length.
         """
-        dimensions = {int(count) for count in self.head["trajectory_dimensions"][chosen]}
-        if dimensions != {2} or not len(self.trajectory):
-            raise ScanError(
-                "no-trajectory",
-                "the readouts of this trajectory must carry two k-space coordinates per sample, "
-                f"not {sorted(dimensions)}; convert the raw data with their trajectory",
-            )
         if flagged(self.head, REVERSE)[chosen].any():
             raise ScanError(
                 "reversed-trajectory",

@@ -30,7 +30,7 @@ from recon.io.mrd_grid import (
 )
 from recon.io.mrd_header import Encoding, encoding_of, parse_header
 from recon.io.mrd_readouts import Readouts
-from recon.io.mrd_trajectory import scans_along_trajectories
+from recon.io.mrd_trajectory import require_trajectories, scans_along_trajectories
 from recon.io.read_limits import ReadLimits
 from recon.io.scan_layout import expand_mask
 from recon.planes import ATTRIBUTE, ImagePlane, ImageStack, Vector
@@ -149,6 +149,7 @@ def shape_of_readouts(
     heads = heads[chosen]
     coils = int(heads["active_channels"][0])
     if not encoding.cartesian:
+        require_trajectories(encoding, heads)
         return len(images_of(heads)[0]), coils, *encoding.encoded.matrix[:2]
     if patterns_of(heads).any():
         raise _patterns_differ()

@@ -43,12 +43,7 @@ def scans_along_trajectories(
         ScanError: Positions are missing, outside k-space or three-dimensional; or images differ in
             their number of readouts.
     """
-    if encoding.encoded.matrix[2] > 1:
-        raise ScanError(
-            "unsupported-trajectory",
-            f"this {encoding.trajectory} scan is three-dimensional and only two-dimensional ones "
-            "are read; transform it along its partitions first",
-        )
+    require_trajectories(encoding, readouts.head[chosen])
     stacked, points = readouts.stack(chosen), readouts.trajectories(chosen)
     heads = readouts.head[chosen]
     if points.shape[1] != kept_samples(heads):
@@ -86,6 +81,23 @@ def scans_along_trajectories(
             )
         )
     return tuple(scans)
+
+
+def require_trajectories(encoding: Encoding, heads: NDArray[np.void]) -> None:
+    """Raise ScanError unless imaging readouts of these headers can be read off the grid."""
+    if encoding.encoded.matrix[2] > 1:
+        raise ScanError(
+            "unsupported-trajectory",
+            f"this {encoding.trajectory} scan is three-dimensional and only two-dimensional ones "
+            "are read; transform it along its partitions first",
+        )
+    dimensions = {int(count) for count in heads["trajectory_dimensions"]}
+    if dimensions != {2}:
+        raise ScanError(
+            "no-trajectory",
+            f"the readouts of this {encoding.trajectory} scan must carry two k-space coordinates "
+            f"per sample, not {sorted(dimensions)}; convert the raw data with their trajectory",
+        )
 
 
 def _ranks(which: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -79,7 +79,7 @@ class Gateway:
             except ReconError as error:
                 yield _refusal(error.code, error.message)
             except ProblemError as problem:
-                yield _refusal(problem.kind, problem.detail)
+                yield _refusal(str(problem.members.get("reason", problem.kind)), problem.detail)
             except Exception:  # the edge: logged, and the client is told
                 log.exception("a session failed")
                 yield encode_text("ERROR", "the session failed; the server's log says why")
@@ -210,7 +210,8 @@ class Gateway:
                 )
                 return
             await asyncio.sleep(_LOOK_SECONDS)
-            job = await asyncio.to_thread(self._current, job.id) or job
+            now = await asyncio.to_thread(self._current, job.id)
+            job = job if now is None else now
             at = _slices_done(job)
             if at is not None and at >= shown + _STEP and not job.state.terminal:
                 shown = at

@@ -1,124 +1,215 @@
+"""Scanner sessions on a real service: processes, sockets, jobs that outlive them."""
+
 from __future__ import annotations
 
-import asyncio
-import io
+import os
+import signal
 import socket
 import struct
-import threading
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import ismrmrd
 import numpy as np
 import pytest
-import torch
-from ismrmrd.serialization import ConfigFile, ConfigText, ProtocolDeserializer, ProtocolSerializer
+from ismrmrd.serialization import ConfigFile, ConfigText
 
-from recon.phantom import simulate
-from recon.pipeline import Settings, reconstruct
-from recon.posterior import SlicePosterior
-from recon.prior import GaussianPrior
-from recon.undersampling import undersample, undersampling_mask
-from service.scanner.gateway import Engine, Session, serve
-from service.scanner.mrd_stream import FileSource, StreamLimits
-from tests.mrd_files import header, lines
-
-SIZE = 32
-XML = header((SIZE, SIZE, 1))
-PRIOR = GaussianPrior(torch.zeros(SIZE, SIZE, dtype=torch.complex64), torch.full((SIZE, SIZE), 0.3))
-FULL = simulate(1, 4, SIZE, SIZE, 40, 0)[0]
-SCAN = undersample(FULL, undersampling_mask((SIZE, SIZE), "equispaced", 1.6, 0.4, 0))
-ACQUISITIONS = list(lines(SCAN.kspace[0], np.flatnonzero(SCAN.mask[0]).tolist()))
-ENGINE = Engine(
-    prior=PRIOR,
-    device=torch.device("cpu"),
-    describe=lambda scan, settings: {"model_id": "gaussian", "seed": settings.seed},
-    presets={"fast": "fast", "openrecon": "fast"},
-    base=Settings(self_check=False),
+from recon.io.files import read_result, read_scan
+from tests.mrd_files import header
+from tests.service.live import Server, ended, serving, wait_for
+from tests.service.mrd_sessions import (
+    ACQUISITIONS,
+    BAD,
+    FAST,
+    GOOD,
+    HEADER,
+    SCAN,
+    XML,
+    header_message,
+    sent,
+    talk,
 )
-SESSION = Session(ENGINE, limits=StreamLimits(message_bytes=1 << 20, idle_seconds=60))
+
+TRIGGER = '{"parameters": {"mode": "trigger", "quality": "fast", "numsamples": 2}}'
 
 
-def sent(*objects: object, close: bool = True) -> bytes:
-    buffer = io.BytesIO()
-    serializer = ProtocolSerializer(buffer)
-    for item in objects:
-        if isinstance(item, bytes):
-            buffer.write(item)
-        else:
-            serializer.serialize(item)
-    if close:
-        serializer.close()
-    return buffer.getvalue()
-
-
-def header_message(xml: str = XML) -> bytes:
-    return struct.pack("<HI", 3, len(xml)) + xml.encode()
-
-
-PARAMETERS = '{"version": "1.0", "parameters": {"numsamples": 2, "seed": 5}}'
-GOOD = sent(ConfigFile("fast"), header_message(), PARAMETERS, *ACQUISITIONS)
-
-
-@dataclass(frozen=True)
-class Answer:
-    texts: list[str]
-    images: list[ismrmrd.Image]
-
-
-def understood(content: bytes) -> Answer:
-    """By the public package; it raises unless the last message is CLOSE."""
-    stream = io.BytesIO(content)
-    found = list(ProtocolDeserializer(stream).deserialize())
-    assert stream.read() == b""
-    return Answer(
-        [item for item in found if isinstance(item, str)],
-        [item for item in found if isinstance(item, ismrmrd.Image)],
+def session_header(number: str, frame: str = "1.2.3", parameters: str = "") -> bytes:
+    """Of a measurement of this number in this frame of reference."""
+    extra = (
+        f"<measurementInformation><measurementID>{number}</measurementID><patientPosition>HFS"
+        f"</patientPosition><protocolName>t1</protocolName><frameOfReferenceUID>{frame}"
+        "</frameOfReferenceUID></measurementInformation><acquisitionSystemInformation>"
+        "<systemVendor>V</systemVendor><deviceID>D1</deviceID></acquisitionSystemInformation>"
     )
+    xml = header((32, 32, 1), extra=extra)
+    if parameters:
+        parameters = f"<userParameters>{parameters}</userParameters>"
+        xml = xml.replace("</ismrmrdHeader>", f"{parameters}</ismrmrdHeader>")
+    return header_message(xml)
+
+
+def triggered(number: str, frame: str = "1.2.3") -> bytes:
+    return sent(FAST, session_header(number, frame), TRIGGER, *ACQUISITIONS)
+
+
+def retrieval(number: str, frame: str = "1.2.3") -> bytes:
+    return sent(ConfigFile("retrieve"), session_header(number, frame))
 
 
 @pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    server = asyncio.run_coroutine_threadsafe(serve(SESSION, "127.0.0.1", 0), loop).result(30)
-    yield server.sockets[0].getsockname()[1]
-
-    async def stop() -> None:
-        server.close()
-        await server.wait_closed()
-        await loop.shutdown_default_executor()
-
-    asyncio.run_coroutine_threadsafe(stop(), loop).result(60)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+def server(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Server]:
+    with serving(
+        tmp_path_factory.mktemp("gateway"),
+        models,
+        gateway_port=0,
+        gateway_configs='{"openrecon": "fast"}',
+        default_model="tiny",
+    ) as running:
+        yield running
 
 
-def talk(port: int, content: bytes) -> Answer:
-    with socket.create_connection(("127.0.0.1", port), timeout=120) as connection:
-        connection.sendall(content)
-        connection.shutdown(socket.SHUT_WR)
-        answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
-    return understood(answer)
+@pytest.fixture
+def port(server: Server) -> int:
+    return next(x["port"] for x in server.log if x.get("event") == "listening for scanners")
 
 
-def test_a_session_returns_what_a_reconstruction_of_the_same_scan_gives(port: int) -> None:
+def newest(server: Server) -> dict[str, Any]:
+    with server.client() as client:
+        return client.get("/v1/reconstructions", params={"limit": 1}).json()["items"][0]
+
+
+def job_named(server: Server, text: str) -> dict[str, Any]:
+    """The job that a text speaks of, ended."""
+    job_id = text.partition("job ")[2][:26]
+    with server.client() as client:
+        return ended(client, client.get(f"/v1/reconstructions/{job_id}").json())
+
+
+def assert_images_of(server: Server, images: list[ismrmrd.Image], job: dict[str, Any]) -> None:
+    """Mean and standard deviation of the job's result, within half a step of their 12 bits."""
+    result = server.data / "reconstructions" / job["id"] / "result.h5"
+    [posterior] = read_result(result)[0]
+    assert [image.image_series_index for image in images] == [1, 2]
+    for image, values in zip(
+        images, (np.abs(posterior.mean), posterior.magnitude_std), strict=True
+    ):
+        slope = float(image.meta["RescaleSlope"])
+        assert np.abs(image.data[0, 0].T * slope - values).max() <= slope / 2 * 1.001
+        assert image.meta["ReconJobId"] == job["id"]
+
+
+def test_an_inline_session_returns_the_images_of_a_durable_job(server: Server, port: int) -> None:
     answer = talk(port, GOOD)
-    settings = Settings(preset="fast", samples=2, seed=5, self_check=False)
-    scan = SCAN.__class__(kspace=SCAN.kspace.copy(), mask=SCAN.mask.copy())
-    [expected] = [e for e in reconstruct(scan, PRIOR, settings) if isinstance(e, SlicePosterior)]
-    mean, std = answer.images
-    assert [image.image_series_index for image in (mean, std)] == [1, 2]
-    slope = float(mean.meta["RescaleSlope"])
-    for image, values in ((mean, np.abs(expected.mean)), (std, expected.magnitude_std)):
-        assert np.abs(image.data[0, 0].T * slope - values).max() < slope
-    assert any(text.startswith("INFO    image 1 of 1") for text in answer.texts)
-    assert mean.meta["ReconSeed"] == "5"
-    assert not any(text.startswith("ERROR") for text in answer.texts)
+    assert not any(text.startswith("ERROR") for text in answer.texts), answer.texts
+    job = newest(server)
+    assert (job["priority"], job["params"]["seed"], job["state"]) == ("scanner", 5, "succeeded")
+    assert_images_of(server, answer.images, job)
+    stored = read_scan(server.data / "scans" / job["scan"]["sha256"][:2] / _file(job))
+    np.testing.assert_array_equal(stored.kspace[0], SCAN.kspace[0])
 
 
+def _file(job: dict[str, Any]) -> str:
+    return f"{job['scan']['sha256']}.h5"
+
+
+def test_what_was_triggered_is_retrieved_by_its_number(server: Server, port: int) -> None:
+    answer = talk(port, triggered("M1"))
+    [text] = answer.texts
+    assert "queued" in text
+    [preview] = answer.images
+    assert preview.image_series_index == 3
+    assert "PREVIEW" in preview.meta["ImageComments"]
+    assert np.argmax(preview.data[0, 0].mean(axis=1)) in range(8, 24)
+    assert talk(port, retrieval("M1")).texts[0].startswith(("INFO", "WARNING"))
+    job = job_named(server, text)
+    found = talk(port, retrieval("M1", frame="9.9"))
+    assert_images_of(server, found.images, job)
+
+
+@pytest.mark.slow
+def test_without_the_number_place_and_time_find_it_but_never_another_patient(
+    server: Server, port: int
+) -> None:
+    job = job_named(server, talk(port, triggered("M2", frame="1.2.777")).texts[0])
+    found = talk(port, retrieval("M3", frame="1.2.777"))
+    assert_images_of(server, found.images, job)
+    [text] = talk(port, retrieval("M3", frame="1.2.778")).texts
+    assert text.startswith("ERROR")
+    assert "not-found" in text
+    silent = talk(port, sent(ConfigFile("retrieve"), header_message(XML)))
+    assert "not-found" in silent.texts[0]
+
+
+@pytest.mark.slow
+def test_a_session_may_name_the_number_that_it_wants(server: Server, port: int) -> None:
+    job = job_named(server, talk(port, triggered("M4", frame="1.2.4")).texts[0])
+    wanted = '{"parameters": {"measurementid": "M4", "mode": "retrieve", "sendstd": false}}'
+    answer = talk(port, sent(FAST, session_header("M5", "5.5"), wanted))
+    assert [image.meta["ReconJobId"] for image in answer.images] == [job["id"]]
+
+
+@pytest.mark.slow
+def test_header_parameters_count_and_those_of_the_text_win(server: Server, port: int) -> None:
+    parameters = (
+        "<userParameterLong><name>numsamples</name><value>3</value></userParameterLong>"
+        "<userParameterLong><name>seed</name><value>9</value></userParameterLong>"
+        "<userParameterString><name>quality</name><value>fast</value></userParameterString>"
+        "<userParameterString><name>mode</name><value>trigger</value></userParameterString>"
+    )
+    head = session_header("M6", parameters=parameters)
+    talk(port, sent(ConfigText("openrecon"), head, '{"parameters": {"seed": 4}}', *ACQUISITIONS))
+    params = newest(server)["params"]
+    assert (params["samples"], params["seed"], params["preset"]) == (3, 4, "fast")
+
+
+@pytest.mark.slow
+def test_a_session_that_breaks_off_keeps_its_raw_data(server: Server, port: int) -> None:
+    content = sent(FAST, session_header("M7"), TRIGGER, *ACQUISITIONS, close=False)
+    answer = talk(port, content)
+    assert "client-disconnect" in answer.texts[0]
+    job = job_named(server, answer.texts[0])
+    assert job["state"] == "cancelled"
+    assert job["error"]["type"].endswith("client-disconnect")
+    scan = read_scan(server.data / "scans" / job["scan"]["sha256"][:2] / _file(job))
+    np.testing.assert_array_equal(scan.kspace[0], SCAN.kspace[0])
+    with server.client() as client:
+        again = client.post(f"/v1/reconstructions/{job['id']}/retry").json()
+        done = ended(client, again)
+    assert_images_of(server, talk(port, retrieval("M7")).images, done)
+
+
+@pytest.mark.slow
+def test_the_raw_data_outlive_a_gateway_that_is_killed(server: Server, port: int) -> None:
+    content = sent(FAST, session_header("M8"), TRIGGER, *ACQUISITIONS, close=False)
+    before = newest(server)["id"]
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(content)
+        incoming = server.data / "incoming"
+        wait_for(lambda: any(f.stat().st_size > 4096 for f in incoming.glob("*.session")))
+        time.sleep(0.5)
+        old = server.pid("gateway")
+        os.kill(old, signal.SIGKILL)
+        wait_for(lambda: server.pid("gateway") != old)
+    wait_for(lambda: newest(server)["id"] != before)
+    job = newest(server)
+    assert job["error"]["type"].endswith("client-disconnect")
+    assert list((server.data / "incoming").glob("*.session")) == []
+
+
+@pytest.mark.slow
+def test_the_job_of_a_client_that_leaves_goes_on(server: Server, port: int) -> None:
+    before = newest(server)["id"]
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(sent(FAST, session_header("M9"), '{"parameters": {}}', *ACQUISITIONS))
+        wait_for(lambda: newest(server)["id"] != before)
+    with server.client() as client:
+        job = ended(client, newest(server))
+    assert_images_of(server, talk(port, retrieval("M9")).images, job)
+
+
+@pytest.mark.slow
 def test_config_texts_and_waveforms_and_images_do_no_harm(port: int) -> None:
     image = ismrmrd.Image.from_array(np.zeros((1, 1, 3, 4), np.float32))
     waveform = ismrmrd.Waveform.from_array(np.zeros((2, 5), np.uint32))
@@ -136,55 +227,6 @@ def test_config_texts_and_waveforms_and_images_do_no_harm(port: int) -> None:
     assert [image.image_series_index for image in answer.images] == [1]
 
 
-def huge(number: int, length: int = 0xFFFFFFFF) -> bytes:
-    return struct.pack("<HI", number, length)
-
-
-def huge_readout() -> bytes:
-    head = ismrmrd.AcquisitionHeader()
-    head.number_of_samples = head.active_channels = 65535
-    return struct.pack("<H", 1008) + bytes(head)
-
-
-FAST = ConfigFile("fast")
-HEADER = header_message()
-READOUT = sent(ACQUISITIONS[0], close=False)
-BAD: dict[str, tuple[bytes, str]] = {
-    "nothing": (b"", "ended before"),
-    "half a number": (b"\x01", "ended before"),
-    "half a readout": (sent(FAST, HEADER, READOUT[:500], close=False), "ended before"),
-    "no close": (sent(FAST, HEADER, *ACQUISITIONS, close=False), "ended before"),
-    "unknown message": (sent(FAST, struct.pack("<H", 999)), "mrd-message"),
-    "old image": (sent(FAST, struct.pack("<H", 1004)), "mrd-message"),
-    "dependency query": (struct.pack("<H", 1019), "mrd-message"),
-    "array": (sent(FAST, np.zeros(3, np.float32)), "mrd-message"),
-    "no config": (sent(HEADER, *ACQUISITIONS), "mrd-config"),
-    "unknown config": (sent(ConfigFile("other"), HEADER, *ACQUISITIONS), "mrd-config"),
-    "path as config": (sent(ConfigFile("../../etc/passwd"), HEADER, READOUT), "mrd-config"),
-    "two configs": (sent(FAST, FAST), "mrd-order"),
-    "two headers": (sent(FAST, HEADER, HEADER), "mrd-order"),
-    "late config": (sent(FAST, HEADER, FAST), "mrd-order"),
-    "data first": (sent(FAST, READOUT), "mrd-order"),
-    "no header": (sent(FAST), "mrd-order"),
-    "no data": (sent(FAST, HEADER), "no-readouts"),
-    "huge text": (sent(FAST, huge(5)), "mrd-too-large"),
-    "huge header": (sent(FAST, huge(3)), "mrd-too-large"),
-    "huge config": (huge(2), "mrd-too-large"),
-    "huge readout": (sent(FAST, HEADER, huge_readout()), "mrd-too-large"),
-    "no text": (sent(FAST, huge(3, 2) + b"\xff\xfe"), "text-encoding"),
-    "no xml": (sent(FAST, header_message("hello"), READOUT), "invalid-mrd-header"),
-    "entities": (sent(FAST, header_message("<!DOCTYPE a>" + XML), READOUT), "header-doctype"),
-    "spiral": (
-        sent(FAST, header_message(header((32, 32, 1), trajectory="spiral")), READOUT),
-        "unsupported-trajectory",
-    ),
-    "wrong parameters": (
-        sent(FAST, HEADER, '{"parameters": {"numsamples": 100000}}', READOUT),
-        "mrd-parameters",
-    ),
-}
-
-
 @pytest.mark.parametrize("name", BAD)
 def test_a_malformed_session_is_answered_and_closed(name: str, port: int) -> None:
     content, reason = BAD[name]
@@ -195,6 +237,7 @@ def test_a_malformed_session_is_answered_and_closed(name: str, port: int) -> Non
     assert answer.images == []
 
 
+@pytest.mark.slow
 def test_the_server_goes_on_after_clients_that_vanish(port: int) -> None:
     for cut in (1, 1500, len(GOOD) // 2, len(GOOD)):
         with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
@@ -202,26 +245,4 @@ def test_the_server_goes_on_after_clients_that_vanish(port: int) -> None:
             # A reset, not an orderly end.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert len(talk(port, GOOD).images) == 2
-
-
-def test_a_pipe_gets_the_header_back_first() -> None:
-    async def answer() -> bytes:
-        session = Session(ENGINE, echo_header=True)
-        chunks = session.answer(FileSource(io.BytesIO(GOOD)), asyncio.Lock())
-        return b"".join([chunk async for chunk in chunks])
-
-    content = asyncio.run(answer())
-    found = list(ProtocolDeserializer(io.BytesIO(content)).deserialize())
-    assert isinstance(found[0], ismrmrd.xsd.ismrmrdHeader)
-    assert sum(isinstance(item, ismrmrd.Image) for item in found) == 2
-
-
-def test_a_measurement_that_takes_too_long_is_given_up() -> None:
-    async def answer() -> bytes:
-        session = Session(ENGINE, most_seconds=0.001)
-        chunks = session.answer(FileSource(io.BytesIO(GOOD)), asyncio.Lock())
-        return b"".join([chunk async for chunk in chunks])
-
-    answered = understood(asyncio.run(answer()))
-    assert "not done" in answered.texts[-1]
-    assert answered.images == []
+    assert talk(port, sent(FAST, HEADER)).texts

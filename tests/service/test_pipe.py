@@ -1,0 +1,74 @@
+"""A session in the process itself, as `mri-posterior stream` has it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+
+import ismrmrd
+import numpy as np
+import torch
+from ismrmrd.serialization import ConfigFile, ProtocolDeserializer
+
+from recon.pipeline import Settings, reconstruct
+from recon.posterior import SlicePosterior
+from recon.prior import GaussianPrior
+from recon.scan import Scan
+from service.scanner.configs import configs_of
+from service.scanner.mrd_stream import FileSource
+from service.scanner.pipe import Engine, Session
+from tests.service.mrd_sessions import (
+    ACQUISITIONS,
+    GOOD,
+    HEADER,
+    SCAN,
+    SIZE,
+    sent,
+    understood,
+)
+
+PRIOR = GaussianPrior(torch.zeros(SIZE, SIZE, dtype=torch.complex64), torch.full((SIZE, SIZE), 0.3))
+ENGINE = Engine(
+    prior=PRIOR,
+    device=torch.device("cpu"),
+    describe=lambda scan, settings: {"model_id": "gaussian", "seed": settings.seed},
+    configs=configs_of({"openrecon": "fast"}),
+    base=Settings(self_check=False),
+)
+
+
+def answered(session: Session, content: bytes) -> bytes:
+    async def collect() -> bytes:
+        return b"".join([chunk async for chunk in session.answer(FileSource(io.BytesIO(content)))])
+
+    return asyncio.run(collect())
+
+
+def test_a_pipe_gets_the_header_back_and_what_a_reconstruction_of_the_same_scan_gives() -> None:
+    content = answered(Session(ENGINE, echo_header=True), GOOD)
+    found = list(ProtocolDeserializer(io.BytesIO(content)).deserialize())
+    assert isinstance(found[0], ismrmrd.xsd.ismrmrdHeader)
+    settings = Settings(preset="fast", samples=2, seed=5, self_check=False)
+    scan = Scan(kspace=SCAN.kspace.copy(), mask=SCAN.mask.copy())
+    [expected] = [e for e in reconstruct(scan, PRIOR, settings) if isinstance(e, SlicePosterior)]
+    mean, std = (item for item in found if isinstance(item, ismrmrd.Image))
+    assert [image.image_series_index for image in (mean, std)] == [1, 2]
+    slope = float(mean.meta["RescaleSlope"])
+    for image, values in ((mean, np.abs(expected.mean)), (std, expected.magnitude_std)):
+        assert np.abs(image.data[0, 0].T * slope - values).max() < slope
+    texts = [item for item in found if isinstance(item, str)]
+    assert any(text.startswith("INFO    image 1 of 1") for text in texts)
+    assert mean.meta["ReconSeed"] == "5"
+    assert not any(text.startswith("ERROR") for text in texts)
+
+
+def test_a_measurement_that_takes_too_long_is_given_up() -> None:
+    answer = understood(answered(Session(ENGINE, most_seconds=0.001), GOOD))
+    assert "not done" in answer.texts[-1]
+    assert answer.images == []
+
+
+def test_a_pipe_has_no_later_session() -> None:
+    content = sent(ConfigFile("trigger"), HEADER, *ACQUISITIONS)
+    [text] = understood(answered(Session(ENGINE), content)).texts
+    assert "mrd-mode" in text
