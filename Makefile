@@ -2,9 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+VIEWER := service/viewer/dist/.built
+VIEWER_SOURCES := $(wildcard service/viewer/*.json service/viewer/*.ts service/viewer/index.html \
+	service/viewer/src/* service/viewer/src/pages/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test proofs check benchmark clean
+.PHONY: help demo serve viewer test proofs check benchmark screenshots clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -12,7 +15,15 @@ help: ## this list
 demo: $(STAMP) ## simulate, undersample, reconstruct and evaluate a scan (under 3 minutes)
 	$(BIN)/mri-posterior demo
 
+serve: $(STAMP) viewer ## the service with its viewer at http://127.0.0.1:8080/view
+	$(BIN)/mri-posterior serve
+
+viewer: $(VIEWER) ## the viewer's bundle, by npm (the machine's, or Node.js from PyPI)
+
 test: check ## lint, types and all tests but the slow ones
+	@$(MAKE) --no-print-directory viewer || \
+		echo 'The viewer could not be built: the tests that need it are skipped.' >&2
+	@test ! -f $(VIEWER) || service/viewer/npm.sh test
 	$(BIN)/python -m pytest -m "not slow"
 
 proofs: $(STAMP) ## the slow tests: servers started, killed, fuzzed and under load
@@ -28,14 +39,22 @@ benchmark: $(STAMP) ## the tables and figures of the README
 	$(BIN)/python -m benchmarks.scans
 	$(BIN)/python -m benchmarks all
 
+screenshots: $(STAMP) viewer ## the pictures of the viewer in docs/images (needs chromium)
+	$(BIN)/python -m benchmarks.screenshots
+
 clean: ## remove caches, build output and demo output; keeps .venv and runs
-	rm -rf build dist demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist demo service/viewer/dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find recon models service benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One pip call under the constraints: torch is pinned before anything that depends on it is
 # resolved, so no dependency can pull another release (with its CUDA libraries).
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+$(VIEWER): $(VIEWER_SOURCES) | $(STAMP)
+	service/viewer/npm.sh ci
+	service/viewer/npm.sh run build
 	@touch $@
 
 # The second way is for a Python whose venv module has no ensurepip (Debian's without python3-venv).
