@@ -3,9 +3,12 @@ PYTHON ?= python3
 ACCELERATOR ?= cuda
 BIN := .venv/bin
 STAMP := .venv/.installed
+VIEWER := service/viewer/dist/.built
+VIEWER_SOURCES := $(wildcard service/viewer/*.json service/viewer/*.ts service/viewer/index.html \
+	service/viewer/src/* service/viewer/src/pages/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test proofs check benchmark docs container image clean
+.PHONY: help demo serve viewer test proofs check benchmark docs screenshots container image clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -13,7 +16,15 @@ help: ## this list
 demo: $(STAMP) ## simulate, undersample, reconstruct and evaluate a scan (under 3 minutes)
 	$(BIN)/mri-posterior demo
 
+serve: $(STAMP) viewer ## the service with its viewer at http://127.0.0.1:8080/view
+	$(BIN)/mri-posterior serve
+
+viewer: $(VIEWER) ## the viewer's bundle, by npm (the machine's, or Node.js from PyPI)
+
 test: check ## lint, types and all tests but the slow ones
+	@$(MAKE) --no-print-directory viewer || \
+		echo 'The viewer could not be built: the tests that need it are skipped.' >&2
+	@test ! -f $(VIEWER) || service/viewer/npm.sh test
 	$(BIN)/python -m pytest -m "not slow"
 
 proofs: $(STAMP) ## the slow tests: servers started, killed, fuzzed and under load
@@ -32,6 +43,9 @@ benchmark: $(STAMP) ## the tables and figures of the README
 docs: $(STAMP) ## the documentation as a site: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
+screenshots: $(STAMP) viewer ## the pictures of the viewer in docs/images (needs chromium)
+	$(BIN)/python -m benchmarks.screenshots
+
 container: .venv/.container ## check docker/: files, Dockerfile, image at work (Debian, root)
 	docker/check.sh
 
@@ -41,7 +55,8 @@ image: ## build the image mri-posterior with Docker; ACCELERATOR=cpu for one wit
 		--build-arg CREATED=$$(git show --no-patch --format=%cI HEAD) .
 
 clean: ## remove caches, build output and demo output; keeps .venv and runs
-	rm -rf build dist demo site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist demo site service/viewer/dist *.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find recon models service benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One pip call under the constraints: torch is pinned before anything that depends on it is
@@ -52,6 +67,11 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 
 .venv/.container: $(STAMP)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[container]'
+	@touch $@
+
+$(VIEWER): $(VIEWER_SOURCES) | $(STAMP)
+	service/viewer/npm.sh ci
+	service/viewer/npm.sh run build
 	@touch $@
 
 # The second way is for a Python whose venv module has no ensurepip (Debian's without python3-venv).

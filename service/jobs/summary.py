@@ -69,7 +69,7 @@ def _thickness(scan: Scan, planes: ImageStack | None) -> float | None:
     return None if view is None else view[2]
 
 
-def _edges(plane: ImagePlane) -> dict[str, str]:
+def patient_sides(plane: ImagePlane) -> dict[str, str]:
     """Which side of the patient each edge of the picture is nearest to: R, L, A, P, F or H."""
     return {
         "top": _side(-np.array(plane.read_dir)),
@@ -93,7 +93,7 @@ def _of_slice(p: SlicePosterior, planes: ImageStack | None) -> dict[str, Any]:
         "slice": p.index,
         "converged": p.converged,
         "warnings": list(p.warnings),
-        "edges": None if planes is None else _edges(planes.planes[p.index]),
+        "edges": None if planes is None else patient_sides(planes.planes[p.index]),
         "chi2": float(p.chi2_per_coil.mean()),
         "chi2_per_coil": [float(value) for value in p.chi2_per_coil],
         "rhat_below_1.1": float((known < 1.1).mean()) if known.size else None,

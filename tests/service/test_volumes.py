@@ -1,0 +1,158 @@
+"""Pictures as volumes, against the result file; and the pages that need no bundle."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from pathlib import Path
+from typing import Any
+
+import httpx
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from recon.io.files import read_result
+from recon.planes import axial
+from service.http import view
+from service.jobs.summary import patient_sides
+from service.pictures import png
+from service.volumes import PICTURES, colour_stops, nifti
+from tests.service.live import Server, ended, submitted
+
+
+@pytest.fixture(scope="module")
+def done(server: Server, scan: Path) -> dict[str, Any]:
+    with server.client() as client:
+        return ended(client, submitted(client, scan, samples=4))
+
+
+@pytest.fixture(scope="module")
+def maps(server: Server, done: dict[str, Any], tmp_path_factory: Any) -> dict[str, np.ndarray]:
+    """What every picture must hold, from the result file."""
+    path = tmp_path_factory.mktemp("result") / "result.h5"
+    with server.client() as client:
+        path.write_bytes(client.get(f"{done['links']['results']}/result.h5").content)
+    slices, _ = read_result(path)
+
+    def inside(values: list[np.ndarray]) -> list[np.ndarray]:
+        return [np.where(p.object_mask, v, 0) for p, v in zip(slices, values, strict=True)]
+
+    found = {
+        "mean": [abs(p.mean) for p in slices],
+        "sample": [abs(p.samples[2]) for p in slices],
+        "coarse": [abs(p.coarse) for p in slices],
+        "std": [p.magnitude_std for p in slices],
+        "relative": inside([100 * p.magnitude_std / abs(p.mean) for p in slices]),
+        "width": [p.quantiles[3] - p.quantiles[0] for p in slices],
+        "mc-error": [p.mean_error for p in slices],
+        "rhat": inside([p.rhat for p in slices]),
+        "effective-samples": inside([p.effective_samples for p in slices]),
+        "phase": inside([np.angle(p.mean) for p in slices]),
+    }
+    return {name: np.stack(images) for name, images in found.items()}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_volume_is_real_and_holds_the_results_values(
+    client: httpx.Client, done: dict[str, Any], maps: dict[str, np.ndarray], name: str
+) -> None:
+    address = f"{done['links']['volumes']}/{name}.nii"
+    answer = client.get(address, params={"sample": 2})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/x-nifti"
+    image = nibabel.Nifti1Image.from_bytes(answer.content)
+    assert image.get_data_dtype() == np.float32
+    values = np.asarray(image.dataobj).transpose(2, 1, 0)
+    assert np.allclose(values, maps[name], rtol=1e-5, atol=1e-7)
+    pixel = done["summary"]["image"]["pixel_mm"]
+    assert np.allclose(image.header.get_zooms(), (pixel[1], pixel[0], 5.0))
+    assert image.header["cal_min"] < image.header["cal_max"]
+    again = client.get(
+        address, params={"sample": 2}, headers={"If-None-Match": answer.headers["etag"]}
+    )
+    assert again.status_code == 304
+
+
+def test_the_list_names_every_picture_with_its_colours(
+    client: httpx.Client, done: dict[str, Any]
+) -> None:
+    listed = client.get(done["links"]["volumes"]).json()["items"]
+    assert [entry["name"] for entry in listed] == list(PICTURES)
+    for entry in listed:
+        assert client.get(entry["href"]).status_code == 200
+        assert len(entry["colours"]) == 33
+
+
+def test_volumes_that_are_not_there(client: httpx.Client, done: dict[str, Any], scan: Path) -> None:
+    here = done["links"]["volumes"]
+    for path in ("nothing.nii", "sample.nii?sample=9"):
+        answer = client.get(f"{here}/{path}")
+        assert (answer.status_code, answer.json()["type"]) == (404, "/problems/not-found")
+    assert client.get(f"{here}/..%2Fmean.nii").status_code in (404, 422)
+
+
+def test_one_slice_is_a_volume_with_its_thickness() -> None:
+    stack = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+    image = nibabel.Nifti1Image.from_bytes(nifti(stack, (2.0, 1.5, 4.0), (0, 5), "test"))
+    assert image.shape == (3, 2, 1)
+    assert image.header.get_zooms() == (1.5, 2.0, 4.0)
+    # The first row is the upper one: the second axis points down.
+    assert nibabel.aff2axcodes(image.affine) == ("R", "P", "S")
+    assert np.allclose(image.affine @ [1, 0.5, 0, 1], [0, 0, 0, 1])
+
+
+def test_pictures_of_every_kind_in_grey_and_colours(
+    client: httpx.Client, done: dict[str, Any], maps: dict[str, np.ndarray]
+) -> None:
+    for name in PICTURES:
+        answer = client.get(
+            done["links"]["preview"],
+            params={"slice": 0, "product": name, "sample": 2, "colours": "own"},
+        )
+        low, high = map(float, answer.headers["window"].split(","))
+        level = np.clip((maps[name][0] - low) / (high - low), 0, 1) * 32
+        stops = np.array(colour_stops(PICTURES[name].colours), float)
+        expected = [np.interp(level, np.arange(33), channel) for channel in stops.T]
+        found = np.asarray(Image.open(io.BytesIO(answer.content)).convert("RGB"), float)
+        assert np.abs(found - np.stack(expected, axis=-1)).max() <= 9, name
+
+
+def test_an_overlay_is_transparent_where_it_has_nothing_to_say() -> None:
+    image = np.array([[0.0, 1.0]])
+    drawn = Image.open(io.BytesIO(png(image, (0, 1), colour_stops("magma"), see_through=True)))
+    assert np.asarray(drawn.convert("RGBA"))[0, :, 3].tolist() == [0, 255]
+
+
+def test_sides_of_the_patient_are_named() -> None:
+    (plane,) = axial(1, (4, 4), (1.0, 1.0, 1.0)).planes
+    assert patient_sides(plane) == {"top": "A", "bottom": "P", "left": "R", "right": "L"}
+
+
+def test_plain_pages_need_no_bundle_and_no_script(
+    client: httpx.Client, done: dict[str, Any]
+) -> None:
+    listed = client.get("/view/plain")
+    assert f"/view/plain/{done['id']}" in listed.text
+    assert "<script" not in listed.text
+    page = client.get(f"/view/plain/{done['id']}", params={"product": "std", "slice": 1})
+    assert f"/v1/reconstructions/{done['id']}/preview.png?slice=1&amp;product=std" in page.text
+    assert "For research use, not for diagnosis" in page.text
+
+
+def test_the_policy_of_the_pages_is_strict(client: httpx.Client) -> None:
+    for path in ("/view", "/view/plain"):
+        policy = client.get(path).headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert "http" not in policy
+
+
+def test_without_a_bundle_the_page_says_how_to_build_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(view, "BUNDLE", tmp_path)
+    answer = asyncio.run(view.viewer(""))
+    assert answer.status_code == 503
+    assert b"make viewer" in answer.body
