@@ -11,7 +11,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.http import events, reconstructions, results, roi, scans, system, uploads
+from service.http import batches, events, reconstructions, results, roi, scans, system, uploads
+from service.http.batches import BatchRequest
 from service.http.context import Context
 from service.http.docs import add_docs
 from service.http.feed import Feed
@@ -19,6 +20,7 @@ from service.http.gate import Gate
 from service.http.metrics import Metrics
 from service.http.principal import Doorkeeper
 from service.http.problems import Problem, add_problem_handlers
+from service.jobs.batches import Batches
 from service.jobs.records import Jobs
 from service.jobs.workers import Workers
 from service.jobs.workflows import Queue
@@ -40,6 +42,7 @@ def create_context(settings: ServiceSettings, *, busy_milliseconds: int = 5000) 
     """
     engine = open_database(settings.database_url, busy_milliseconds=busy_milliseconds)
     jobs, workers, storage = Jobs(engine), Workers(engine), open_storage(settings)
+    queue = Queue(settings, engine)
     return Context(
         settings=settings,
         engine=engine,
@@ -48,7 +51,8 @@ def create_context(settings: ServiceSettings, *, busy_milliseconds: int = 5000) 
         scans=Scans(engine),
         keys=Keys(engine),
         workers=workers,
-        queue=Queue(settings, engine),
+        queue=queue,
+        batches=Batches(engine, queue.enqueue),
         uploads=Uploads(storage.incoming, settings.upload_expiry_hours),
         feed=Feed(jobs, _FEED_SECONDS, overlap=engine.dialect.name != "sqlite"),
         metrics=Metrics(jobs, workers, settings.worker_lost_seconds),
@@ -83,7 +87,16 @@ def create_app(context: Context) -> FastAPI:
     app.state.doorkeeper = Doorkeeper()
     app.state.at_work = set()
     add_problem_handlers(app)
-    for module in (scans, uploads, reconstructions, events, results, roi, system):
+    for module in (
+        scans,
+        uploads,
+        reconstructions,
+        batches,
+        events,
+        results,
+        roi,
+        system,
+    ):
         app.include_router(module.router)
     add_docs(app)
     app.add_middleware(Gate, settings=context.settings, metrics=context.metrics)
@@ -98,7 +111,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             title=app.title, version=app.version, summary=app.summary, routes=app.routes
         )
         schemas = document["components"]["schemas"]
-        for model in (Problem, ReconstructionRequest):
+        for model in (Problem, ReconstructionRequest, BatchRequest):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {})
             schemas[model.__name__] = schema

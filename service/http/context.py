@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 
 from service.http.feed import Feed
 from service.http.metrics import Metrics
+from service.jobs.batches import Batches
 from service.jobs.records import Jobs
 from service.jobs.workers import Workers
 from service.jobs.workflows import Queue
@@ -35,6 +36,7 @@ class Context:
     keys: Keys
     workers: Workers
     queue: Queue
+    batches: Batches
     uploads: Uploads
     feed: Feed
     metrics: Metrics

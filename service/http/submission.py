@@ -64,7 +64,7 @@ async def body_of(request: Request, limit: int) -> bytes:
 
 def require_queue(context: Context, key: Key) -> None:
     """Refuse early what could not be queued. Raises ProblemError."""
-    waiting = context.jobs.counts()["queued"]
+    waiting = context.jobs.counts(batched=False)["queued"]
     if waiting >= context.settings.max_queue:
         seconds = max(1, round(context.jobs.mean_seconds()))
         raise ProblemError(
@@ -72,7 +72,7 @@ def require_queue(context: Context, key: Key) -> None:
             f"{waiting} jobs wait; try again in {seconds} s",
             headers={"Retry-After": str(seconds)},
         )
-    counts = context.jobs.counts(key.id)
+    counts = context.jobs.counts(key.id, batched=False)
     active = sum(counts[state.value] for state in ACTIVE)
     if active >= context.settings.max_active_per_key:
         seconds = max(1, round(context.jobs.mean_seconds()))

@@ -154,9 +154,11 @@ class Jobs:
         with self._engine.connect() as connection:
             return [_job(row) for row in connection.execute(query)]
 
-    def counts(self, owner: str | None = None) -> dict[str, int]:
-        """Number of jobs in each state."""
+    def counts(self, owner: str | None = None, *, batched: bool | None = None) -> dict[str, int]:
+        """Number of jobs in each state; only those of batches, or all others, if that is said."""
         query = sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)
+        if batched is not None:
+            query = query.where(jobs.c.output.is_not(None) if batched else jobs.c.output.is_(None))
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
         with self._engine.connect() as connection:
@@ -189,16 +191,6 @@ class Jobs:
         query = sa.select(sa.func.count()).where(jobs.c.state.in_(_STARTED))
         with self._engine.connect() as connection:
             return int(connection.execute(query).scalar_one())
-
-    def done_by_worker(self, seconds: float) -> dict[str, int]:
-        """How many jobs each worker ended within the last seconds."""
-        query = (
-            sa.select(jobs.c.worker, sa.func.count())
-            .where(jobs.c.finished_at > time.time() - seconds, jobs.c.worker.is_not(None))
-            .group_by(jobs.c.worker)
-        )
-        with self._engine.connect() as connection:
-            return {row[0]: int(row[1]) for row in connection.execute(query)}
 
     def mean_seconds(self) -> float:
         """How long the last finished jobs ran; 60 before any has."""
