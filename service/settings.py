@@ -111,6 +111,9 @@ class ServiceSettings(BaseSettings):
     max_json_bytes: int = Field(4 << 20, gt=0, description="largest JSON body")
     disk_floor_bytes: int = Field(1 << 30, ge=0, description="free space below which uploads stop")
     max_queue: int = Field(1000, ge=1, description="jobs that may wait in all")
+    max_batched_per_key: int = Field(
+        100_000, ge=1, description="unfinished items of one key's batches"
+    )
     max_active_per_key: int = Field(200, ge=1, description="unfinished jobs of one key")
     max_uploads_per_key: int = Field(100, ge=1, description="unfinished tus uploads of one key")
     max_requests_per_key: int = Field(

@@ -27,6 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from sqlalchemy.exc import OperationalError
 
 from service.archives.inspection import Looked
 from service.archives.report import csv_text, html_text, json_text, rows_of
@@ -48,6 +49,7 @@ _LINES = 8
 _LISTED = 40
 """Lines of the table of what will run."""
 _FOLLOW_SECONDS = 0.5
+_AWAY_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -263,7 +265,12 @@ def _work(run: ArchiveRun, made: Batch, stop: _Stop, elsewhere: bool, quiet: boo
                 own.look()
             if time.monotonic() - looked >= _FOLLOW_SECONDS:
                 looked = time.monotonic()
-                counts = run.counts(made)
+                try:
+                    counts = run.counts(made)
+                except OperationalError:  # it may be on its way back
+                    bar.update(overall, description="[red]the database does not answer[/]")
+                    stop.event.wait(_AWAY_SECONDS)
+                    continue
                 failed = counts["failed"] + counts["refused"]
                 told = f"all scans ([red]{failed} failed[/])" if failed else "all scans"
                 bar.update(overall, completed=ended(counts), description=told)

@@ -65,7 +65,7 @@ def workers(
     chosen = load_settings(data=data, database=database)
     create_database(chosen.database_url)
     engine = open_database(chosen.database_url)
-    known, done = Workers(engine).all(), Jobs(engine).done_by_worker(3600.0)
+    known, done = Workers(engine).all(), Workers(engine).done(3600.0)
     waiting = {name: count for name, (count, _) in Jobs(engine).waiting().items()}
     engine.dispose()
     if as_json:

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from service.http import (
+    batches,
     deliveries,
     events,
     new_reconstructions,
@@ -23,6 +24,7 @@ from service.http import (
     uploads,
     volumes,
 )
+from service.http.batches import BatchRequest
 from service.http.context import Context
 from service.http.docs import add_docs
 from service.http.feed import Feed
@@ -32,6 +34,7 @@ from service.http.metrics import Metrics
 from service.http.principal import Doorkeeper
 from service.http.problems import Problem, add_problem_handlers
 from service.http.view import add_view
+from service.jobs.batches import Batches
 from service.jobs.history import History
 from service.jobs.records import Jobs
 from service.jobs.workers import Workers
@@ -55,6 +58,7 @@ def create_context(settings: ServiceSettings, *, busy_milliseconds: int = 5000) 
     engine = open_database(settings.database_url, busy_milliseconds=busy_milliseconds)
     jobs, history, workers = Jobs(engine), History(engine), Workers(engine)
     storage = open_storage(settings)
+    queue = Queue(settings, engine)
     return Context(
         settings=settings,
         engine=engine,
@@ -64,7 +68,8 @@ def create_context(settings: ServiceSettings, *, busy_milliseconds: int = 5000) 
         scans=Scans(engine),
         keys=Keys(engine),
         workers=workers,
-        queue=Queue(settings, engine),
+        queue=queue,
+        batches=Batches(engine, queue.enqueue),
         uploads=Uploads(storage.incoming, settings.upload_expiry_hours),
         feed=Feed(history, _FEED_SECONDS, overlap=engine.dialect.name != "sqlite"),
         metrics=Metrics(engine, jobs, workers, settings.worker_lost_seconds),
@@ -105,6 +110,7 @@ def create_app(context: Context) -> FastAPI:
         uploads,
         new_reconstructions,
         reconstructions,
+        batches,
         events,
         results,
         volumes,
@@ -133,6 +139,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             ReconstructionParameters,
             ReconstructionRequest,
             deliveries.DeliveryRequest,
+            BatchRequest,
         ):
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= schema.pop("$defs", {})

@@ -12,6 +12,7 @@ from fastapi import Depends, Request
 from recon.io.nursery import Nursery
 from service.http.feed import Feed
 from service.http.metrics import Metrics
+from service.jobs.batches import Batches
 from service.jobs.history import History
 from service.jobs.records import Jobs
 from service.jobs.workers import Workers
@@ -38,6 +39,7 @@ class Context:
     keys: Keys
     workers: Workers
     queue: Queue
+    batches: Batches
     uploads: Uploads
     feed: Feed
     metrics: Metrics

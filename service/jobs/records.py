@@ -144,9 +144,11 @@ class Jobs:
         with self._engine.connect() as connection:
             return set(connection.execute(sa.select(jobs.c.id)).scalars())
 
-    def counts(self, owner: str | None = None) -> dict[str, int]:
-        """Number of jobs in each state."""
+    def counts(self, owner: str | None = None, *, batched: bool | None = None) -> dict[str, int]:
+        """Number of jobs in each state; only those of batches, or all others, if that is said."""
         query = sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)
+        if batched is not None:
+            query = query.where(jobs.c.output.is_not(None) if batched else jobs.c.output.is_(None))
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
         with self._engine.connect() as connection:
@@ -179,16 +181,6 @@ class Jobs:
         query = sa.select(sa.func.count()).where(jobs.c.state.in_(STARTED))
         with self._engine.connect() as connection:
             return int(connection.execute(query).scalar_one())
-
-    def done_by_worker(self, seconds: float) -> dict[str, int]:
-        """How many jobs each worker ended within the last seconds."""
-        query = (
-            sa.select(jobs.c.worker, sa.func.count())
-            .where(jobs.c.finished_at > time.time() - seconds, jobs.c.worker.is_not(None))
-            .group_by(jobs.c.worker)
-        )
-        with self._engine.connect() as connection:
-            return {row[0]: int(row[1]) for row in connection.execute(query)}
 
     def mean_seconds(self) -> float:
         """How long the last finished jobs ran; 60 before any has."""
@@ -373,7 +365,9 @@ def _facts(job: Job) -> EndedJob:
 def _unfinished(connection: sa.Connection, owner: str) -> tuple[int, int]:
     waiting = sa.func.sum(sa.case((jobs.c.state == JobState.QUEUED, 1), else_=0))
     own = sa.func.sum(sa.case((jobs.c.owner == owner, 1), else_=0))
-    row = connection.execute(sa.select(waiting, own).where(jobs.c.state.in_(ACTIVE))).one()
+    # Archives queue as much as they like; they wait for everybody else.
+    counted = jobs.c.state.in_(ACTIVE) & jobs.c.output.is_(None)
+    row = connection.execute(sa.select(waiting, own).where(counted)).one()
     return int(row[0] or 0), int(row[1] or 0)
 
 

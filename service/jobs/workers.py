@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service.store.database import add_to_total, workers
+from service.store.database import add_to_total, jobs, workers
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,16 @@ class Workers:
         """Every worker that is known."""
         with self._engine.connect() as connection:
             return [Worker(**row._mapping) for row in connection.execute(sa.select(workers))]
+
+    def done(self, seconds: float) -> dict[str, int]:
+        """How many jobs each worker ended within the last seconds."""
+        query = (
+            sa.select(jobs.c.worker, sa.func.count())
+            .where(jobs.c.finished_at > time.time() - seconds, jobs.c.worker.is_not(None))
+            .group_by(jobs.c.worker)
+        )
+        with self._engine.connect() as connection:
+            return {row[0]: int(row[1]) for row in connection.execute(query)}
 
     def silent(self, seconds: float, but: str) -> list[str]:
         """Names of those that were silent too long."""
