@@ -129,9 +129,10 @@ def settings_page() -> str:
         "| environment variable | default | meaning |",
         "|---|---|---|",
     ]
-    for _, variable, default, meaning in table():
-        shown = default.replace(str(Path.home()), "~")
-        lines.append(f"| `{variable}` | {f'`{shown}`' if shown else 'none'} | {cell(meaning)} |")
+    for setting in table():
+        shown = setting.default.replace(str(Path.home()), "~")
+        default = f"`{shown}`" if shown else "none"
+        lines.append(f"| `{setting.variable}` | {default} | {cell(setting.meaning)} |")
     return _MADE + "\n".join(lines) + "\n"
 
 

@@ -94,7 +94,7 @@ def test_presets_cost_what_the_method_page_says() -> None:
     ids=str,
 )
 def test_variables_that_are_named_exist(path: Path) -> None:
-    known = {variable for _, variable, _, _ in table()} | OTHER_VARIABLES
+    known = {setting.variable for setting in table()} | OTHER_VARIABLES
     assert set(VARIABLE.findall((ROOT / path).read_text())) <= known
 
 
