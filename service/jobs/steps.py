@@ -45,7 +45,7 @@ from service.jobs.summary import summary_of
 from service.jobs.watch import Stopped, Watch
 from service.problems import ProblemError, problem_of
 from service.requests import ReconstructionParameters
-from service.runs import DEFAULT_MODEL, write_reconstruction
+from service.runs import DEFAULT_MODEL, parse_selection, write_reconstruction
 from service.settings import ServiceSettings
 from service.slices import parse_slices
 from service.store.files import PICTURE_FILES, RESULT_FILES, Storage
@@ -261,7 +261,9 @@ class Work:
             model = job.parameters.model or self._settings.default_model or DEFAULT_MODEL
             if model not in self._priors:
                 self._priors = {model: load_prior(model, self._device)}
-            scan = read_scan(self._storage.scan(job.scan_sha256))
+            text = job.parameters.select
+            select = None if text is None else parse_selection(text.split(","))
+            scan = read_scan(self._storage.scan(job.scan_sha256), select=select)
             self._loaded = _Loaded(job.id, scan, model, self._priors[model])
         return self._loaded
 
