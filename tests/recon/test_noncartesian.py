@@ -100,6 +100,7 @@ def test_density_compensation_makes_the_adjoint_a_picture() -> None:
     assert abs(complex(spread[32, 32]) - 1) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["radial", "spiral"])
 def test_calibration_and_the_coarse_image_come_close_to_the_phantom(name: str) -> None:
     points = spokes(64, 128) if name == "radial" else spirals(16, 400, 4.0)
