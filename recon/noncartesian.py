@@ -172,7 +172,7 @@ def gridded(
     place = torch.from_numpy(points.copy())
     weights = torch.from_numpy(density_compensation(points, mask, shape))
     kernel = toeplitz_kernel(place, weights.double(), shape).float()
-    rhs = from_samples(torch.from_numpy(kspace) * weights, place, shape)
+    rhs = from_samples(torch.from_numpy(kspace.copy()) * weights, place, shape)
     solution = conjugate_gradient(
         lambda x: toeplitz(kernel, x) + _GRIDDING_RIDGE * x,
         rhs,

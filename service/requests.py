@@ -9,9 +9,17 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 MODEL_NAME = r"^[a-z0-9][a-z0-9-]{0,63}$"
+SELECTION = r"^[a-z]+=[0-9]{1,5}(,[a-z]+=[0-9]{1,5})*$"
 CLIENT_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _WEEK = 7 * 24 * 3600.0
 
@@ -21,6 +29,11 @@ Millimetres = Annotated[float, Field(gt=0, le=1000)]
 PresetName = Literal["fast", "standard", "thorough"]
 CoarseName = Literal["cg-sense", "zero-filled", "l1-wavelet"]
 PathName = Literal["prior", "measurement"]
+
+
+def _separated(value: object) -> object:
+    """`1,1,5` of a query as the list that JSON has."""
+    return value.split(",") if isinstance(value, str) else value
 
 
 class Priority(StrEnum):
@@ -50,6 +63,9 @@ class ReconstructionParameters(BaseModel):
     slices: Annotated[str, StringConstraints(max_length=200)] | None = Field(
         None, description="3, 3:5 or 0,2,4 [all]"
     )
+    select: Annotated[str, StringConstraints(max_length=200, pattern=SELECTION)] | None = Field(
+        None, description="images of raw data, as repetition=0 or contrast=1,set=0 [all]"
+    )
     coarse: CoarseName = Field("cg-sense", description="the first reconstruction")
     path: PathName = Field("prior", description="what annealed Langevin follows")
     fit_noise: bool = Field(True, description="fit the noise level when the residual contradicts")
@@ -69,7 +85,9 @@ class ReconstructionParameters(BaseModel):
     identified: bool = Field(
         False, description="keep the patient's name, numbers and dates in DICOM"
     )
-    voxel_mm: tuple[Millimetres, Millimetres, Millimetres] | None = Field(
+    voxel_mm: Annotated[
+        tuple[Millimetres, Millimetres, Millimetres] | None, BeforeValidator(_separated)
+    ] = Field(
         None,
         description="rows, columns, slices: take images for axial ones of this size where the scan "
         "does not say where they lie [the header's field of view]",

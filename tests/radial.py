@@ -24,7 +24,7 @@ def spokes(count: int, samples: int) -> NDArray[np.float32]:
 
 def spirals(count: int, samples: int, turns: float) -> NDArray[np.float32]:
     """(interleaves, samples, 2) Archimedean spirals from the centre."""
-    share = np.sqrt(np.linspace(0, 1, samples))
+    share = np.linspace(0, 1, samples)
     angles = 2 * math.pi * (turns * share + np.arange(count)[:, np.newaxis] / count)
     path = 0.4999 * share * np.stack([np.cos(angles), np.sin(angles)])
     return np.moveaxis(path, 0, -1).astype(np.float32)

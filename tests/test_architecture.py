@@ -24,6 +24,7 @@ CONFINED = {
         "models/training_data.py",
         "service/images/files.py",
     ),
+    "finufft": ("recon/noncartesian.py",),
     "typer": ("service/",),
     "rich": ("service/",),
     "fastapi": ("service/",),

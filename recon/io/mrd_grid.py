@@ -144,6 +144,21 @@ def patterns_of(heads: NDArray[np.void]) -> NDArray[np.int64]:
     return numbered(patterns)[which]
 
 
+def selections_of(heads: NDArray[np.void]) -> list[dict[str, int]]:
+    """Choices of images that have one sampling pattern each and are all images together.
+
+    One empty choice where all have the same pattern, or no counter alone tells them apart.
+    """
+    patterns = patterns_of(heads)
+    if not patterns.any():
+        return [{}]
+    for name in ("repetition", "set", "contrast", "phase", "slice"):
+        values = heads["idx"][name]
+        if all(len(set(patterns[values == value])) == 1 for value in np.unique(values)):
+            return [{name: int(value)} for value in np.unique(values)]
+    return [{}]
+
+
 def numbered(keys: list[bytes]) -> NDArray[np.int64]:
     """The same number for equal keys, counted as they appear."""
     numbers: dict[bytes, int] = {}

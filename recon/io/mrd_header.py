@@ -17,6 +17,8 @@ from recon.errors import ScanError
 
 TRAJECTORIES = ("cartesian", "radial", "goldenangle", "spiral")
 """Those that are read; all but the first need k-space positions in the readouts."""
+_OF_THE_IMAGE = {None, "embedded", "interleaved"}
+"""Modes of parallel imaging whose calibration readouts sample the image itself."""
 _HEADER_BYTES = 8 << 20
 _MATRIX = 1 << 14
 
@@ -124,7 +126,7 @@ def encoding_of(header: ismrmrdHeader) -> Encoding:
                 _centre(limits.kspace_encoding_step_2, encoded.matrix[2]),
             ),
             trajectory=trajectory,
-            embedded_calibration=getattr(mode, "value", mode) in {None, "embedded"},
+            embedded_calibration=getattr(mode, "value", mode) in _OF_THE_IMAGE,
             noise_bandwidth=_positive(1.0 if bandwidth is None else bandwidth),
         )
     except (ValueError, TypeError, AttributeError) as error:

@@ -26,6 +26,7 @@ from recon.io.mrd_grid import (
     planes_of,
     require_some,
     selected,
+    selections_of,
     vector_of,
 )
 from recon.io.mrd_header import Encoding, encoding_of, parse_header
@@ -128,6 +129,13 @@ def scan_from_readouts(
     return scans[0]
 
 
+def selections_in(xml: str, heads: NDArray[np.void]) -> list[dict[str, int]]:
+    """Values of `select` with which `scan_from_readouts` reads all images of these headers."""
+    encoding = encoding_of(parse_header(xml))
+    chosen = imaging(heads, encoding)
+    return selections_of(heads[chosen]) if encoding.cartesian and chosen.any() else [{}]
+
+
 def _patterns_differ() -> ScanError:
     return ScanError(
         "patterns-differ",
@@ -139,9 +147,10 @@ def _patterns_differ() -> ScanError:
 def shape_of_readouts(
     xml: str, heads: NDArray[np.void], limits: ReadLimits
 ) -> tuple[int, int, int, int]:
-    """(slices, coils, rows, columns) of the only scan in readouts with these headers.
+    """(slices, coils, rows, columns) of the scan in readouts with these headers.
 
-    Raises ScanError as `scan_from_readouts` does for all that headers can be wrong in.
+    Slices of all sampling patterns count, where there are several. Raises ScanError as
+    `scan_from_readouts` does for all else that headers can be wrong in.
     """
     encoding = encoding_of(parse_header(xml))
     chosen = imaging(heads, encoding)
@@ -151,8 +160,8 @@ def shape_of_readouts(
     if not encoding.cartesian:
         require_trajectories(encoding, heads)
         return len(images_of(heads)[0]), coils, *encoding.encoded.matrix[:2]
-    if patterns_of(heads).any():
-        raise _patterns_differ()
+    images = len(images_of(heads)[0])
+    heads = heads[patterns_of(heads) == 0]
     samples = heads["active_channels"].astype(np.int64) * heads["number_of_samples"]
     grid = grid_of(heads, encoding, limits, 8 * int(samples.sum()))
     sampled = grid.sampled
@@ -161,10 +170,10 @@ def shape_of_readouts(
     x, y, z = sampled.shape
     way = _way(sampled)
     if way is _Way.PLANES:
-        return len(grid.images), coils, x, y
+        return images, coils, x, y
     if way is _Way.PARTITIONS:
-        return len(grid.images) * grid.keep[2], coils, x, y
-    return len(grid.images) * grid.keep[0], coils, y, z
+        return images * grid.keep[2], coils, x, y
+    return images * grid.keep[0], coils, y, z
 
 
 class _Way(Enum):

@@ -16,7 +16,7 @@ from recon.scan import Scan
 from service.jobs.job import Job
 from service.jobs.sharing import SharedPrior
 from service.problems import ProblemError
-from service.runs import DEFAULT_MODEL
+from service.runs import DEFAULT_MODEL, parse_selection
 from service.settings import ServiceSettings
 from service.store.archive import archived_file
 from service.store.files import Storage
@@ -54,8 +54,10 @@ class Loader:
                 self._loaded.popitem(last=False)
         model = job.parameters.model or self._settings.default_model or DEFAULT_MODEL
         network, prior = self._prior(model)
+        text = job.parameters.select
+        select = None if text is None else parse_selection(text.split(","))
         with archived_file(self._storage, job.scan_sha256, job.source) as file:
-            scan = read_scan(file)
+            scan = read_scan(file, select=select)
         if scan.sha256 != job.scan_sha256:
             raise ProblemError(
                 "invalid-scan",

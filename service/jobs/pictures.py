@@ -34,7 +34,11 @@ def write_pictures(settings: ServiceSettings, storage: Storage, job: Job, scan: 
     if voxel is None and ATTRIBUTE not in scan.attributes:
         return []
     result = storage.product(job.place, "result.h5")
-    images = load_images(result, identified=job.parameters.identified, voxel_mm=voxel)
+    try:
+        images = load_images(result, identified=job.parameters.identified, voxel_mm=voxel)
+    except ScanError as error:  # no reason to throw the reconstruction itself away
+        log.warning("no pictures", job=job.id, reason=error.code)
+        return []
     key = settings.uid_key.encode() or storage.secret()
     with tempfile.TemporaryDirectory(dir=storage.incoming) as folder:
         files = write_dicom(images, Path(folder), key, parametric_map=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import secrets
+import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,9 +18,12 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import structlog
 
 from recon.errors import ReconError, ScanError
+from recon.io.mrd_readouts import HEAD
+from recon.io.mrd_scan import selections_in
 from recon.io.mrd_writing import write_raw
 from service.http.context import Context
 from service.http.receiving import Received, keep_scan, require_room
@@ -149,27 +153,31 @@ class Gateway:
             identified=True,
         )
         try:
-            job = await asyncio.to_thread(
-                submit, self.context, SCANNER, scan, asked, also=self._remembering(measurement)
-            )
+            also = self._remembering(measurement)
+            jobs = [
+                await asyncio.to_thread(submit, self.context, SCANNER, scan, each, also=also)
+                for each in _parts(measurement, asked)
+            ]
         except ProblemError as problem:
             await asyncio.to_thread(self._note, measurement, scan, asked, problem)
             raise
         finally:
             measurement.forget()
-        log.info("measurement received", job=job.id, mode=mode.value, readouts=scan.bytes)
+        log.info("measurement received", jobs=[job.id for job in jobs], mode=mode.value)
         if mode is Mode.INLINE:
-            async for chunk in self._wait(job, parameters):
-                yield chunk
+            for job in jobs:
+                async for chunk in self._wait(job, parameters):
+                    yield chunk
             return
-        ahead = await asyncio.to_thread(self.context.jobs.ahead_of, job)
-        yield encode_text(
-            "INFO", f"raw data kept, job {job.id} queued, {ahead} before it; retrieve it later"
-        )
+        for job in jobs:
+            ahead = await asyncio.to_thread(self.context.jobs.ahead_of, job)
+            yield encode_text(
+                "INFO", f"raw data kept, job {job.id} queued, {ahead} before it; retrieve it later"
+            )
         if parameters.sendpreview:
             path = self.context.storage.scan(scan.sha256)
             try:
-                preview = await asyncio.to_thread(images.preview, path)
+                preview = await asyncio.to_thread(images.preview, path, jobs[0].parameters.select)
             except ReconError as error:
                 yield encode_text("WARNING", f"no preview: {error.message}")
             else:
@@ -181,22 +189,27 @@ class Gateway:
     ) -> AsyncGenerator[bytes, None]:
         marks = self._measurements.marks(header_of(measurement), parameters.measurementid)
         hours = self.context.settings.gateway_hours
-        job_id = await asyncio.to_thread(self._measurements.find, marks, hours)
-        job = None if job_id is None else await asyncio.to_thread(self._current, job_id)
-        if job is None:
+        found = await asyncio.to_thread(self._measurements.find, marks, hours)
+        jobs = [await asyncio.to_thread(self._current, job_id) for job_id in found]
+        if not jobs:
             raise ProblemError(
                 "not-found",
                 "no measurement of this number, or of this device, protocol and frame of "
                 f"reference in the last {hours:g} hours, was received",
             )
-        if job.state is JobState.QUEUED:
-            ahead = await asyncio.to_thread(self.context.jobs.ahead_of, job)
-            yield encode_text("INFO", f"job {job.id} is queued, {ahead} before it; come back later")
-        elif not job.state.terminal:
-            yield encode_text("INFO", f"job {job.id} is {job.state.value}, {_said(job)}")
-        else:
-            async for chunk in self._ended(job, parameters):
-                yield chunk
+        for job in jobs:
+            if job is None:  # deleted since
+                continue
+            if job.state is JobState.QUEUED:
+                ahead = await asyncio.to_thread(self.context.jobs.ahead_of, job)
+                yield encode_text(
+                    "INFO", f"job {job.id} is queued, {ahead} before it; come back later"
+                )
+            elif not job.state.terminal:
+                yield encode_text("INFO", f"job {job.id} is {job.state.value}, {_said(job)}")
+            else:
+                async for chunk in self._ended(job, parameters):
+                    yield chunk
 
     async def _wait(self, job: Job, parameters: Parameters) -> AsyncGenerator[bytes, None]:
         """Progress, then the images; the job goes on when the client or the time has gone."""
@@ -298,7 +311,8 @@ class Gateway:
 
     def _remembering(self, measurement: Measurement) -> Any:  # noqa: ANN401  # a callback
         marks = self._measurements.marks(header_of(measurement))
-        return lambda connection, job: self._measurements.remember(connection, job.id, marks)
+        table, now = self._measurements, time.time()
+        return lambda connection, job: table.remember(connection, job.id, marks, now)
 
     @property
     def _measurements(self) -> Measurements:
@@ -307,6 +321,17 @@ class Gateway:
     def _current(self, job_id: str) -> Job | None:
         job = self.context.jobs.get(job_id)
         return None if job is None else self.context.jobs.latest_retry(job)
+
+
+def _parts(
+    measurement: Measurement, asked: ReconstructionParameters
+) -> list[ReconstructionParameters]:
+    """One request, or one for each of the sampling patterns of interleaved images."""
+    heads = np.frombuffer(bytes(measurement.heads), HEAD)
+    return [
+        asked.model_copy(update={"select": ",".join(f"{k}={v}" for k, v in select.items()) or None})
+        for select in selections_in(measurement.xml or "", heads)
+    ]
 
 
 def _written(path: Path, measurement: Measurement) -> Received:

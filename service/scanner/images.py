@@ -33,9 +33,10 @@ def finished(result: Path, job: Job, *, std: bool) -> tuple[list[ismrmrd.Image],
     return made if std else made[: len(posteriors)], warnings
 
 
-def preview(scan: Path) -> list[ismrmrd.Image]:
-    """Zero-filled images (series 3), marked as such. Raises ScanError."""
-    read = read_scan(scan)
+def preview(scan: Path, select: str | None) -> list[ismrmrd.Image]:
+    """Zero-filled images (series 3), marked as such; of a choice of images. Raises ScanError."""
+    chosen = None if select is None else dict(_counter(text) for text in select.split(","))
+    read = read_scan(scan, select=chosen)
     stack = ImageStack.from_text(str(read.attributes[ATTRIBUTE]))
     picture = stack.crop(zero_filled(read))
     look = ResultImages(
@@ -48,3 +49,8 @@ def preview(scan: Path) -> list[ismrmrd.Image]:
         located=True,
     )
     return mrd_images(look, ("preview",))
+
+
+def _counter(text: str) -> tuple[str, int]:
+    name, _, value = text.partition("=")
+    return name, int(value)

@@ -47,16 +47,18 @@ class Measurements:
             self._digest("place", device, protocol, frame) if frame else None,
         )
 
-    def remember(self, connection: sa.Connection, job_id: str, marks: Marks) -> None:
-        """Within the caller's transaction, which makes the job."""
+    def remember(
+        self, connection: sa.Connection, job_id: str, marks: Marks, received_at: float
+    ) -> None:
+        """Within the caller's transaction, which makes the job; the time is the measurement's."""
         connection.execute(
             sa.insert(measurements).values(
-                job_id=job_id, number=marks.number, place=marks.place, received_at=time.time()
+                job_id=job_id, number=marks.number, place=marks.place, received_at=received_at
             )
         )
 
-    def find(self, marks: Marks, hours: float) -> str | None:
-        """The job of the last such measurement: by number, else by place within some hours."""
+    def find(self, marks: Marks, hours: float) -> list[str]:
+        """The jobs of the last such measurement: by number, else by place within some hours."""
         since = time.time() - hours * 3600
         ways = []
         if marks.number is not None:
@@ -67,12 +69,16 @@ class Measurements:
         joined = measurements.join(jobs, jobs.c.id == measurements.c.job_id)
         for way in ways:
             query = sa.select(measurements.c.job_id).select_from(joined).where(way)
-            latest = query.order_by(measurements.c.received_at.desc()).limit(1)
+            latest = sa.select(sa.func.max(measurements.c.received_at)).select_from(joined)
             with self._engine.connect() as connection:
-                found = connection.execute(latest).scalar()
-            if found is not None:
-                return str(found)
-        return None
+                at = connection.execute(latest.where(way)).scalar()
+                rows = connection.execute(
+                    query.where(measurements.c.received_at == at).order_by(measurements.c.job_id)
+                )
+                found = [str(row.job_id) for row in rows]
+            if found:
+                return found
+        return []
 
     def _digest(self, *parts: object) -> str:
         message = "\x1f".join(map(str, parts)).encode()

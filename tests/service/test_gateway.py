@@ -17,12 +17,13 @@ import pytest
 from ismrmrd.serialization import ConfigFile, ConfigText
 
 from recon.io.files import read_result, read_scan
-from tests.mrd_files import header
+from tests.mrd_files import header, lines
 from tests.service.live import Server, ended, serving, wait_for
 from tests.service.mrd_sessions import (
     ACQUISITIONS,
     BAD,
     FAST,
+    FULL,
     GOOD,
     HEADER,
     SCAN,
@@ -162,6 +163,18 @@ def test_header_parameters_count_and_those_of_the_text_win(server: Server, port:
     talk(port, sent(ConfigText("openrecon"), head, '{"parameters": {"seed": 4}}', *ACQUISITIONS))
     params = newest(server)["params"]
     assert (params["samples"], params["seed"], params["preset"]) == (3, 4, "fast")
+
+
+@pytest.mark.slow
+def test_interleaved_repetitions_become_a_job_each(server: Server, port: int) -> None:
+    other = [line for line in range(32) if line % 2 or 12 <= line < 20]
+    more = list(lines(FULL.kspace[0], other, repetition=1))
+    answer = talk(port, sent(FAST, session_header("M10"), TRIGGER, *ACQUISITIONS, *more))
+    jobs = [job_named(server, text) for text in answer.texts]
+    assert [job["params"]["select"] for job in jobs] == ["repetition=0", "repetition=1"]
+    assert [job["state"] for job in jobs] == ["succeeded", "succeeded"]
+    found = talk(port, retrieval("M10"))
+    assert [image.repetition for image in found.images] == [0, 0, 1, 1]
 
 
 @pytest.mark.slow

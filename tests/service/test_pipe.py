@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from pathlib import Path
 
 import ismrmrd
 import numpy as np
@@ -14,8 +15,9 @@ from recon.pipeline import Settings, reconstruct
 from recon.posterior import SlicePosterior
 from recon.prior import GaussianPrior
 from recon.scan import Scan
-from service.scanner.configs import configs_of
+from service.scanner.configs import Mode, configs_of
 from service.scanner.mrd_stream import FileSource
+from service.scanner.parameters import Parameters
 from service.scanner.pipe import Engine, Session
 from tests.service.mrd_sessions import (
     ACQUISITIONS,
@@ -72,3 +74,9 @@ def test_a_pipe_has_no_later_session() -> None:
     content = sent(ConfigFile("trigger"), HEADER, *ACQUISITIONS)
     [text] = understood(answered(Session(ENGINE), content)).texts
     assert "mrd-mode" in text
+
+
+def test_the_documentation_names_every_parameter_and_mode() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "scanners-and-hospitals.md").read_text()
+    names = [*Parameters.model_fields, *Mode]
+    assert [name for name in names if f"| `{name}`" not in text] == []
