@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from recon.errors import ReconError
@@ -123,6 +124,10 @@ def add_problem_handlers(app: FastAPI) -> None:
         problem = ProblemError("not-ready", detail, headers={"Retry-After": "5"})
         return problem_response(request, problem)
 
+    def went_away(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ClientDisconnect)
+        return problem_response(request, ProblemError("upload-incomplete", "the body ended early"))
+
     def system(request: Request, error: Exception) -> Response:
         assert isinstance(error, OSError)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -135,3 +140,4 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, from_framework)
     app.add_exception_handler(OperationalError, database_away)
     app.add_exception_handler(OSError, system)
+    app.add_exception_handler(ClientDisconnect, went_away)

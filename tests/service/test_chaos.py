@@ -1,8 +1,12 @@
-"""A hundred jobs while processes are killed at random moments."""
+"""A hundred jobs while processes are killed at random moments.
+
+`MRI_POSTERIOR_CHAOS=20` in the environment makes it twenty, with as many kills for each.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import sqlite3
 import threading
@@ -28,7 +32,8 @@ from tests.service.live import (
 )
 from tests.service.test_durability import ledger, recorded
 
-JOBS, WORKER_KILLS, API_KILLS = 100, 20, 5
+JOBS = int(os.environ.get("MRI_POSTERIOR_CHAOS", "100"))
+WORKER_KILLS, API_KILLS = JOBS // 5, JOBS // 20
 
 
 @pytest.mark.slow

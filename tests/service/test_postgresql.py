@@ -5,15 +5,29 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.service.live import QUICK, ended, events, serving, submitted, tiny_scan, wait_for
-from tests.service.test_durability import happened
+from tests.service.live import (
+    HDF5,
+    QUICK,
+    Server,
+    ended,
+    events,
+    serving,
+    submitted,
+    tiny_scan,
+    wait_for,
+)
+from tests.service.test_durability import happened, ledger
+from tests.service.test_races import at_once
+from tests.service.test_uploads import TUS, begun, part
 
 pytestmark = pytest.mark.slow  # whole servers started and killed: `make proofs`
 
@@ -75,3 +89,94 @@ def test_a_job_survives_its_worker_on_postgresql(
         assert len({e["data"]["slice"] for e in story if e["event"] == "slice"}) == 4
         assert client.get("/readyz").json()["checks"]["database"]
     assert not (tmp_path / "data" / "service.sqlite").exists()
+
+
+@pytest.fixture
+def two_hosts(postgresql: str, tmp_path: Path, models: Path) -> Iterator[tuple[Server, Server]]:
+    """Two whole servers on one database and one folder, which the second knows by another name."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "other").symlink_to(tmp_path / "data")
+    settings = {"database": postgresql, "worker_lost_seconds": 4, "heartbeat_seconds": 0.5}
+    with (
+        serving(tmp_path / "data", models, **settings) as one,
+        serving(tmp_path / "other", models, **settings) as two,
+    ):
+        yield one, two
+
+
+def test_a_host_that_dies_for_good_loses_no_job(
+    two_hosts: tuple[Server, Server], tmp_path: Path
+) -> None:
+    one, two = two_hosts
+    scan = tiny_scan(tmp_path / "scan.h5", slices=4)
+    slow = {"preset": "thorough", "samples": 24}
+    with one.client() as client, two.client() as other:
+        jobs = [submitted(client, scan, **slow, seed=seed) for seed in range(3)]
+
+        def at_work() -> dict[str, str]:
+            """Worker of each job that has begun its second slice and not its last."""
+            return {
+                job["id"]: other.get(job["links"]["self"]).json()["worker"]
+                for job in jobs
+                if happened(one, job, "slice 1", "started")
+                and not happened(one, job, "slice 3", "started")
+            }
+
+        def of_both() -> dict[str, str] | None:
+            found = at_work()
+            return found if len(set(found.values())) == 2 else None
+
+        working = wait_for(of_both, 180)
+        second = {job: name for job, name in working.items() if two_is(two, name)}
+        (taken,) = second
+        for pid in (two.process.pid, two.pid("api"), two.pid("worker-0")):
+            os.kill(pid, signal.SIGKILL)
+        two.process.wait()
+        done = [ended(client, job) for job in jobs]
+        assert [job["state"] for job in done] == ["succeeded"] * 3
+        (job,) = [job for job in done if job["id"] == taken]
+        by = {e["step"]: e["worker"] for e in ledger(one, job) if e["what"] == "finished"}
+        assert len(set(by.values())) == 2
+        assert by["slice 0"] == second[taken]
+        assert by["assemble"] != second[taken]
+        finished = [e["step"] for e in ledger(one, job) if e["what"] == "finished"]
+        assert sorted(finished) == sorted(set(finished))
+
+
+def two_is(server: Server, worker: str) -> bool:
+    """Whether a worker is one of this server's."""
+    return any(line.get("worker") == worker for line in server.log)
+
+
+def test_two_hosts_are_one_service(two_hosts: tuple[Server, Server], tmp_path: Path) -> None:
+    one, two = two_hosts
+    content = tiny_scan(tmp_path / "scan.h5").read_bytes()
+    with one.client() as first, two.client() as second:
+        clients: list[httpx.Client] = [first, second]
+        stored = at_once(
+            6, lambda n: clients[n % 2].post("/v1/scans", content=content, headers=HDF5)
+        )
+        assert {answer.status_code for answer in stored} == {200, 201}
+        (scan_id,) = {answer.json()["id"] for answer in stored}
+        body = {**QUICK, "scan_id": scan_id}
+        put = at_once(6, lambda n: clients[n % 2].put("/v1/reconstructions/of-both", json=body))
+        assert len({answer.json()["id"] for answer in put}) == 1, [a.text for a in put]
+        keyed = at_once(
+            6,
+            lambda n: clients[n % 2].post(
+                "/v1/reconstructions", json=body, headers={"Idempotency-Key": "of-both"}
+            ),
+        )
+        assert {answer.status_code for answer in keyed} <= {202, 409}
+        assert len({a.json()["id"] for a in keyed if a.status_code == 202}) == 1
+        for answer in (put[0], next(a for a in keyed if a.status_code == 202)):
+            story = events(second, answer.json())
+            assert [e["event"] for e in story].count("end") == 1
+            assert ended(first, answer.json())["state"] == "succeeded"
+        # An upload goes on at another host, and only one at a time writes it.
+        link = begun(first, len(content))
+        half = len(content) // 2
+        assert first.patch(link, content=content[:half], headers=part(0, b"")).status_code == 204
+        answer = second.patch(link, content=content[half:], headers=part(half, b""))
+        assert answer.headers["content-location"] == f"/v1/scans/{scan_id}"
+        assert first.head(link, headers=TUS).headers["content-location"].endswith(scan_id)
