@@ -73,6 +73,9 @@ function meter(share: number, kind: string): HTMLElement {
   return element;
 }
 
+export const NO_SELF_CHECK =
+  "There is none: it was switched off, or too few lines lie outside the calibration region.";
+
 /** What the self-check means, in words. */
 export function selfCheckWords(check: SelfCheck): string {
   const { lines, coverage_90: found, residual_std: spread } = check;

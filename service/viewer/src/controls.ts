@@ -3,6 +3,7 @@
 import type { Picture, Summary } from "./api";
 import { fill, h } from "./elements";
 import { number } from "./format";
+import { icon } from "./icons";
 import type { Layer } from "./renderer";
 import type { Tool } from "./stage";
 import type { Window } from "./volume";
@@ -32,12 +33,12 @@ export interface Shown {
   opacity: number;
 }
 
-const TOOLS: [Tool, string, string, string][] = [
-  ["window", "◐", "Window", "W"],
-  ["pan", "✥", "Move", "V"],
-  ["rectangle", "▭", "Rectangle", "R"],
-  ["ellipse", "◯", "Ellipse", "E"],
-  ["polygon", "⬠", "Polygon", "P"],
+const TOOLS: [Tool, string, string][] = [
+  ["window", "Window", "W"],
+  ["pan", "Move", "V"],
+  ["rectangle", "Rectangle", "R"],
+  ["ellipse", "Ellipse", "E"],
+  ["polygon", "Polygon", "P"],
 ];
 
 export class Controls {
@@ -62,7 +63,7 @@ export class Controls {
     summary: Summary,
     private readonly events: Choices,
   ) {
-    this.smoothButton = tool("▒", "Smooth", "I", () => events.smoothed());
+    this.smoothButton = tool("smooth", "Smooth", "I", () => events.smoothed());
     this.smoothButton.setAttribute("aria-pressed", "false");
     this.toolbar = this.makeToolbar();
 
@@ -143,8 +144,8 @@ export class Controls {
   }
 
   private makeToolbar(): HTMLElement {
-    const buttons = TOOLS.map(([name, mark, label, key]) => {
-      const button = tool(mark, label, key, () => this.events.toolChosen(name));
+    const buttons = TOOLS.map(([name, label, key]) => {
+      const button = tool(name, label, key, () => this.events.toolChosen(name));
       this.tools.set(name, button);
       return button;
     });
@@ -156,12 +157,12 @@ export class Controls {
       h(
         "div",
         { class: "group" },
-        tool("−", "Smaller", "−", () => this.events.zoomed(0.8), true),
-        tool("⛶", "Fit", "F", () => this.events.zoomed(0)),
-        tool("+", "Larger", "+", () => this.events.zoomed(1.25), true),
+        tool("smaller", "Smaller", "−", () => this.events.zoomed(0.8), true),
+        tool("fit", "Fit", "F", () => this.events.zoomed(0)),
+        tool("larger", "Larger", "+", () => this.events.zoomed(1.25), true),
       ),
-      h("div", { class: "group" }, this.smoothButton, tool("◑", "Auto", "A", () => this.events.automatic())),
-      tool("?", "Keyboard", "?", () => this.events.helped()),
+      h("div", { class: "group" }, this.smoothButton, tool("automatic", "Auto", "A", () => this.events.automatic())),
+      tool("help", "Keyboard", "?", () => this.events.helped()),
     );
   }
 
@@ -262,7 +263,7 @@ function tool(
   return h(
     "button",
     { type: "button", class: "tool", title: `${label} (${key})`, "aria-label": label, onclick: act },
-    h("span", { "aria-hidden": "true", class: "mark" }, mark),
+    icon(mark),
     bare ? null : h("span", { class: "word" }, label),
   );
 }

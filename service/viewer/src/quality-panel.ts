@@ -1,7 +1,7 @@
 /** What the report says of the slice that is seen. */
 
 import type { Job, SliceReport } from "./api";
-import { chiSquareChart, chiSquareWords, coverageChart, mixingWords, selfCheckWords } from "./charts";
+import { NO_SELF_CHECK, chiSquareChart, chiSquareWords, coverageChart, mixingWords, selfCheckWords } from "./charts";
 import { fill, h } from "./elements";
 import { number } from "./format";
 
@@ -28,7 +28,7 @@ export class QualityPanel {
       h("p", {}, mixingWords(report)),
       h("h3", {}, "Self-check"),
       check === null
-        ? h("p", { class: "faint" }, "It was switched off for this reconstruction.")
+        ? h("p", { class: "faint" }, NO_SELF_CHECK)
         : [coverageChart(check), h("p", {}, selfCheckWords(check))],
       h("p", {}, h("a", { href: `/view/reconstructions/${this.job.id}/report` }, "The whole report")),
     );

@@ -2,7 +2,7 @@
 
 import { api, download, ended } from "../api";
 import type { Job, Result, Summary } from "../api";
-import { chiSquareChart, chiSquareWords, coverageChart, mixingWords, selfCheckWords } from "../charts";
+import { NO_SELF_CHECK, chiSquareChart, chiSquareWords, coverageChart, mixingWords, selfCheckWords } from "../charts";
 import { fill, h } from "../elements";
 import type { Child } from "../elements";
 import { bytes, duration, moment, number, percent } from "../format";
@@ -184,7 +184,7 @@ function worst(summary: Summary): HTMLElement {
       h("p", {}, mixingWords(report)),
       h("h3", {}, "Self-check"),
       check === null
-        ? h("p", { class: "faint" }, "It was switched off for this reconstruction.")
+        ? h("p", { class: "faint" }, NO_SELF_CHECK)
         : [coverageChart(check), h("p", {}, selfCheckWords(check))],
     ),
   );

@@ -1,0 +1,26 @@
+/** Marks of the tools, drawn here because fonts differ in what they hold. */
+
+import { svg } from "./elements";
+
+const SHAPES: Record<string, string> = {
+  window: "M8 2a6 6 0 1 0 0 12z M8 2a6 6 0 0 1 0 12",
+  pan: "M8 1.5v13M1.5 8h13M5.8 3.7 8 1.5l2.2 2.2M5.8 12.3 8 14.5l2.2-2.2M3.7 5.8 1.5 8l2.2 2.2M12.3 5.8 14.5 8l-2.2 2.2",
+  rectangle: "M2 4h12v8H2z",
+  ellipse: "M1.5 8a6.5 4.5 0 1 0 13 0a6.5 4.5 0 1 0-13 0",
+  polygon: "M8 1.8 14.4 6.6 12 14H4L1.6 6.6z",
+  smaller: "M3 8h10",
+  larger: "M3 8h10M8 3v10",
+  fit: "M2 6V2h4M10 2h4v4M14 10v4h-4M6 14H2v-4",
+  smooth: "M1.5 11c3 0 3.5-6 6.5-6s3.5 6 6.5 6",
+  automatic: "M3 13 8 2.5 13 13M5 9.2h6",
+  help: "M5.6 6a2.4 2.4 0 1 1 3.5 2.1c-.8.5-1.1.9-1.1 1.9M8 12.6v.6",
+};
+
+/** The mark of a tool; its button has the name. */
+export function icon(name: string): SVGElement {
+  return svg(
+    "svg",
+    { class: "icon", viewBox: "0 0 16 16", "aria-hidden": "true" },
+    svg("path", { d: SHAPES[name] ?? "", class: name }),
+  );
+}
