@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import random
+import signal
 import subprocess
 import tempfile
 import time
@@ -81,7 +82,11 @@ def run(folder: Path, count: int, minutes: float, hours: float) -> dict[str, Any
         try:
             until(lambda: _ended(database.url) > 0, 1800)
             kills = _disturb(hosts, database, rng, minutes)
-            status = batch.wait(3600 * hours)
+            try:
+                status = batch.wait(3600 * hours)
+            except subprocess.TimeoutExpired:  # judge what there is
+                batch.send_signal(signal.SIGINT)
+                status = batch.wait(600)
             seconds = time.monotonic() - began
             figures = _judged(folder, store, database.url, expected, count)
         finally:
@@ -89,9 +94,8 @@ def run(folder: Path, count: int, minutes: float, hours: float) -> dict[str, Any
                 batch.kill()
             for host in hosts:
                 host.stop()
-    assert status == 1, status  # some scans are broken
     load = [round(value, 1) for value in os.getloadavg()]
-    return figures | kills | {"seconds": round(seconds, 1), "load_average": load}
+    return figures | kills | {"status": status, "seconds": round(seconds, 1), "load_average": load}
 
 
 def _disturb(
@@ -134,14 +138,20 @@ def _judged(
     rows = {row["name"]: row for row in json.loads(report.read_text())["items"]}
     assert len(rows) == count
     states = Counter(row["state"] for row in rows.values())
-    good = {name: row for name, row in rows.items() if name not in expected}
-    assert {row["state"] for row in good.values()} == {"succeeded"}, states
-    for name, error in expected.items():
-        assert rows[name]["error"] == error, rows[name]
+    wanted = {name: row for name, row in rows.items() if name not in expected}
+    good = {name: row for name, row in wanted.items() if row["state"] == "succeeded"}
+    left = {row["state"] for row in wanted.values()} - {"succeeded"}
+    assert left <= {"queued", "running"}, states  # not at all unless time was up
     outputs = _objects(store, "store/outputs/")
-    assert set(outputs) == {row["output"] for row in good.values()}
-    digests = {hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("scans/scan-*.h5")}
-    assert {row["scan_sha256"] for row in good.values()} == digests
+    complete = {name for name, files in outputs.items() if "report.json" in files}
+    assert complete == {row["output"] for row in good.values()}
+    assert len(complete) == len(good)
+    if not left:
+        for name, error in expected.items():
+            assert rows[name]["error"] == error, rows[name]
+        scans = folder.glob("scans/scan-*.h5")
+        digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in scans}
+        assert {row["scan_sha256"] for row in good.values()} == digests
     restarted = 0
     for row in good.values():
         files = outputs[row["output"]]
@@ -154,7 +164,7 @@ def _judged(
         restarted += sum(number > 1 for number in starts.values())
     with psycopg.connect(url) as connection:
         recorded = connection.execute(
-            "SELECT workflow_uuid, function_name, count(*) FROM operation_outputs "
+            "SELECT workflow_uuid, function_name, count(*) FROM dbos.operation_outputs "
             "GROUP BY workflow_uuid, function_name"
         ).fetchall()
         jobs = connection.execute("SELECT state, count(*) FROM service_jobs GROUP BY state")
@@ -162,14 +172,15 @@ def _judged(
     doubled = [row for row in recorded if row[2] > 1]
     assert not doubled, doubled[:3]
     assert by_state["succeeded"] == len(good)
-    left = [key for key in _keys(store, "store/reconstructions/") if "/slices/" in key]
+    traces = [key for key in _keys(store, "store/reconstructions/") if "/slices/" in key]
     return {
         "scans": count,
         "states": dict(states),
         "outputs": len(outputs),
         "steps_begun_more_than_once": restarted,
         "steps_recorded_twice": len(doubled),
-        "checkpoints_left": len(left),
+        "checkpoints_left": len(traces),
+        "finished": not left,
         "jobs": by_state,
     }
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import boto3
@@ -227,9 +227,15 @@ def write_scans(folder: Path, count: int, size: int = 32, slices: int = 1) -> No
     """Small scans that all differ."""
     folder.mkdir(parents=True, exist_ok=True)
     mask = undersampling_mask((size, size), "equispaced", 1.6, 0.5, 0)
-    for seed in range(count):
-        full, _ = simulate(slices, 4, size, size, 40, seed)
-        write_scan(folder / f"scan-{seed:05d}.h5", undersample(full, mask))
+    full, _ = simulate(slices, 4, size, size, 40, 0)
+    scan = undersample(full, mask)
+    rng = np.random.default_rng(0)
+    level = 0.01 * np.abs(scan.kspace[scan.kspace != 0]).mean()
+    for number in range(count):
+        noise = rng.normal(size=(2, *scan.kspace.shape)) * level
+        kspace = np.where(scan.kspace != 0, scan.kspace + noise[0] + 1j * noise[1], 0)
+        one = replace(scan, kspace=kspace.astype(np.complex64))
+        write_scan(folder / f"scan-{number:05d}.h5", one)
 
 
 def _cut(good: Path, path: Path) -> None:
