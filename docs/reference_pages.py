@@ -27,7 +27,7 @@ from recon.planes import ATTRIBUTE as IMAGE_PLANES
 from recon.posterior import QUANTILE_LEVELS, SelfCheck, SlicePosterior
 from service.cli import app as command_line
 from service.http.app import create_app, create_context
-from service.settings import CONFIG_VARIABLE, ServiceSettings, table
+from service.settings import CONFIG_VARIABLE, PREFIX, ServiceSettings
 from service.store.database import create_database
 
 ROOT = Path(__file__).parent.parent
@@ -129,9 +129,11 @@ def settings_page() -> str:
         "| environment variable | default | meaning |",
         "|---|---|---|",
     ]
-    for _, variable, default, meaning in table():
-        shown = default.replace(str(Path.home()), "~")
-        lines.append(f"| `{variable}` | {f'`{shown}`' if shown else 'none'} | {cell(meaning)} |")
+    for name, field in ServiceSettings.model_fields.items():
+        shown = str(field.get_default(call_default_factory=True))
+        shown = shown.replace(str(Path.home()), "~")
+        cells = [f"`{PREFIX}{name.upper()}`", f"`{shown}`" if shown else "none"]
+        lines.append(f"| {' | '.join(cells)} | {cell(field.description or '')} |")
     return _MADE + "\n".join(lines) + "\n"
 
 
