@@ -27,7 +27,7 @@ from recon.planes import ATTRIBUTE as IMAGE_PLANES
 from recon.posterior import QUANTILE_LEVELS, SelfCheck, SlicePosterior
 from service.cli import app as command_line
 from service.http.app import create_app, create_context
-from service.settings import CONFIG_VARIABLE, ServiceSettings, table
+from service.settings import CONFIG_VARIABLE, ServiceSettings
 from service.store.database import create_database
 
 ROOT = Path(__file__).parent.parent

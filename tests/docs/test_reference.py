@@ -19,7 +19,7 @@ from recon.schedule import PRESETS
 from service.http.app import create_context
 from service.problems import PROBLEMS
 from service.runs import choose_device, load_scan, reconstruct_file
-from service.settings import ServiceSettings, table
+from service.settings import ServiceSettings
 from service.store.database import create_database
 from tests.service.live import tiny_model, tiny_scan
 
