@@ -167,7 +167,7 @@ def test_header_parameters_count_and_those_of_the_text_win(server: Server, port:
 
 @pytest.mark.slow
 def test_interleaved_repetitions_become_a_job_each(server: Server, port: int) -> None:
-    other = [line for line in range(32) if line % 2 or 12 <= line < 20]
+    other = [line for line in range(32) if line % 2 or 9 <= line < 23]
     more = list(lines(FULL.kspace[0], other, repetition=1))
     answer = talk(port, sent(FAST, session_header("M10"), TRIGGER, *ACQUISITIONS, *more))
     jobs = [job_named(server, text) for text in answer.texts]
