@@ -77,6 +77,9 @@ class ServiceSettings(BaseSettings):
     disk_floor_bytes: int = Field(1 << 30, ge=0, description="free space below which uploads stop")
     max_queue: int = Field(1000, ge=1, description="jobs that may wait in all")
     max_active_per_key: int = Field(200, ge=1, description="unfinished jobs of one key")
+    max_scan_bytes_per_key: int = Field(
+        0, ge=0, description="bytes of all scans of one key together; 0: what the disk holds"
+    )
     max_uploads_per_key: int = Field(100, ge=1, description="unfinished tus uploads of one key")
     max_requests_per_key: int = Field(
         400, ge=1, description="requests of one key that are answered at the same time"

@@ -90,7 +90,7 @@ def serve(settings: ServiceSettings) -> None:
     environment = os.environ | to_environment(settings)
     environment["TMPDIR"] = str(Storage(settings.data).incoming)
     environment[SOCKET_VARIABLE] = str(listener.fileno())
-    while not stop.wait(0.05):
+    while not stop.wait(0.1):
         for child in children:
             child.look(environment)
     _end(children, settings.grace_seconds + 10)
