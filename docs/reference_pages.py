@@ -28,6 +28,7 @@ from recon.posterior import QUANTILE_LEVELS, SelfCheck, SlicePosterior
 from service.cli import app as command_line
 from service.http.app import create_app, create_context
 from service.settings import CONFIG_VARIABLE, ServiceSettings
+from service.settings import table as settings_table
 from service.store.database import create_database
 
 ROOT = Path(__file__).parent.parent
@@ -129,7 +130,7 @@ def settings_page() -> str:
         "| environment variable | default | meaning |",
         "|---|---|---|",
     ]
-    for setting in table():
+    for setting in settings_table():
         shown = setting.default.replace(str(Path.home()), "~")
         default = f"`{shown}`" if shown else "none"
         lines.append(f"| `{setting.variable}` | {default} | {cell(setting.meaning)} |")

@@ -115,6 +115,9 @@ class ServiceSettings(BaseSettings):
         100_000, ge=1, description="unfinished items of one key's batches"
     )
     max_active_per_key: int = Field(200, ge=1, description="unfinished jobs of one key")
+    max_scan_bytes_per_key: int = Field(
+        0, ge=0, description="bytes of all scans of one key together; 0: what the disk holds"
+    )
     max_uploads_per_key: int = Field(100, ge=1, description="unfinished tus uploads of one key")
     max_requests_per_key: int = Field(
         400, ge=1, description="requests of one key that are answered at the same time"

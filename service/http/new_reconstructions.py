@@ -25,6 +25,7 @@ from service.http.receiving import (
     keep_scan,
     media_type,
     received,
+    require_quota,
     require_room,
     with_room,
 )
@@ -230,6 +231,7 @@ async def _asked(
         return scan, asked, digest
     announced = announced_digest(request)
     require_room(context, content_length(request))
+    await run_in_threadpool(require_quota, context, key.id, content_length(request))
     if kind == "multipart/form-data":
         form = await stack.enter_async_context(
             _FormRequest(request, context).form(

@@ -73,6 +73,17 @@ def require_room(context: Context, coming: int = 0, arrived: int = 0) -> None:
         )
 
 
+def require_quota(context: Context, owner: str, coming: int) -> None:
+    """Refuse what would be more than a key may keep; in bytes. Raises ProblemError."""
+    allowed = context.settings.max_scan_bytes_per_key
+    if allowed and context.scans.bytes_of(owner) + coming > allowed:
+        raise ProblemError(
+            "quota-exceeded",
+            f"the scans of a key may have {allowed} bytes together; delete some of them",
+            headers={"Retry-After": "3600"},
+        )
+
+
 async def with_room(context: Context, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
     """The chunks, as long as there is room for them on the disk. Raises ProblemError."""
     arrived = looked = 0
@@ -125,6 +136,7 @@ async def keep_scan(
     also: Callable[[sa.Connection, StoredScan, bool], None] | None = None,
 ) -> tuple[StoredScan, bool]:
     """Look at an uploaded file in a child process and make it a scan. Raises ProblemError."""
+    await run_in_threadpool(require_quota, context, owner, body.bytes)
     limits = ReadLimits(
         file_bytes=context.settings.max_upload_bytes, cpu_seconds=_LOOK_SECONDS, wall_seconds=120.0
     )

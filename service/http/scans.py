@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import IntegrityError
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from service.http.context import Context, InContext
@@ -22,6 +23,7 @@ from service.http.receiving import (
     keep_scan,
     media_type,
     received,
+    require_quota,
     require_room,
 )
 from service.http.schemas import ScanOut, ScanPage
@@ -43,6 +45,7 @@ _REFUSALS = (
     "unsupported-media-type",
     "not-hdf5",
     "storage-full",
+    "quota-exceeded",
     "idempotency-in-flight",
 )
 
@@ -69,6 +72,7 @@ async def upload_scan(request: Request, context: InContext, key: Writer) -> Resp
     require_hdf5(request)
     announced = announced_digest(request)
     require_room(context, content_length(request))
+    await run_in_threadpool(require_quota, context, key.id, content_length(request))
     with attempt(request, key, request.app.state.at_work) as made:
         if announced is not None and (again := await replay(context, made, announced)):
             return again

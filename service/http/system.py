@@ -77,6 +77,7 @@ class Limits(BaseModel):
     max_json_bytes: int
     max_queue: int
     max_active_per_key: int
+    max_scan_bytes_per_key: int
     max_uploads_per_key: int
     max_requests_per_key: int
     requests_per_minute: int

@@ -31,6 +31,7 @@ from service.http.receiving import (
     content_length,
     keep_scan,
     media_type,
+    require_quota,
     require_room,
 )
 from service.http.scans import find_scan
@@ -104,6 +105,7 @@ async def create_upload(request: Request, context: InContext, key: Writer) -> Re
     if length == 0:
         raise ProblemError("invalid-request", "an empty file is no scan")
     require_room(context, length)
+    await run_in_threadpool(require_quota, context, key.id, length)
     if await run_in_threadpool(context.uploads.count, key.id) >= (
         most := context.settings.max_uploads_per_key
     ):

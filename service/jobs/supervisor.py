@@ -109,7 +109,7 @@ def serve(settings: ServiceSettings) -> None:
     if scanners is not None:
         environment[GATEWAY_VARIABLE] = str(scanners.fileno())
         log.info("listening for scanners", port=scanners.getsockname()[1])
-    while not stop.wait(0.05):
+    while not stop.wait(0.1):
         for child in children:
             child.look(environment)
     _end(children, settings.grace_seconds + 10)

@@ -79,6 +79,12 @@ class Scans:
             row = connection.execute(query).first()
         return None if row is None else StoredScan(**row._mapping)
 
+    def bytes_of(self, owner: str) -> int:
+        """Size of all scans of an owner together."""
+        query = sa.select(sa.func.sum(scans.c.bytes)).where(scans.c.owner == owner)
+        with self._engine.connect() as connection:
+            return int(connection.execute(query).scalar() or 0)
+
     def digests(self) -> set[str]:
         """Of all scans that somebody has, or that an unfinished job is made of."""
         needed = sa.select(jobs.c.scan_sha256).where(jobs.c.finished_at.is_(None))

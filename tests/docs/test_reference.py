@@ -20,6 +20,7 @@ from service.http.app import create_context
 from service.problems import PROBLEMS
 from service.runs import choose_device, load_scan, reconstruct_file
 from service.settings import ServiceSettings
+from service.settings import table as settings_table
 from service.store.database import create_database
 from tests.service.live import tiny_model, tiny_scan
 
@@ -94,7 +95,7 @@ def test_presets_cost_what_the_method_page_says() -> None:
     ids=str,
 )
 def test_variables_that_are_named_exist(path: Path) -> None:
-    known = {setting.variable for setting in table()} | OTHER_VARIABLES
+    known = {setting.variable for setting in settings_table()} | OTHER_VARIABLES
     assert set(VARIABLE.findall((ROOT / path).read_text())) <= known
 
 

@@ -63,7 +63,7 @@ def test_every_job_ends_succeeded_once(tmp_path: Path, models: Path) -> None:
                         except httpx.HTTPError:
                             time.sleep(0.2)
 
-            submitter = threading.Thread(target=submit)
+            submitter = threading.Thread(target=submit, daemon=True)
             submitter.start()
             began = time.monotonic()
             kills = ["worker-0"] * WORKER_KILLS + ["api"] * API_KILLS

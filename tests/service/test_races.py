@@ -221,6 +221,21 @@ def test_uploads_of_one_key_are_limited(make: Make) -> None:  # noqa: F811
     assert answers[2].json()["type"] == "/problems/quota-exceeded"
 
 
+def test_scans_of_one_key_may_fill_only_so_much(make: Make, scan: Path) -> None:  # noqa: F811
+    content = scan.read_bytes()
+    context = make(max_scan_bytes_per_key=len(content) + 10)
+    upload = {"content": content, "headers": HDF5}
+    made = ask(context, "POST", "/v1/scans", **upload)
+    assert made.status_code == 201
+    for answer in (
+        ask(context, "POST", "/v1/scans", **upload),
+        ask(context, "POST", "/v1/reconstructions", **upload),
+    ):
+        assert (answer.status_code, answer.json()["type"]) == (429, "/problems/quota-exceeded")
+    assert ask(context, "DELETE", made.headers["location"]).status_code == 204
+    assert ask(context, "POST", "/v1/scans", **upload).status_code == 201
+
+
 def test_a_key_may_ask_only_so_much_at_the_same_time(make: Make) -> None:  # noqa: F811
     context = make(max_requests_per_key=1)
     doorkeeper = Doorkeeper()
