@@ -136,10 +136,12 @@ def _shown(page: Page, picture: str, overlay: str = "") -> None:
 
 def _save(page: Page, name: str) -> None:
     page.wait_for_timeout(300)
-    image = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(256)
+    image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     path = FOLDER / f"{name}.png"
     FOLDER.mkdir(parents=True, exist_ok=True)
     image.save(path, optimize=True)
+    if path.stat().st_size > MOST_BYTES:
+        image.quantize(256).save(path, optimize=True)
     size = path.stat().st_size
     print(f"{path.name}: {size} bytes")
     if size > MOST_BYTES:

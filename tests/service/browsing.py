@@ -46,18 +46,15 @@ class Tab:
 
 
 @contextmanager
-def browser(*, webgl2: bool = True) -> Iterator[Any]:
+def browser(playwright: Any, *, webgl2: bool = True) -> Iterator[Any]:
     """A headless Chromium, with WebGL2 in software or without any."""
-    from playwright.sync_api import sync_playwright  # lazy: tests of other modules need none
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*_FLAGS, *(_WEBGL2 if webgl2 else _NO_WEBGL)]
-        )
-        try:
-            yield running
-        finally:
-            running.close()
+    running = playwright.chromium.launch(
+        executable_path=CHROMIUM, args=[*_FLAGS, *(_WEBGL2 if webgl2 else _NO_WEBGL)]
+    )
+    try:
+        yield running
+    finally:
+        running.close()
 
 
 def opened(running: Any, url: str, width: int = 1280, height: int = 800) -> Tab:
@@ -66,7 +63,7 @@ def opened(running: Any, url: str, width: int = 1280, height: int = 800) -> Tab:
     page.set_default_timeout(20_000)
     tab = Tab(page)
     page.on("console", lambda message: tab.said.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: tab.said.append(f"error: {error}"))
+    page.on("pageerror", lambda error: tab.said.append(f"exception: {error}"))
     return tab
 
 

@@ -11,11 +11,27 @@ export function number(value: number | null | undefined, digits = 3): string {
     return minus(value.toFixed(Math.max(0, digits - 1 - exponent)));
   }
   const [mantissa, power] = value.toExponential(digits - 1).split("e") as [string, string];
-  const raised = power
-    .replace("+", "")
-    .replace("-", "⁻")
-    .replace(/\d/g, (digit) => SUPERSCRIPTS[Number(digit)] ?? digit);
-  return `${minus(mantissa)} × 10${raised}`;
+  return `${minus(mantissa)} × 10${raised(power)}`;
+}
+
+/** Writes numbers that belong together alike: one power of ten, as many decimals as tell them apart. */
+export interface Family {
+  /** `10⁻⁶`, or empty where none is needed. */
+  power: string;
+  text: (value: number) => string;
+}
+
+/** For numbers up to `largest` of which `finest` is the smallest that must show. */
+export function family(largest: number, finest: number): Family {
+  const top = largest > 0 ? Math.floor(Math.log10(largest)) : 0;
+  const power = top < -2 || top > 3 ? 3 * Math.floor(top / 3) : 0;
+  const unit = 10 ** power;
+  const last = finest > 0 ? Math.floor(Math.log10(finest / unit)) : 0;
+  const decimals = Math.min(6, Math.max(2 - (top - power), -last, 0));
+  return {
+    power: power === 0 ? "" : `10${raised(String(power))}`,
+    text: (value) => minus((value / unit).toFixed(decimals)),
+  };
 }
 
 /** A share as a whole percentage. */
@@ -55,6 +71,13 @@ export function moment(text: string | null): string {
 /** The end of an id, which differs between ids of the same day. */
 export function shortId(id: string): string {
   return id.length > 8 ? `…${id.slice(-6)}` : id;
+}
+
+function raised(power: string): string {
+  return power
+    .replace("+", "")
+    .replace("-", "⁻")
+    .replace(/\d/g, (digit) => SUPERSCRIPTS[Number(digit)] ?? digit);
 }
 
 function two(large: number, one: string, small: number, other: string): string {

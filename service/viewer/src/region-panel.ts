@@ -3,7 +3,8 @@
 import { api, ServiceError } from "./api";
 import type { Interval, RegionAnswer } from "./api";
 import { fill, h } from "./elements";
-import { number, percent } from "./format";
+import { family, percent } from "./format";
+import type { Family } from "./format";
 import { polygon } from "./regions";
 import type { Region } from "./regions";
 import type { Slot } from "./stage";
@@ -120,9 +121,15 @@ export class RegionPanel {
   }
 
   private show(answer: RegionAnswer, name: Slot): void {
-    const rows = [row(name, answer.region, "region")];
-    if (answer.reference) rows.push(row("B", answer.reference, "reference"));
-    if (answer.difference) rows.push(row("A − B", answer.difference, "difference"));
+    const { region, reference, difference } = answer;
+    const all = [region, reference, difference].filter((value) => value !== null);
+    const write = family(
+      Math.max(...all.map(({ mean }) => Math.abs(mean))),
+      Math.min(...all.flatMap(({ std, mc_error: error }) => [std, error])),
+    );
+    const rows = [row(name, region, "region", write)];
+    if (reference) rows.push(row("B", reference, "reference", write));
+    if (difference) rows.push(row("A − B", difference, "difference", write));
     const { method, samples } = answer.region;
     const how = method === "quantiles" ? "quantiles of" : "Student's t over";
     const level = percent(answer.level);
@@ -140,29 +147,29 @@ export class RegionPanel {
             h("th", { scope: "col" }, h("span", { class: "sr-only" }, "Region")),
             h("th", { scope: "col" }, "mean ± std"),
             h("th", { scope: "col" }, `${level} interval`),
-            h("th", { scope: "col", title: "Monte Carlo error of the mean" }, "MC error"),
+            h("th", { scope: "col", title: "Monte Carlo error of the mean" }, "MC err."),
           ),
         ),
         h("tbody", {}, ...rows),
       ),
-      answer.difference ? verdict(answer.difference, level) : null,
+      difference ? verdict(difference, level) : null,
       h(
         "p",
         { class: "faint" },
-        `${answer.pixels} pixels in ${name}. Intervals: ${how} ${samples} samples. Units of the scan.`,
+        `${answer.pixels} pixels in ${name}. Intervals: ${how} ${samples} samples. In ${write.power ? `${write.power} of the` : "the"} units of the scan.`,
       ),
     );
   }
 }
 
-function row(name: string, value: Interval, what: string): HTMLElement {
+function row(name: string, value: Interval, what: string, write: Family): HTMLElement {
   return h(
     "tr",
     { "data-what": what, "data-mean": value.mean, "data-std": value.std },
     h("th", { scope: "row" }, h("span", { class: `swatch ${name.length === 1 ? name : ""}` }, name)),
-    h("td", {}, `${number(value.mean)} ± ${number(value.std, 2)}`),
-    h("td", {}, `${number(value.low)} to ${number(value.high)}`),
-    h("td", {}, number(value.mc_error, 2)),
+    h("td", {}, `${write.text(value.mean)} ± ${write.text(value.std)}`),
+    h("td", {}, `${write.text(value.low)} to ${write.text(value.high)}`),
+    h("td", {}, write.text(value.mc_error)),
   );
 }
 

@@ -27,7 +27,7 @@ export const SHORTCUTS: [keys: string, does: string][] = [
 /** The list as a dialog; `open` shows it. */
 export function shortcutsDialog(): { element: HTMLDialogElement; open: () => void } {
   const rows = SHORTCUTS.map(([keys, does]) => {
-    const names = keys.split(", ").flatMap((name, at) => [at ? ", " : "", h("kbd", {}, name)]);
+    const names = keys.split(/(?<=\S), /).flatMap((name, at) => [at ? ", " : "", h("kbd", {}, name)]);
     return h("tr", {}, h("th", { scope: "row" }, ...names), h("td", {}, does));
   });
   const close = h("button", { type: "button" }, "Close");

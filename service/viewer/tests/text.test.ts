@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 
 import { selfCheckWords } from "../src/charts";
 import { EventReader } from "../src/events";
-import { bytes, duration, number, percent } from "../src/format";
+import { bytes, duration, family, number, percent } from "../src/format";
 import { parseVolume, valueAt } from "../src/volume";
 
 describe("numbers", () => {
@@ -17,6 +17,13 @@ describe("numbers", () => {
     [Number.NaN, "–"],
   ])("%s reads %s", (value, text) => {
     expect(number(value)).toBe(text);
+  });
+
+  it("of one table share a power of ten and their decimals", () => {
+    const plain = family(0.593, 3e-4);
+    expect([plain.power, plain.text(0.593), plain.text(-7.48e-4)]).toEqual(["", "0.5930", "−0.0007"]);
+    const small = family(5.93e-7, 3e-9);
+    expect([small.power, small.text(5.93e-7), small.text(3e-9)]).toEqual(["10⁻⁹", "593", "3"]);
   });
 
   it("have units", () => {

@@ -43,7 +43,7 @@ class JobList {
   private timer = 0;
 
   constructor(private readonly signal: AbortSignal) {
-    const heads = ["Reconstruction", "State", "Model, preset", "Submitted", "Took", ""];
+    const heads = ["Reconstruction", "State", "Model, preset", "Submitted", ""];
     this.table = h(
       "table",
       { class: "jobs" },
@@ -169,8 +169,12 @@ class JobList {
         h("span", {}, job.summary?.model ?? job.model ?? "default model"),
         h("span", { class: "faint" }, `${job.preset}${samples ? `, ${samples} samples` : ""}${slices}`),
       ),
-      h("td", { class: "time" }, moment(job.created_at)),
-      h("td", { class: "time" }, took(job)),
+      h(
+        "td",
+        { class: "time" },
+        h("span", {}, moment(job.created_at)),
+        h("span", { class: "faint" }, took(job)),
+      ),
       h("td", { class: "actions" }, ...this.actions(job, name)),
     ];
   }
@@ -268,9 +272,10 @@ class JobList {
 }
 
 function took(job: Job): string {
-  if (job.started_at === null) return "–";
+  if (job.started_at === null) return "";
   const until = job.finished_at === null ? Date.now() : Date.parse(job.finished_at);
-  return duration((until - Date.parse(job.started_at)) / 1000);
+  const words = duration((until - Date.parse(job.started_at)) / 1000);
+  return job.finished_at === null ? `for ${words}` : `took ${words}`;
 }
 
 function srOnly(text: string): HTMLElement {

@@ -30,9 +30,13 @@ export const reportPage: Page = async (main, subject, signal) => {
       "div",
       { class: "page report" },
       head(job),
-      h("div", { class: "columns" }, warnings(summary), facts(job, summary)),
+      h(
+        "div",
+        { class: "columns" },
+        h("div", {}, warnings(summary), worst(summary)),
+        h("div", {}, facts(job, summary), downloads(job, results.items)),
+      ),
       slices(summary),
-      h("div", { class: "columns" }, worst(summary), downloads(job, results.items)),
       section("Model", model === null ? gone(summary.model) : [modelFacts(model), modelCard(model)]),
       h(
         "details",
