@@ -68,6 +68,13 @@ class PostgreSQL:
         """End all of its processes at once, as a power cut would."""
         self._run("pg_ctl", "-D", self._data, "-m", "immediate", "stop")
 
+    def processor_seconds(self) -> float:
+        """What its processes have used so far; those that have ended do not count."""
+        first = int((self.folder / "data" / "postmaster.pid").read_text().splitlines()[0])
+        main = psutil.Process(first)
+        times = [process.cpu_times() for process in (main, *main.children())]
+        return float(sum(each.user + each.system for each in times))
+
     def close(self) -> None:
         """End it and remove its files."""
         self.kill()
