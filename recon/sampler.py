@@ -40,7 +40,7 @@ from torch import Tensor
 from recon.noise import NoiseStreams
 from recon.operators import MeasurementOperator
 from recon.prior import Prior
-from recon.solve import GaussianSolver
+from recon.solve import GaussianSolver, relaxed
 
 PREDICTOR = 1.2
 """Strength of the probability-flow step; see the module's docstring."""
@@ -151,9 +151,9 @@ def step(
     white = problem.solver.white(noise, image.shape)
     shared = math.sqrt(level.step / 2) * (state.white + white)
     data_precision = level.eta**-2
-    residual = problem.backprojection + state.renoise - problem.solver.normal(image)
-    drift = drift + level.step * data_precision * residual
-    updated = image + problem.solver.precondition(drift, shared, data_precision, shift)
+    pull = level.step * data_precision
+    drift = drift + pull * (problem.backprojection + state.renoise)
+    updated = relaxed(problem.solver, image, drift, pull, shared, data_precision, shift)
     change = (updated - image).abs().square().mean(dim=(-2, -1)).sqrt()
     info = Info(denoised, change, bool(torch.isfinite(change).all()))
     return state._replace(image=updated, white=white), info

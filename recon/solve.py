@@ -120,6 +120,22 @@ class RowSolver:
             coefficients = coefficients + self._lines(white) * diagonal.rsqrt()[..., None]
         return self._restore(self.vectors @ coefficients, rhs.shape)
 
+    def relaxed(
+        self,
+        image: Tensor,
+        drift: Tensor,
+        pull: float,
+        white: Tensor,
+        data_precision: float,
+        shift: float,
+    ) -> Tensor:
+        """As the function `relaxed`, going through the vectors twice instead of four times."""
+        diagonal = data_precision * self.values + shift
+        pulled, position = self._analyse(torch.cat([drift, image])).chunk(2, dim=-1)
+        coefficients = (pulled - pull * self.values[..., None] * position) / diagonal[..., None]
+        coefficients = coefficients + self._lines(white) * diagonal.rsqrt()[..., None]
+        return image + self._restore(self.vectors @ coefficients, image.shape)
+
     def normal(self, image: Tensor) -> Tensor:
         """A^H A x, from the same decomposition."""
         return self._restore(
@@ -201,6 +217,25 @@ class ConjugateGradientSolver:
 def _device_of(operator: MeasurementOperator) -> torch.device:
     maps = getattr(operator, "coil_maps", None)
     return maps.device if isinstance(maps, Tensor) else torch.device("cpu")
+
+
+def relaxed(
+    solver: GaussianSolver,
+    image: Tensor,
+    drift: Tensor,
+    pull: float,
+    white: Tensor,
+    data_precision: float,
+    shift: float,
+) -> Tensor:
+    """The image + H^-1 (drift - pull A^H A image) + c: a sampler's step, in one pass if possible.
+
+    H and c are those of `GaussianSolver.precondition`; images are (batch, rows, columns).
+    """
+    if isinstance(solver, RowSolver):
+        return solver.relaxed(image, drift, pull, white, data_precision, shift)
+    drift = drift - pull * solver.normal(image)
+    return image + solver.precondition(drift, white, data_precision, shift)
 
 
 def solver_for(operator: MeasurementOperator) -> GaussianSolver:

@@ -8,6 +8,7 @@ from recon.solve import (
     ConjugateGradientSolver,
     RowSolver,
     conjugate_gradient,
+    relaxed,
     row_solver,
     solver_for,
 )
@@ -247,3 +248,20 @@ def test_gradients_serve_any_operator() -> None:
     noise = solver.precondition(rhs, white, 8.0, 1.0) - rhs / 3
     # H = 8 / 4 + 1 = 3 for all 8 components of every draw.
     assert abs(3 * float(noise.abs().square().mean()) / 2 - 1) < 5 * (2 / (8 * draws)) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [(kind, shape) for kind in ("columns", "rows") for shape in SHAPES]
+    + [("scattered", (6, 8)), ("scattered", (7, 9))],
+)
+def test_a_step_in_one_pass_is_the_step_in_two(kind: str, shape: tuple[int, int]) -> None:
+    mask = scattered_mask(shape) if kind == "scattered" else line_mask(shape, kind)
+    operator = CartesianSense(unit_maps(3, shape), mask)
+    solver = solver_for(operator)
+    image, drift = complex_normal((2, *shape), 7), complex_normal((2, *shape), 8)
+    white = solver.white(NoiseStreams.keyed(3, "step", (0, 1)), torch.Size((2, *shape)))
+    found = relaxed(solver, image, drift, 30.0, white, 25.0, 4.0)
+    residual = drift - 30.0 * operator.normal(image)
+    expected = image + solver.precondition(residual, white, 25.0, 4.0)
+    assert norm(found - expected) < 1e-4 * norm(expected)
