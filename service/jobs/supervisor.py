@@ -89,7 +89,8 @@ def serve(settings: ServiceSettings) -> None:
     create_database(settings.database_url)
     _require_safety(settings)
     listener = _listen(settings)
-    children = _children(settings, listener)
+    block, lock = _free_slots(settings.data)
+    children = _children(settings, listener, block * _SLOTS)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -101,6 +102,7 @@ def serve(settings: ServiceSettings) -> None:
         for child in children:
             child.look(environment)
     _end(children, settings.grace_seconds + 10)
+    lock.close()
     listener.close()
     log.info("stopped")
 
@@ -199,11 +201,14 @@ def _listen(settings: ServiceSettings) -> socket.socket:
     return listener
 
 
-def _children(settings: ServiceSettings, listener: socket.socket) -> list[_Child]:
+def _children(settings: ServiceSettings, listener: socket.socket, first: int) -> list[_Child]:
     api = [sys.executable, "-m", "service.http.server"]
     return [
         _Child("api", api, sockets=(listener.fileno(),)),
-        *(_Child(f"worker-{slot}", [*_WORKER, str(slot)]) for slot in range(_count(settings))),
+        *(
+            _Child(f"worker-{slot}", [*_WORKER, str(slot)])
+            for slot in range(first, first + _count(settings))
+        ),
     ]
 
 
