@@ -98,7 +98,8 @@ def serve(settings: ServiceSettings) -> None:
     scanners = None
     if settings.gateway_port >= 0:
         scanners = _listen(settings.gateway_host, settings.gateway_port)
-    children = _children(settings, listener, scanners)
+    block, lock = _free_slots(settings.data)
+    children = _children(settings, listener, scanners, block * _SLOTS)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -113,6 +114,7 @@ def serve(settings: ServiceSettings) -> None:
         for child in children:
             child.look(environment)
     _end(children, settings.grace_seconds + 10)
+    lock.close()
     listener.close()
     if scanners is not None:
         scanners.close()
@@ -217,14 +219,20 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _children(
-    settings: ServiceSettings, listener: socket.socket, scanners: socket.socket | None
+    settings: ServiceSettings,
+    listener: socket.socket,
+    scanners: socket.socket | None,
+    first: int,
 ) -> list[_Child]:
     api = [sys.executable, "-m", "service.http.server"]
     gateway = [sys.executable, "-m", "service.scanner.server"]
     return [
         _Child("api", api, sockets=(listener.fileno(),)),
         *([] if scanners is None else [_Child("gateway", gateway, sockets=(scanners.fileno(),))]),
-        *(_Child(f"worker-{slot}", [*_WORKER, str(slot)]) for slot in range(_count(settings))),
+        *(
+            _Child(f"worker-{slot}", [*_WORKER, str(slot)])
+            for slot in range(first, first + _count(settings))
+        ),
     ]
 
 
