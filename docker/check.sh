@@ -186,7 +186,7 @@ run=("${podman[@]}" run --network host --read-only --read-only-tmpfs=false
     --security-opt no-new-privileges "${limits[@]}" --env "MRI_POSTERIOR_PORT=${service_port}"
     --env MRI_POSTERIOR_WORKER_THREADS="$(nproc)")
 check 'without a key it refuses to be reachable' bash -c \
-    '"$@" 2>&1 | tr "\n" " " | grep "there is no API key"' _ "${run[@]}" --rm "$image"
+    '"$@" 2>&1 | tr -s "\n " " " | grep "there is no API key"' _ "${run[@]}" --rm "$image"
 token=$("${run[@]}" --rm "$image" keys create check 2> "$work/key.log")
 "${run[@]}" --detach --name service "$image" > "$work/start.log"
 nginx -c "$work/nginx.conf"
