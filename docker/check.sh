@@ -186,7 +186,7 @@ run=("${podman[@]}" run --network host --read-only --read-only-tmpfs=false
     --security-opt no-new-privileges "${limits[@]}" --env "MRI_POSTERIOR_PORT=${service_port}"
     --env MRI_POSTERIOR_WORKER_THREADS="$(nproc)")
 check 'without a key it refuses to be reachable' bash -c \
-    '"$@" 2>&1 | tr "\n" " " | grep "there is no API key"' _ "${run[@]}" --rm "$image"
+    '"$@" 2>&1 | tr -s "\n " " " | grep "there is no API key"' _ "${run[@]}" --rm "$image"
 token=$("${run[@]}" --rm "$image" keys create check 2> "$work/key.log")
 "${run[@]}" --detach --name service "$image" > "$work/start.log"
 nginx -c "$work/nginx.conf"
@@ -218,7 +218,8 @@ check 'version label is the package version' \
     test "$(label version)" = "$("$tools/python" -c 'from importlib.metadata import version as v; print(v("mri-posterior"))')"
 check 'revision label' test "$(label revision)" = check
 "$tools/mri-posterior" simulate --rows 64 --columns 64 --coils 4 -o "$work/full.h5" --quiet
-"$tools/mri-posterior" undersample "$work/full.h5" -o "$work/scan.h5" --quiet
+"$tools/mri-posterior" undersample "$work/full.h5" -o "$work/scan.h5" \
+    --acceleration 2 --center-fraction 0.25 --quiet
 check 'a scan goes in through nginx' "${curl[@]}" --output "$work/job.json" \
     --upload-file "$work/scan.h5" "$url/v1/reconstructions?preset=fast&samples=2"
 job=$("$tools/python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["id"])' "$work/job.json")
