@@ -40,6 +40,9 @@ router = APIRouter(prefix="/view", include_in_schema=False)
 class _Assets(StaticFiles):
     """Files whose names carry their digest."""
 
+    async def check_config(self) -> None:
+        """There may be no bundle yet; then no file of it is found."""
+
     async def get_response(self, path: str, scope: object) -> Response:
         answer = await super().get_response(path, scope)  # type: ignore[arg-type]
         answer.headers["Cache-Control"] = _FOREVER
@@ -79,11 +82,9 @@ def plain_reconstruction(
 
 @router.get("")
 @router.get("/{path:path}")
-async def viewer(path: str = "") -> Response:
+async def viewer(path: str = "") -> Response:  # noqa: ARG001 - the page reads it itself
     """The one page of the viewer, whatever part of it the address names."""
     page = BUNDLE / "index.html"
-    if path.startswith("assets/"):
-        return _html("Not found", "<p>There is no such file; reload the page.</p>", 404)
     if page.is_file():
         return FileResponse(page, media_type="text/html", headers=_PAGE)
     return _html(

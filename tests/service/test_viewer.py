@@ -233,21 +233,27 @@ def test_a_broken_file_is_refused_in_words(tab: Tab, client: httpx.Client) -> No
     alert.wait_for(state="detached")
 
 
-def test_a_running_job_is_followed_and_cancelled(
-    tab: Tab, client: httpx.Client, scan: Path
-) -> None:
+@pytest.fixture
+def long_job(client: httpx.Client, scan: Path) -> Iterator[dict[str, Any]]:
     job = submitted(client, scan, preset="thorough", samples=64, **{"tag.label": "Long one"})
+    yield job
+    client.post(job["links"]["cancel"])
+
+
+def test_a_running_job_is_followed_and_cancelled(
+    tab: Tab, client: httpx.Client, long_job: dict[str, Any]
+) -> None:
     page = tab.page
     page.goto("/view")
-    row = page.locator("tr", has_text="Long one")
+    row = page.locator(f"tr[data-job='{long_job['id']}']")
     row.get_by_text("left").wait_for(timeout=60_000)
     page.wait_for_function("document.querySelector('tr progress')?.value > 0", timeout=60_000)
-    row.get_by_role("link").first.click()
+    row.get_by_role("link", name="Long one").click()
     page.locator("img.preview:visible").wait_for(timeout=60_000)
     assert page.locator("img.preview").evaluate("picture => picture.naturalWidth") == SIZE
     page.get_by_role("button", name="Cancel").click()
     page.get_by_text("cancelled before it had a result").wait_for()
-    assert client.get(job["links"]["self"]).json()["state"] == "cancelled"
+    assert client.get(long_job["links"]["self"]).json()["state"] == "cancelled"
 
 
 @pytest.mark.skipif(not AXE.is_file(), reason="no axe-core: npm ci in service/viewer")

@@ -11,6 +11,7 @@ import httpx
 import nibabel
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from PIL import Image
 
 from recon.io.files import read_result
@@ -152,6 +153,15 @@ def test_without_a_bundle_the_page_says_how_to_build_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(view, "BUNDLE", tmp_path)
-    answer = asyncio.run(view.viewer(""))
+    app = FastAPI()
+    view.add_view(app)
+
+    async def asked(path: str) -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            return await client.get(path)
+
+    answer = asyncio.run(asked("/view/reconstructions/some"))
     assert answer.status_code == 503
-    assert b"make viewer" in answer.body
+    assert "make viewer" in answer.text
+    assert asyncio.run(asked("/view/assets/index.js")).status_code == 404
