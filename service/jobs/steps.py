@@ -72,10 +72,9 @@ def settings_of(parameters: ReconstructionParameters, plan: Plan | None = None) 
 
 
 class Work:
-    """The steps of one worker process.
+    """The steps of one worker process, of several jobs at once.
 
-    Steps of several jobs may run at once; one of them samples, unless they share its batches,
-    while the others read and write.
+    One samples, unless they share its batches, while the others read and write.
     """
 
     def __init__(
@@ -117,11 +116,14 @@ class Work:
 
     def note_stopped(self) -> None:
         """Say in the ledger that the running step is given up on purpose, not lost."""
-        for job_id, step in tuple(self._running.values()):
+        for running in tuple(self._running.values()):
+            self._stopped(running)
+
+    def _stopped(self, running: tuple[str, str] | None) -> None:
+        if running is not None:
+            entry = {"what": "stopped", "worker": self._worker, "at": time.time()}
             with suppress(StorageError):
-                self._storage.note_step(
-                    job_id, step=step, what="stopped", worker=self._worker, at=time.time()
-                )
+                self._storage.note_step(running[0], step=running[1], **entry)
 
     def prepare(self, job_id: str) -> Outcome:
         """Read the scan, choose slices and plan."""
@@ -173,6 +175,7 @@ class Work:
         settings = settings_of(job.parameters, None if plan is None else Plan(**plan))
         made = None
         with self._sampling:
+            self._hold_back()  # it may have waited here for another job
             for event in reconstruct(loaded.scan, loaded.prior, settings, [index], self._device):
                 watch.see(event)
                 if isinstance(event, SlicePosterior):
@@ -256,6 +259,8 @@ class Work:
     def _hold_back(self) -> None:
         """Begin nothing when the process is about to end; another goes on from here."""
         if self._draining.is_set():
+            self._sampling.release()  # those that wait there are to come here too
+            self._stopped(self._running.pop(threading.get_ident(), None))
             threading.Event().wait()
 
     def _require_attempts(self, job: Job, name: str) -> None:

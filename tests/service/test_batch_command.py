@@ -16,11 +16,24 @@ from benchmarks.cluster import BROKEN, Host, command, until, write_broken, write
 from benchmarks.cluster import environment as quiet_environment
 from recon.io.files import read_result
 from tests.recon.scan_files import assert_same
-from tests.service.live import ROOT, cli
+from tests.service.live import ROOT
 
 pytestmark = pytest.mark.slow  # whole workers started and killed: `make proofs`
 
 QUICK = ("--model", "tiny", "--preset", "fast", "--samples", "2", "--no-self-check", "--quiet")
+
+
+def cli(environment: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A whole run, which takes its time on a machine that has much else to do."""
+    return subprocess.run(
+        command(*arguments),
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        check=False,
+    )
 
 
 def outputs(target: Path) -> dict[str, dict[str, Any]]:
