@@ -191,7 +191,7 @@ token=$("${run[@]}" --rm "$image" keys create check 2> "$work/key.log")
 "${run[@]}" --detach --name service "$image" > "$work/start.log"
 nginx -c "$work/nginx.conf"
 url=https://mri.example.org:$https_port
-curl=(curl --silent --show-error --fail --max-time 120 --cacert "$work/nginx/certificate"
+curl=(curl --silent --show-error --fail --max-time 600 --cacert "$work/nginx/certificate"
     --resolve "mri.example.org:$https_port:127.0.0.1" --header "Authorization: Bearer $token")
 ready=no
 for _ in $(seq 120); do
