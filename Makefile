@@ -46,8 +46,8 @@ docs: $(STAMP) ## the documentation as a site: site/index.html
 screenshots: $(STAMP) viewer ## the pictures of the viewer in docs/images (needs chromium)
 	$(BIN)/python -m benchmarks.screenshots
 
-container: .venv/.container ## check docker/: files, Dockerfile, image at work (Debian, root)
-	docker/check.sh
+container: .venv/.container ## check docker/: files, Dockerfile, image at work (Debian, root); CHECK=--static: files
+	docker/check.sh $(CHECK)
 
 image: ## build the image mri-posterior with Docker; ACCELERATOR=cpu for one without CUDA
 	docker build --file docker/Dockerfile --tag mri-posterior --build-arg ACCELERATOR=$(ACCELERATOR) \
