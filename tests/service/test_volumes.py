@@ -38,7 +38,8 @@ def maps(server: Server, done: dict[str, Any], tmp_path_factory: Any) -> dict[st
     slices, _ = read_result(path)
 
     def inside(values: list[np.ndarray]) -> list[np.ndarray]:
-        return [np.where(p.object_mask, v, 0) for p, v in zip(slices, values, strict=True)]
+        masks = [p.object_mask & np.isfinite(v) for p, v in zip(slices, values, strict=True)]
+        return [np.where(mask, v, 0) for mask, v in zip(masks, values, strict=True)]
 
     found = {
         "mean": [abs(p.mean) for p in slices],
