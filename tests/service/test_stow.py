@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email import message_from_bytes
@@ -17,10 +19,14 @@ from typer.testing import CliRunner
 
 from recon.io.files import write_result
 from service.cli import app
-from service.delivery.sending import push
+from service.delivery.records import Deliveries
+from service.delivery.sending import Sender, push
 from service.delivery.stow import instance_of, send
 from service.exports.dicom import write_dicom
+from service.jobs.workflows import Queue
 from service.settings import ServiceSettings, StowTarget
+from service.store.database import create_database, open_database
+from service.store.files import Storage
 from tests.mrd_files import header
 from tests.service.marked_results import IDENTITY, marked, posterior
 from tests.service.orthanc import orthanc, retrieved
@@ -169,3 +175,31 @@ def test_the_command_sends_to_orthanc_which_returns_everything_unchanged(
             assert pydicom.dcmread(pydicom.filebase.DicomBytesIO(content)) == pydicom.dcmread(
                 sent[uid]
             )
+
+
+def test_a_durable_delivery_goes_on_where_it_was(files: list[Path], tmp_path: Path) -> None:
+    with pacs() as server:
+        settings = quick(server.target, attempts=3).model_copy(update={"data": tmp_path})
+        create_database(settings.database_url)
+        engine = open_database(settings.database_url)
+        storage, deliveries = Storage(tmp_path), Deliveries(engine)
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            for file in files:
+                archive.write(file, file.name)
+        content = packed.getvalue()
+        storage.write_product("JOB", "dicom.zip", lambda out: out.write(content))
+        sender = Sender(settings, deliveries, storage)
+        queue = Queue(settings, engine)
+        made = deliveries.create("JOB", "pacs", ["mean"], queue.enqueue_delivery)
+        server.answers = [(202, {"0": "A700"}), (503, {}), (200, {})]
+        assert sender.try_once(made.id) == pytest.approx(0.01)
+        assert sender.try_once(made.id) == pytest.approx(0.02)
+        assert sender.try_once(made.id) is None
+        done = deliveries.get(made.id)
+        assert done is not None
+        assert (done.state, done.attempts, len(done.stored)) == ("delivered", 3, 3)
+        assert [len(batch) for batch in server.received] == [3, 1, 1]
+        assert sender.try_once(made.id) is None
+        queue.close()
+        engine.dispose()
