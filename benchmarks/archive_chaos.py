@@ -85,6 +85,8 @@ def run(folder: Path, count: int, minutes: float, hours: float) -> dict[str, Any
             try:
                 status = batch.wait(3600 * hours)
             except subprocess.TimeoutExpired:  # judge what there is
+                for host in hosts:
+                    host.stop()
                 batch.send_signal(signal.SIGINT)
                 status = batch.wait(600)
             seconds = time.monotonic() - began
