@@ -144,7 +144,7 @@ def test_one_command_makes_dicom_and_nifti_of_the_genuine_siemens_file(
     [posterior] = read_result(tmp_path / "r.h5")[0]
     slope = float(mean.RealWorldValueMappingSequence[0].RealWorldValueSlope)
     error = np.abs(mean.pixel_array.T * slope - np.abs(posterior.mean)).max()
-    assert error <= slope / 2 * 1.001
+    assert error <= slope / 2 * 1.01  # single precision has 24 bits for 16-bit steps
     assert nibabel.load(tmp_path / "mean_std.nii.gz").shape == (192, 144, 1)
 
 
