@@ -124,7 +124,7 @@ def get_info(context: InContext) -> Info:
         versions=_offers(context)["versions"],
         workers=len(living),
         devices=sorted(worker.device for worker in living),
-        scan_formats=["fastmri-hdf5"],
+        scan_formats=["fastmri-hdf5", "ismrmrd-hdf5"],
         not_for_diagnostic_use=True,
     )
 
