@@ -6,6 +6,7 @@ import ipaddress
 import json
 import os
 import re
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,8 @@ from pydantic_settings import (
 from service.scanner.configs import configs_of
 
 CONFIG_VARIABLE = "MRI_POSTERIOR_CONFIG"
+_config: ContextVar[str | None] = ContextVar("config", default=None)
+"""The TOML file of the settings that are being loaded."""
 PREFIX = "MRI_POSTERIOR_"
 
 
@@ -147,7 +150,7 @@ class ServiceSettings(BaseSettings):
         24, gt=0, description="how long images are found by device, protocol and frame of reference"
     )
     uid_key: str = Field(
-        "", repr=False, description="secret that DICOM UIDs derive from [made once, in `data`]"
+        "", repr=False, description="key that DICOM UIDs derive from [made once, in `data`]"
     )
     delivery_targets: dict[str, StowTarget] = Field(
         {}, description='where DICOM may be sent: {"pacs": {"url": "https://…/dicom-web"}}'
@@ -194,7 +197,7 @@ class ServiceSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, then the environment, then the TOML file."""
         sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
-        if file := os.environ.get(CONFIG_VARIABLE):
+        if file := _config.get() or os.environ.get(CONFIG_VARIABLE):
             sources += (TomlConfigSettingsSource(settings_cls, Path(file)),)
         return sources
 
@@ -228,17 +231,23 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def load_settings(**flags: object) -> ServiceSettings:
-    """Settings of this process; flags that are None were not given. Raises SettingsError."""
+def load_settings(config: Path | None = None, **flags: object) -> ServiceSettings:
+    """Settings of this process; flags that are None were not given. Raises SettingsError.
+
+    `config` is a TOML file, in place of the one that the environment names.
+    """
     given = {name: value for name, value in flags.items() if value is not None}
-    config = os.environ.get(CONFIG_VARIABLE)
-    if config and not Path(config).is_file():
-        raise SettingsError(f"{CONFIG_VARIABLE} names '{config}', which is not a file")
+    file = str(config) if config is not None else os.environ.get(CONFIG_VARIABLE)
+    if file and not Path(file).is_file():
+        raise SettingsError(f"{CONFIG_VARIABLE} names '{file}', which is not a file")
+    token = _config.set(file)
     try:
         return ServiceSettings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise SettingsError("; ".join(lines)) from error
+    finally:
+        _config.reset(token)
 
 
 def to_environment(settings: ServiceSettings) -> dict[str, str]:

@@ -186,7 +186,7 @@ def _settings(
     chosen["data"] = state_folder(place, base, order, part)
     if "jobs_at_once" not in base.model_fields_set:
         chosen["jobs_at_once"] = 2
-    return load_settings(**chosen)
+    return load_settings(None, **chosen)
 
 
 def _look(

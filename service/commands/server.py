@@ -14,7 +14,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from service.client import Client, Progress
-from service.settings import CONFIG_VARIABLE, ServiceSettings, in_force, load_settings, table
+from service.settings import in_force, load_settings, table
 from service.store.keys import Keys, Scope
 
 KEY_VARIABLE = "MRI_POSTERIOR_KEY"
@@ -51,7 +51,7 @@ def serve(
     from service.jobs import supervisor  # lazy: loads the database's engine
     from service.logs import configure_logs  # lazy: other commands need no logging
 
-    chosen = _settings(
+    chosen = load_settings(
         config,
         data=data,
         database=database,
@@ -76,7 +76,7 @@ def settings(
             line = f"| `{row.variable}` | {row.default or '-'} | {row.meaning} |"
             _output.print(line, soft_wrap=True, highlight=False, markup=False)
         return
-    chosen = _settings(config)
+    chosen = load_settings(config)
     columns = Table("environment variable", "default", "in force", "meaning")
     for row in table():
         value = in_force(chosen, row.name)
@@ -195,12 +195,6 @@ def revoke_key(
         _console.print(f"there is no key '{key_id}' in force")
         raise typer.Exit(2)
     _output.print(f"revoked: {key_id}")
-
-
-def _settings(config: Path | None, **flags: object) -> ServiceSettings:
-    if config is not None:
-        os.environ[CONFIG_VARIABLE] = str(config)
-    return load_settings(**flags)
 
 
 def _keys(data: Path | None, database: str | None) -> Keys:

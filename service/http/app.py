@@ -89,9 +89,7 @@ def create_app(context: Context) -> FastAPI:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            context.nursery.close()
-            context.queue.close()
-            context.engine.dispose()
+            context.close()
 
     app = FastAPI(
         title="mri-posterior",

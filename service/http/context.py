@@ -47,6 +47,12 @@ class Context:
     readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_READERS))
     """How many child processes may look at uploads at once."""
 
+    def close(self) -> None:
+        """End reading processes, and let go of the database."""
+        self.nursery.close()
+        self.queue.close()
+        self.engine.dispose()
+
 
 def _context(request: Request) -> Context:
     context: Context = request.app.state.context

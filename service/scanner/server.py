@@ -53,8 +53,7 @@ async def run(settings: ServiceSettings, listener: socket.socket) -> None:
     await stop.wait()
     server.close()
     recovery.cancel()
-    context.queue.close()
-    context.engine.dispose()
+    context.close()
 
 
 async def start(gateway: Gateway, listener: socket.socket) -> asyncio.Server:

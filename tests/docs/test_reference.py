@@ -42,8 +42,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     create_database(settings.database_url)
     context = create_context(settings)
     text = context.metrics.text().decode()
-    context.queue.close()
-    context.engine.dispose()
+    context.close()
     endings = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
     return {
         family.name + ending

@@ -46,9 +46,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
 
     yield make_context
     for context in made:
-        context.nursery.close()
-        context.queue.close()
-        context.engine.dispose()
+        context.close()
 
 
 def ask(context: Context, method: str, path: str, **options: Any) -> httpx.Response:

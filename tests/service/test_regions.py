@@ -62,7 +62,8 @@ def test_the_service_answers_from_the_samples(client: httpx.Client, scan: Path) 
     done = ended(client, submitted(client, scan, samples=6))
     link = done["links"]["self"] + "/roi"
     content = client.get(done["links"]["results"] + "/samples.npy").content
-    magnitude = np.abs(np.load(io.BytesIO(content), allow_pickle=False)[:, 1])
+    samples = np.load(io.BytesIO(content), allow_pickle=False)[:, 1]
+    magnitude = np.abs(samples).astype(np.float64)
     region = polygon2mask((32, 32), np.array(TRIANGLE))
     other = np.zeros((32, 32), bool)
     other[20:24, 20:24] = True

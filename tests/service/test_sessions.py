@@ -40,8 +40,7 @@ def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway
     context.storage.prepare()
     context.workers.enter("worker", "cpu", 1, OFFERS)
     yield Gateway(context)
-    context.queue.close()
-    context.engine.dispose()
+    context.close()
 
 
 def answered(gateway: Gateway, content: bytes) -> Answer:
