@@ -182,7 +182,7 @@ def _settings(
     if database is not None:
         if not database.startswith("postgresql://"):
             raise SettingsError("--database is postgresql://…; without it a run keeps its own")
-        return load_settings(data=base.data, database=database, **chosen)
+        return load_settings(None, data=base.data, database=database, **chosen)
     chosen["data"] = state_folder(place, base, order, part)
     if "jobs_at_once" not in base.model_fields_set:
         chosen["jobs_at_once"] = 2

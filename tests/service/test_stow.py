@@ -23,6 +23,7 @@ from service.delivery.records import Deliveries
 from service.delivery.sending import Sender, push
 from service.delivery.stow import instance_of, send
 from service.exports.dicom import write_dicom
+from service.jobs.records import Jobs
 from service.jobs.workflows import Queue
 from service.settings import ServiceSettings, StowTarget
 from service.store.database import create_database, open_database
@@ -189,7 +190,7 @@ def test_a_durable_delivery_goes_on_where_it_was(files: list[Path], tmp_path: Pa
                 archive.write(file, file.name)
         content = packed.getvalue()
         storage.write_product("JOB", "dicom.zip", lambda out: out.write(content))
-        sender = Sender(settings, deliveries, storage)
+        sender = Sender(settings, deliveries, Jobs(engine), storage)
         queue = Queue(settings, engine)
         made = deliveries.create("JOB", "pacs", ["mean"], queue.enqueue_delivery)
         server.answers = [(202, {"0": "A700"}), (503, {}), (200, {})]

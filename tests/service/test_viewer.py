@@ -247,7 +247,7 @@ def test_a_running_job_is_followed_and_cancelled(
     page.goto("/view")
     row = page.locator(f"tr[data-job='{long_job['id']}']")
     row.get_by_text("left").wait_for(timeout=60_000)
-    page.wait_for_function("document.querySelector('tr progress')?.value > 0", timeout=60_000)
+    page.wait_for_function("() => document.querySelector('tr progress')?.value > 0", timeout=60_000)
     row.get_by_role("link", name="Long one").click()
     page.locator("img.preview:visible").wait_for(timeout=60_000)
     assert page.locator("img.preview").evaluate("picture => picture.naturalWidth") == SIZE

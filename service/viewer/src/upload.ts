@@ -74,6 +74,7 @@ function patch(
     const headers = { ...TUS, ...authorization(), "Upload-Offset": String(offset) };
     for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     request.setRequestHeader("Content-Type", "application/offset+octet-stream");
+    request.setRequestHeader("Prefer", "return=representation"); // the scan, not only where it is
     request.upload.onprogress = (event) => progress(event.loaded);
     request.onabort = () => reject(new DOMException("stopped", "AbortError"));
     request.onerror = () => reject(new ServiceError(unreachable()));
