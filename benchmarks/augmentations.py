@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "augmentations.json"
 SETS = ("complex_t2", "open_ms")
 SIGMAS = (0.05, 0.1, 0.2)
-FULL = Augmentation(noise=0.02, noisy=0.2)
+FULL = Augmentation()
 WITHOUT = {
     "nothing left out": {},
     "flips and transposes": {"flips": False},

@@ -7,26 +7,23 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from models.cascade import CascadeConfig, WienerCascade
 from models.diffusers_unet import DiffusersUNet, DiffusersUNetConfig
 from models.network import UNet, UNetConfig
 from models.residual_unet import ResidualUNet, ResidualUNetConfig
 from models.song_unet import SongUNet, SongUNetConfig
 
-TrainableConfig = Annotated[
-    ResidualUNetConfig | UNetConfig | CascadeConfig, Field(discriminator="architecture")
-]
+TrainableConfig = Annotated[ResidualUNetConfig | UNetConfig, Field(discriminator="architecture")]
 """The architectures that `models.train` trains."""
 
 NetworkConfig = Annotated[
-    ResidualUNetConfig | UNetConfig | CascadeConfig | DiffusersUNetConfig | SongUNetConfig,
+    ResidualUNetConfig | UNetConfig | DiffusersUNetConfig | SongUNetConfig,
     Field(discriminator="architecture"),
 ]
 """Every architecture there is. All map (batch, 2, rows, columns) and a label (batch,) to images."""
 
 
 def build_network(
-    config: ResidualUNetConfig | UNetConfig | CascadeConfig | DiffusersUNetConfig | SongUNetConfig,
+    config: ResidualUNetConfig | UNetConfig | DiffusersUNetConfig | SongUNetConfig,
 ) -> nn.Module:
     """The network that `config` describes, on torch's current default device.
 
@@ -38,8 +35,6 @@ def build_network(
             return ResidualUNet(config)
         case UNetConfig():
             return UNet(config)
-        case CascadeConfig():
-            return WienerCascade(config)
         case DiffusersUNetConfig():
             return DiffusersUNet(config)
         case SongUNetConfig():

@@ -28,8 +28,8 @@ class Augmentation(BaseModel):
     tissue: float = Field(0.25, ge=0, le=1, description="share given a random tissue contrast")
     shading: float = Field(0.2, ge=0, description="largest std of the log receive sensitivity")
     phase: float = Field(1.0, ge=0, description="strength of the random smooth phase, radians")
-    noise: float = Field(0.03, ge=0, description="largest std of receiver noise per component")
-    noisy: float = Field(0.5, ge=0, le=1, description="share that receives receiver noise")
+    noise: float = Field(0.02, ge=0, description="largest std of receiver noise per component")
+    noisy: float = Field(0.2, ge=0, le=1, description="share that receives receiver noise")
 
 
 class _Draw:

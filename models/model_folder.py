@@ -30,10 +30,9 @@ from safetensors.torch import load
 from torch import Tensor
 
 from models.architectures import NetworkConfig, build_network
-from models.cascade import CascadeConfig
 from models.denoiser import TRAINED_HERE, EdmParameterization, Parameterization
 from models.errors import ModelError
-from models.network import UNetConfig
+from models.residual_unet import ResidualUNetConfig
 
 FILES = ("config.json", "weights.safetensors", "README.md")
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,63}$"
@@ -84,10 +83,8 @@ class ModelDescription(BaseModel):
         low, high = self.sigma_range
         if not 0 < low < high < float("inf"):
             raise ValueError("sigma_range must be two increasing positive numbers")
-        if isinstance(self.network, UNetConfig) and self.network.inputs != 1:
-            raise ValueError("a prior's network takes one image, the noisy one")
-        if isinstance(self.network, CascadeConfig) and self.parameterization != TRAINED_HERE:
-            raise ValueError("a cascade reads the noise level off the label of our own networks")
+        if isinstance(self.network, ResidualUNetConfig) and self.parameterization != TRAINED_HERE:
+            raise ValueError("a residual U-Net knows the noise labels of our own training only")
         lowest, highest = (level / self.scale for level in self.parameterization.sigma_range)
         if low < lowest * (1 - 1e-6) or high > highest * (1 + 1e-6):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The raw network that is trained here."""
+"""MONAI's diffusion U-Net as a raw network; the first prior was one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.padding import on_padded
 
 
 class UNetConfig(BaseModel):
-    """Shape of a denoising U-Net; the defaults make the 5 M-parameter network for CPUs."""
+    """Shape of a denoising U-Net; the defaults make a network of 5 M parameters."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,7 +25,6 @@ class UNetConfig(BaseModel):
     res_blocks: int = Field(2, ge=1, le=4)
     norm_groups: int = Field(8, ge=1, le=64)
     patch: int = Field(2, ge=1, le=4)
-    inputs: int = Field(1, ge=1, le=4, description="complex images stacked at the input")
 
     @property
     def multiple(self) -> int:
@@ -47,7 +46,7 @@ class UNet(nn.Module):
         inner = 2 * config.patch**2
         self.unet = DiffusionModelUNet(
             spatial_dims=2,
-            in_channels=inner * config.inputs,
+            in_channels=inner,
             out_channels=inner,
             channels=config.channels,
             num_res_blocks=config.res_blocks,

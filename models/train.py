@@ -27,9 +27,9 @@ from models.architectures import TrainableConfig, build_network
 from models.augment import Augmentation, complex_patches
 from models.denoiser import SIGMA_DATA, NetworkPrior, precondition
 from models.errors import ModelError
-from models.network import UNetConfig
 from models.processes import Process
 from models.registry import compute_dtype_for
+from models.residual_unet import ResidualUNetConfig
 from models.training_data import BatchStream, ImageFile, SliceSet
 from models.validate import SIGMAS, denoising_psnr
 
@@ -39,22 +39,21 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    network: TrainableConfig = UNetConfig()
-    frozen: tuple[str, ...] = Field((), description="parts that keep their initial weights")
+    network: TrainableConfig = ResidualUNetConfig()
     augmentation: Augmentation = Augmentation()
-    steps: int = Field(7000, ge=1)
-    batch: int = Field(16, ge=1, description="patches per step, of all processes, at first size")
-    patch_sizes: tuple[int, int] = (128, 224)
-    large_patch_share: float = Field(0.25, ge=0, le=1, description="last share of the steps")
-    learning_rate: float = Field(4e-4, gt=0)
+    steps: int = Field(6000, ge=1)
+    batch: int = Field(8, ge=1, description="patches per step, of all processes, at first size")
+    patch_sizes: tuple[int, int] = (96, 192)
+    large_patch_share: float = Field(0.2, ge=0, le=1, description="last share of the steps")
+    learning_rate: float = Field(8e-4, gt=0)
     schedule: Literal["cosine", "power"] = "cosine"
-    warmup: int = Field(200, ge=1, description="steps of linear warm-up")
+    warmup: int = Field(100, ge=1, description="steps of linear warm-up")
     plateau: int = Field(3000, ge=1, description="steps before the power schedule falls")
     weight_decay: float = Field(1e-3, ge=0)
     gradient_norm: float = Field(1.0, gt=0, description="gradients are clipped to it")
     ema_decay: float = Field(0.999, gt=0, lt=1)
-    log_sigma_mean: float = -2.5
-    log_sigma_std: float = Field(1.4, gt=0)
+    log_sigma_mean: float = -2.3
+    log_sigma_std: float = Field(1.2, gt=0)
     sigma_range: tuple[float, float] = (0.002, 10.0)
     compiled: bool = Field(False, description="torch.compile; pays on a GPU after about a minute")
     workers: int = Field(0, ge=0, le=64, description="processes that read and scale slices")
@@ -144,8 +143,6 @@ class _Run:
         network = build_network(config.network).train()
         if initial is not None:
             _begin_with(network, initial)
-        for name, parameter in network.named_parameters():
-            parameter.requires_grad_(not name.startswith(config.frozen or ("\0",)))
         network.to(process.device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.step = 0

@@ -51,9 +51,9 @@ def train(
     network: Annotated[
         NetworkSize | None, typer.Option(help="small runs on a CPU; base wants a GPU.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps [7000].")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps [6000].")] = None,
     batch: Annotated[
-        int | None, typer.Option(min=1, help="Patches of 128 x 128 per step [16].")
+        int | None, typer.Option(min=1, help="Patches of 96 x 96 per step [8].")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random [0].")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",

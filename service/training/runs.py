@@ -11,12 +11,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from models.cascade import CascadeConfig
 from models.errors import ModelError
 from models.model_folder import read_model
-from models.network import UNetConfig
 from models.processes import Process
 from models.registry import find_model
+from models.residual_unet import ResidualUNetConfig
 from models.train import Progress, TrainingConfig, train
 from models.training_data import ImageFile
 from recon.errors import ScanError
@@ -26,12 +25,9 @@ from service.training.images import Progress as Preparing
 
 Size = Literal["small", "base"]
 
-NETWORKS: Mapping[Size, UNetConfig | CascadeConfig] = {
-    "small": CascadeConfig(),
-    "base": CascadeConfig(
-        pilot=UNetConfig(channels=(64, 128, 192, 256, 256)),
-        correction=UNetConfig(channels=(64, 96, 128), res_blocks=2, inputs=3),
-    ),
+NETWORKS: Mapping[Size, ResidualUNetConfig] = {
+    "small": ResidualUNetConfig(),
+    "base": ResidualUNetConfig(channels=(96, 192, 256, 384), blocks=4),
 }
 """`small` runs on a CPU; `base` wants a GPU."""
 

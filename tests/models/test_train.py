@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from models import train as training
 from models.augment import Augmentation
-from models.cascade import CascadeConfig
 from models.errors import ModelError
 from models.network import UNetConfig
 from models.processes import Process
@@ -138,20 +137,6 @@ def test_log_lines_after_the_checkpoint_are_dropped_when_resuming(
     follow(data, tmp_path, config.model_copy(update={"steps": 30}))
     steps = [line.split(",")[0] for line in (tmp_path / "log.csv").read_text().splitlines()]
     assert steps == ["step", "10", "20", "30"]
-
-
-def test_frozen_parts_keep_the_weights_that_the_run_began_with(
-    data: list[ImageFile], tmp_path: Path
-) -> None:
-    follow(data, tmp_path / "pilot", CONFIG.model_copy(update={"learning_rate": 1e-2}))
-    pilot = load_file(tmp_path / "pilot" / "weights.safetensors")
-    network = CascadeConfig(pilot=TINY, correction=TINY.model_copy(update={"inputs": 3}))
-    config = CONFIG.model_copy(update={"network": network, "frozen": ("pilot.",)})
-    initial = {f"pilot.{name}": value for name, value in pilot.items()}
-    follow(data, tmp_path / "cascade", config, initial=initial)
-    weights = load_file(tmp_path / "cascade" / "weights.safetensors")
-    assert all(torch.equal(weights[f"pilot.{name}"], value) for name, value in pilot.items())
-    assert weights["wiener.log_noise"].abs().sum() > 0
 
 
 def test_weights_of_another_network_are_refused(data: list[ImageFile], tmp_path: Path) -> None:
