@@ -21,11 +21,11 @@ GENERATOR, REFERENCE = "ismrmrd_generate_cartesian_shepp_logan", "ismrmrd_recon_
 SIZE = 64
 
 
-def generated(folder: Path, *options: str) -> Path:
+def generated(folder: Path, *options: str, size: int = SIZE) -> Path:
     if shutil.which(GENERATOR) is None or shutil.which(REFERENCE) is None:
         pytest.skip("Debian's ismrmrd-tools are not installed")
     path = folder / "phantom.h5"
-    command = [GENERATOR, "-m", str(SIZE), "-c", "6", "-o", str(path), *options]
+    command = [GENERATOR, "-m", str(size), "-c", "6", "-o", str(path), *options]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     return path
 
@@ -84,28 +84,35 @@ def test_files_of_the_generator_are_read(name: str, tmp_path: Path) -> None:
             assert np.abs(scale * ours - reference).max() < 1e-3 * reference.max()
 
 
+# Large and noisy enough that the edge of k-space is noise. Whitened by a covariance with signal in
+# it, coils would weigh otherwise than in the reference's root sum of squares.
+LARGE = 128
+NOISY = ("-n", "0.05")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["noise", "oversampling", "coordinates"])
-def test_the_mean_of_full_scans_agrees_with_the_reference_program(
-    name: str, tmp_path: Path
+@pytest.mark.parametrize(
+    "options", [(), ("-O", "3"), ("-k",)], ids=["plain", "oversampled", "coordinates"]
+)
+def test_the_mean_of_full_scans_is_the_reference_programs_within_the_noise(
+    options: tuple[str, ...], tmp_path: Path
 ) -> None:
-    path = generated(tmp_path, *OPTIONS[name][0])
+    path = generated(tmp_path, *NOISY, *options, size=LARGE)
     [posterior] = posteriors_of(path)
     reference = reference_of(path)
     inside, _ = common(posterior.object_mask, reference)
     ours, reference = common(np.abs(posterior.mean), reference)
     scale = (ours * reference)[inside].sum() / (ours**2)[inside].sum()
     error = np.sqrt(np.mean((scale * ours - reference)[inside] ** 2))
-    assert error < 0.05 * reference.max()
+    assert error < 1.2 * scale * posterior.noise_std
     assert np.corrcoef(ours[inside], reference[inside])[0, 1] > 0.98
-    assert 0.9 < posterior.chi2_per_coil.mean() < 1.15
+    assert 0.85 < posterior.chi2_per_coil.mean() < 1.15
 
 
 @pytest.mark.slow
 def test_an_accelerated_file_is_reconstructed(tmp_path: Path) -> None:
-    path = generated(tmp_path, *OPTIONS["acceleration"][0])
-    full = reference_of(generated(tmp_path, "-n", "0"))
-    path = generated(tmp_path, *OPTIONS["acceleration"][0])
+    full = reference_of(generated(tmp_path, "-n", "0", size=LARGE))
+    path = generated(tmp_path, *NOISY, "-a", "2", "-w", "24", size=LARGE)
     for repetition in (0, 1):
         [posterior] = posteriors_of(path, repetition)
         inside = posterior.object_mask
