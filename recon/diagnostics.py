@@ -15,7 +15,7 @@ from recon.sampler import Problem
 
 Array = NDArray[np.float32]
 
-_ENOUGH = 40
+MANY_DRAWS = 40
 """Independent draws from which on quantiles can be read off."""
 
 
@@ -77,7 +77,7 @@ def interval_ends(draws: Tensor, levels: Sequence[float], independent: float) ->
     Where the draws are worth less than 40 independent ones, the ends are those of Student's t for
     one more draw, exact for Gaussian magnitudes; from there on they are plain quantiles.
     """
-    if independent >= _ENOUGH or len(draws) < 2 or independent <= 1:
+    if independent >= MANY_DRAWS or len(draws) < 2 or independent <= 1:
         wanted = torch.tensor(levels, dtype=draws.dtype, device=draws.device)
         return torch.quantile(draws, wanted, dim=0)
     widths = stats.t.ppf(levels, independent - 1) * math.sqrt(1 + 1 / independent)

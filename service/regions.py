@@ -15,10 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from recon.diagnostics import MANY_DRAWS
 from recon.errors import ScanError
-
-MANY = 40
-"""From so many samples on, quantiles are read off; below, a t distribution fills the gaps."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def statistics(values: NDArray[np.float64]) -> RegionStatistics:
     """
     count = values.size
     mean, std = float(values.mean()), float(values.std(ddof=1))
-    if count >= MANY:
+    if count >= MANY_DRAWS:
         low, high = (float(q) for q in np.quantile(values, (0.05, 0.95)))
         method = "quantiles"
     else:
