@@ -26,7 +26,7 @@ from service.runs import DEFAULT_MODEL
 from service.settings import ServiceSettings, SettingsError
 from service.store.database import create_database, open_database
 from service.store.durable import sync
-from service.store.files import Storage, open_storage
+from service.store.files import Storage, open_storage, scan_key
 from service.store.keys import LOCAL
 from service.store.objects import is_url
 
@@ -159,7 +159,7 @@ class ArchiveRun:
         if self.storage.has_scan(sha256):
             return
         if self.storage.objects is not None:
-            self.storage.objects.put(f"scans/{sha256[:2]}/{sha256}.h5", path)
+            self.storage.objects.put(scan_key(sha256), path)
             return
         part = self.storage.incoming / f"{sha256}.{time.time_ns()}.part"
         try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import secrets
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from recon.errors import ScanError
 from recon.io.hdf5_safety import check_attributes, check_dataset
 from recon.io.read_limits import ReadLimits, check_signature
 from recon.io.read_worker import limit_process
+from service.store.durable import sync
 
 IMAGE_TYPES = ("uint8", "uint16", "float16", "float32", "complex64")
 
@@ -116,9 +116,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield aside
         for written in (aside, path.parent):  # the data reach the disk before the name does
-            descriptor = os.open(written, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            sync(written)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

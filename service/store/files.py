@@ -104,19 +104,19 @@ class Storage:
 
     def scan(self, sha256: str) -> Path:
         """The file of a scan; of an object a copy, made if need be. Raises FileNotFoundError."""
-        key = _scan_key(sha256)
+        key = scan_key(sha256)
         return self._here(key) if self.objects is not None else self.root / key
 
     def has_scan(self, sha256: str) -> bool:
         """Whether the scan is stored."""
-        return self._exists(_scan_key(sha256))
+        return self._exists(scan_key(sha256))
 
     def adopt_scan(self, part: Path, sha256: str) -> None:
         """Give an uploaded file, which was synced, its place; equal content is kept once."""
-        target = self.root / _scan_key(sha256)
+        target = self.root / scan_key(sha256)
         target.parent.mkdir(parents=True, exist_ok=True)
         if self.objects is not None:
-            self.objects.put(_scan_key(sha256), part)
+            self.objects.put(scan_key(sha256), part)
         part.replace(target)
         sync(target.parent)
 
@@ -134,15 +134,15 @@ class Storage:
 
     def remove_scan(self, sha256: str) -> None:
         """Remove the file of a scan."""
-        (self.root / _scan_key(sha256)).unlink(missing_ok=True)
+        (self.root / scan_key(sha256)).unlink(missing_ok=True)
         if self.objects is not None:
-            self.objects.remove([_scan_key(sha256)])
+            self.objects.remove([scan_key(sha256)])
 
     def release(self, place: str, scan: str) -> None:
         """Let go of copies that a worker needs no more."""
         if self.objects is not None:
             shutil.rmtree(self.root / _folder(place), ignore_errors=True)
-            (self.root / _scan_key(scan)).unlink(missing_ok=True)
+            (self.root / scan_key(scan)).unlink(missing_ok=True)
 
     def remove(self, place: str) -> None:
         """Remove all files of a reconstruction, by its id or by the digest of its output."""
@@ -364,7 +364,8 @@ def _folder(place: str) -> str:
     return f"reconstructions/{place}"
 
 
-def _scan_key(sha256: str) -> str:
+def scan_key(sha256: str) -> str:
+    """Name of a scan below the root, and its key in an object store. Raises ValueError."""
     if not _SHA256.fullmatch(sha256):
         raise ValueError("not a digest")
     return f"scans/{sha256[:2]}/{sha256}.h5"
