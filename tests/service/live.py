@@ -86,6 +86,11 @@ class Server:
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=120, **options)
 
+    @property
+    def children(self) -> set[str]:
+        """`api` and the names of the workers that were ever started."""
+        return {line["child"] for line in self.log if line.get("event") == "started"}
+
     def pid(self, child: str) -> int:
         """The process that runs now as `api` or `worker-N`."""
         return next(

@@ -129,7 +129,7 @@ def test_a_host_that_dies_for_good_loses_no_job(
         working = wait_for(of_both, 300)
         second = {job: name for job, name in working.items() if two_is(two, name)}
         (taken,) = second
-        for pid in (two.process.pid, two.pid("api"), two.pid("worker-0")):
+        for pid in (two.process.pid, *map(two.pid, two.children)):
             os.kill(pid, signal.SIGKILL)
         two.process.wait()
         done = [ended(client, job) for job in jobs]
