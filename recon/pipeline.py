@@ -37,7 +37,7 @@ _CHI2_BAND = (0.9, 1.1)
 _CONSISTENT_BAND = (0.8, 1.3)
 _FITTED_BAND = (0.97, 1.03)
 _OVERRELAXATION = 1.5
-_PILOT = Preset(chains=2, localization=4, annealing=20, cycles=0, cycle=6)
+_PILOT = Preset(chains=2, localization=2, annealing=10, cycles=0, cycle=6)
 _CHECK = Preset(chains=4, localization=4, annealing=16, cycles=2, cycle=6)
 _NOISE_ROUNDS = 8
 
