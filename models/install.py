@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from models.architectures import TrainableConfig
+from models.calibrations import MAX_CALIBRATION_BYTES, parse_calibration
 from models.errors import ModelError
 from models.model_folder import (
     FILES,
@@ -111,8 +112,8 @@ def write_model(
 def add_model(folder: Path, name: str | None = None) -> Path:
     """Copy a model folder into the user's; returns the new folder.
 
-    Only the three files of a model are taken, links are not followed, and what was copied is
-    checked and run once before it can be found. `name` replaces the one in `config.json`. Raises
+    Only the files of a model are taken, links are not followed, and what was copied is checked and
+    run once before it can be found. `name` replaces the one in `config.json`. Raises
     ModelError.
     """
     if folder.is_symlink() or not folder.is_dir():
@@ -138,6 +139,12 @@ def add_model(folder: Path, name: str | None = None) -> Path:
         if card.exists() or card.is_symlink()
         else _model_card(config).encode()
     )
+    calibration = folder / FILES[3]
+    if calibration.exists() or calibration.is_symlink():
+        files[FILES[3]] = read_capped(
+            calibration, MAX_CALIBRATION_BYTES, "calibration-size", follow_links=False
+        )
+        parse_calibration(files[FILES[3]], config.weights_sha256, str(calibration))
     return _install(user_folder(), config, files, smoke_tested=True)
 
 
