@@ -15,7 +15,14 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 
 from models.errors import ModelError
 from models.model_folder import CALIBRATION_FILE, PlainText, printable, read_capped
@@ -105,6 +112,17 @@ class FoundCalibration(NamedTuple):
 
     calibration: Calibration
     sha256: str
+
+
+def check_description(text: str) -> None:
+    """Raise ModelError unless `text` may stand in a calibration as what its data were."""
+    try:
+        TypeAdapter(Text).validate_python(text)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise ModelError(
+            "bad-calibration", f"the data cannot be described so ({reason}); change --about"
+        ) from error
 
 
 def parse_calibration(text: bytes, weights_sha256: str, origin: str) -> Calibration:
