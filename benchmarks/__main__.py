@@ -12,10 +12,11 @@ EXPERIMENTS = {
     "bars": "annealing keeps mode weights; the Fisher divergence is blind to them; ablations",
     "growth": "network evaluations against dimension and signal-to-noise ratio",
     "refinement": "error of the refined image against that of the coarse one",
+    "coverage": "true values inside the intervals, before and after the conformal factor",
     "inverse_problems": "inpainting, super-resolution, deblurring with the shipped prior; DPS",
 }
 
-SEPARATE = {"inverse_problems"}
+SEPARATE = {"coverage", "inverse_problems"}
 
 
 def main(names: list[str]) -> int:
@@ -26,7 +27,7 @@ def main(names: list[str]) -> int:
             print(f"there is no experiment '{unknown[0]}'; the names are:", file=sys.stderr)
         for name, subject in EXPERIMENTS.items():
             print(f"{name:18}{subject}")
-        print(f"{'all':18}all of these but {', '.join(sorted(SEPARATE))}, which takes longer")
+        print(f"{'all':18}all of these but {', '.join(sorted(SEPARATE))}, which take longer")
         return 2 if unknown else 0
     chosen = [name for name in EXPERIMENTS if name not in SEPARATE] if "all" in names else names
     met = [importlib.import_module(f"benchmarks.{name}").main() for name in chosen]
