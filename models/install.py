@@ -15,6 +15,7 @@ from models.architectures import TrainableConfig
 from models.calibrations import MAX_CALIBRATION_BYTES, parse_calibration
 from models.errors import ModelError
 from models.model_folder import (
+    CALIBRATION_FILE,
     FILES,
     MAX_CARD_BYTES,
     MAX_CONFIG_BYTES,
@@ -139,12 +140,12 @@ def add_model(folder: Path, name: str | None = None) -> Path:
         if card.exists() or card.is_symlink()
         else _model_card(config).encode()
     )
-    calibration = folder / FILES[3]
+    calibration = folder / CALIBRATION_FILE
     if calibration.exists() or calibration.is_symlink():
-        files[FILES[3]] = read_capped(
+        files[CALIBRATION_FILE] = read_capped(
             calibration, MAX_CALIBRATION_BYTES, "calibration-size", follow_links=False
         )
-        parse_calibration(files[FILES[3]], config.weights_sha256, str(calibration))
+        parse_calibration(files[CALIBRATION_FILE], config.weights_sha256, str(calibration))
     return _install(user_folder(), config, files, smoke_tested=True)
 
 
@@ -160,7 +161,9 @@ def remove_model(name: str) -> Path:
         raise ModelError("shipped", f"'{name}' comes with the software and cannot be removed")
     if folder.is_symlink():
         raise ModelError("not-a-folder", f"{folder} is a link; delete the link itself")
-    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in FILES)
+    foreign = sorted(
+        entry.name for entry in folder.iterdir() if entry.name not in (*FILES, CALIBRATION_FILE)
+    )
     if foreign:
         raise ModelError(
             "other-files", f"{folder} also holds {foreign[0]!r}; move it away or delete the folder"

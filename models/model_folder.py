@@ -36,8 +36,9 @@ from models.denoiser import TRAINED_HERE, EdmParameterization, Parameterization
 from models.errors import ModelError
 from models.residual_unet import ResidualUNetConfig
 
+FILES = ("config.json", "weights.safetensors", "README.md")
 CALIBRATION_FILE = "calibration.json"
-FILES = ("config.json", "weights.safetensors", "README.md", CALIBRATION_FILE)
+"""Not part of a model, but of its folder where there is one."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,63}$"
 MAX_CONFIG_BYTES = 64 * 1024
 MAX_CARD_BYTES = 256 * 1024

@@ -73,7 +73,7 @@ def save_figure(
         )
         _draw(panel, axes, bar)
     if note is not None:
-        figure.text(0.5, 0.004, note, color=_FAINT, fontsize=8, ha="center", va="bottom")
+        figure.text(_GAP, 0.004, note, color=_FAINT, fontsize=8, va="bottom")
     # Without the program's version, equal input gives an equal file.
     figure.savefig(path, format="png", metadata={"Software": None})
 

@@ -88,8 +88,8 @@ def sentence_of(attributes: dict[str, Any]) -> str | None:
         return None
     return (
         f"intervals and standard deviation times {float(say('conformal_factor', 1)):.3g}, "
-        f"conformal factor from {say('conformal_units')} {say('conformal_unit')}s of "
-        f"{say('conformal_data')}, {say('conformal_date')}"
+        f"conformal factor of {say('conformal_date')} from {say('conformal_units')} "
+        f"{say('conformal_unit')}s of {say('conformal_data')}"
     )
 
 
