@@ -21,6 +21,7 @@ from typer.cli import get_docs_for_click
 from typer.core import TyperGroup
 
 from docs.schema_text import cell, http_page, schema_section
+from models.calibrations import Calibration
 from models.model_folder import FILES, MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES, ModelConfig
 from recon.io import result_layout
 from recon.planes import ATTRIBUTE as IMAGE_PLANES
@@ -166,13 +167,20 @@ def result_page() -> str:
         "for: what fastMRI's evaluation reads |",
         "| `reconstruction_std` | float32 | `magnitude_std`, cut likewise |",
         "| `mask` | bool | (rows, columns), once for all slices: what was sampled |",
+        *(
+            f"| `{name}` | float32 | `{field}` before the conformal factor, of calibrated results |"
+            for name, field in result_layout.UNCALIBRATED.items()
+        ),
         "",
         "## Root attributes",
         "",
         "| attribute | meaning |",
         "|---|---|",
     ]
-    lines += [f"| `{name}` | {meaning} |" for name, meaning in (ATTRIBUTES | CARRIED_OVER).items()]
+    lines += [
+        f"| `{name}` | {meaning} |"
+        for name, meaning in (ATTRIBUTES | CARRIED_OVER | OF_CALIBRATED).items()
+    ]
     lines += [
         "",
         "```python",
@@ -214,6 +222,16 @@ ATTRIBUTES = {
 CARRIED_OVER = {
     "acquisition": "fastMRI's name of the sequence, where the scan has one",
     IMAGE_PLANES: "JSON: where each slice lies in the patient, where the scan says it",
+}
+OF_CALIBRATED = {
+    "conformal_factor": "what `quantiles` and `magnitude_std` were multiplied by, where asked for",
+    "conformal_level": "share of true values that the outer intervals are to hold",
+    "conformal_confidence": "share of further scans (or slices) for which that is promised",
+    "conformal_unit": "scan or slice: what was counted as exchangeable",
+    "conformal_units": "how many of them the factor was computed on",
+    "conformal_scans": "from how many scans they came",
+    "conformal_data": "what they were",
+    "conformal_date": "when",
 }
 
 
@@ -264,6 +282,18 @@ def model_page() -> str:
         "",
     ]
     lines += schema_section("config.json", schema)
+    for name, definition in sorted(definitions.items()):
+        lines += schema_section(name, definition)
+    lines += [
+        "## calibration.json",
+        "",
+        "May lie beside them: conformal factors that results are given on request "
+        "([calibration](../calibration.md)). It is refused when it was written for other weights.",
+        "",
+    ]
+    calibration = Calibration.model_json_schema()
+    definitions = calibration.pop("$defs")
+    lines += schema_section("calibration", calibration)
     for name, definition in sorted(definitions.items()):
         lines += schema_section(name, definition)
     example = (ROOT / "models/weights/brain-small/config.json").read_text()

@@ -12,8 +12,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from models.architectures import TrainableConfig
+from models.calibrations import MAX_CALIBRATION_BYTES, parse_calibration
 from models.errors import ModelError
 from models.model_folder import (
+    CALIBRATION_FILE,
     FILES,
     MAX_CARD_BYTES,
     MAX_CONFIG_BYTES,
@@ -111,8 +113,8 @@ def write_model(
 def add_model(folder: Path, name: str | None = None) -> Path:
     """Copy a model folder into the user's; returns the new folder.
 
-    Only the three files of a model are taken, links are not followed, and what was copied is
-    checked and run once before it can be found. `name` replaces the one in `config.json`. Raises
+    Only the files of a model are taken, links are not followed, and what was copied is checked and
+    run once before it can be found. `name` replaces the one in `config.json`. Raises
     ModelError.
     """
     if folder.is_symlink() or not folder.is_dir():
@@ -138,6 +140,12 @@ def add_model(folder: Path, name: str | None = None) -> Path:
         if card.exists() or card.is_symlink()
         else _model_card(config).encode()
     )
+    calibration = folder / CALIBRATION_FILE
+    if calibration.exists() or calibration.is_symlink():
+        files[CALIBRATION_FILE] = read_capped(
+            calibration, MAX_CALIBRATION_BYTES, "calibration-size", follow_links=False
+        )
+        parse_calibration(files[CALIBRATION_FILE], config.weights_sha256, str(calibration))
     return _install(user_folder(), config, files, smoke_tested=True)
 
 
@@ -153,7 +161,9 @@ def remove_model(name: str) -> Path:
         raise ModelError("shipped", f"'{name}' comes with the software and cannot be removed")
     if folder.is_symlink():
         raise ModelError("not-a-folder", f"{folder} is a link; delete the link itself")
-    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in FILES)
+    foreign = sorted(
+        entry.name for entry in folder.iterdir() if entry.name not in (*FILES, CALIBRATION_FILE)
+    )
     if foreign:
         raise ModelError(
             "other-files", f"{folder} also holds {foreign[0]!r}; move it away or delete the folder"

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from models.architectures import build_network
+from models.calibrations import FoundCalibration, read_calibration_file
 from models.denoiser import NetworkPrior
 from models.errors import ModelError as ModelError
 from models.model_folder import (
@@ -70,6 +71,12 @@ def read_card(name: str) -> str:
     if not file.exists():
         return ""
     return printable(read_capped(file, MAX_CARD_BYTES, "card-size").decode(errors="replace"))
+
+
+def read_calibration(name: str) -> FoundCalibration | None:
+    """The checked calibration of a model, or None where it has none. Raises ModelError."""
+    folder = find_model(name)
+    return read_calibration_file(folder, read_config_file(folder).weights_sha256)
 
 
 def check_name(name: str) -> None:
@@ -161,8 +168,12 @@ def smoke_test(prior: NetworkPrior, name: str) -> SmokeTest:
 
 
 def verify_model(name: str) -> tuple[Model, SmokeTest]:
-    """All checks of a model, and a run of its network on the CPU. Raises ModelError."""
+    """All checks of a model, its calibration too, and a run of its network on the CPU.
+
+    Raises ModelError.
+    """
     model = read_model(find_model(name))
+    read_calibration(name)
     return model, smoke_test(build_prior(model, "cpu", torch.float32), name)
 
 

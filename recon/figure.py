@@ -38,13 +38,14 @@ def save_figure(
     path: str | PathLike[str],
     posterior: SlicePosterior,
     reference: NDArray[np.complex64] | NDArray[np.float32] | None = None,
+    note: str | None = None,
 ) -> None:
     """Write a PNG with coarse image, mean, one sample, standard deviation and one more panel.
 
     With a `reference` (rows, columns; units of the posterior) the last panel is the true error of
     the mean's magnitude in the colour scale of the standard deviation, else the R-hat map, left
-    out where there were too few draws for one. Every pixel is a square of whole PNG pixels.
-    Raises ScanError where the reference does not fit.
+    out where there were too few draws for one. A `note` stands at the lower edge. Every pixel is
+    a square of whole PNG pixels. Raises ScanError where the reference does not fit.
     """
     if reference is not None and reference.shape != posterior.mean.shape:
         raise ScanError(
@@ -71,6 +72,8 @@ def save_figure(
             (left / width, 0.66 * below / height, panel_width / width, 0.12 * below / height)
         )
         _draw(panel, axes, bar)
+    if note is not None:
+        figure.text(_GAP, 0.004, note, color=_FAINT, fontsize=8, va="bottom")
     # Without the program's version, equal input gives an equal file.
     figure.savefig(path, format="png", metadata={"Software": None})
 

@@ -24,10 +24,12 @@ from recon.posterior import SlicePosterior
 from recon.schedule import Path as AnnealingPath
 from recon.undersampling import undersample as undersample_scan
 from recon.undersampling import undersampling_mask
+from service.calibrated import attributes_of, sentence_of
 from service.client import ServiceError
 from service.commands import demo as demonstration
 from service.commands.batch import batch
 from service.commands.benchmark import benchmark
+from service.commands.calibrate import calibrate
 from service.commands.export import (
     Identified,
     UidKey,
@@ -68,6 +70,7 @@ app.command()(gateway)
 app.command()(stream)
 app.command()(benchmark)
 app.command()(batch)
+app.command()(calibrate)
 app.command()(worker)
 app.command()(workers)
 console = Console(stderr=True)
@@ -124,6 +127,10 @@ def reconstruct(
         list[str] | None, typer.Option(help="Images of an ISMRMRD scan, such as repetition=0.")
     ] = None,
     slices: Annotated[str | None, typer.Option(help="3, 3:5 or 0,2,4 [all].")] = None,
+    calibrated: Annotated[
+        bool,
+        typer.Option("--calibrated", help="Intervals and std times the model's conformal factor."),
+    ] = False,
     compress_above: Annotated[
         int, typer.Option(min=0, help="SVD coil compression above this many coils; 0: never.")
     ] = 12,
@@ -161,22 +168,24 @@ def reconstruct(
         calibration=CalibrationSettings(compress_above=compress_above),
     )
     chosen = parse_slices(slices, read.kspace.shape[0])
-    posteriors = reconstruct_file(
-        read, out, settings, model, choose_device(device), chosen, console, quiet=quiet
-    )
-    pictures = [] if png is None else _pictures(png, posteriors)
+    posteriors, entry = reconstruct_file(
+        read, out, settings, model, choose_device(device), chosen, console,
+        quiet=quiet, calibrated=calibrated,
+    )  # fmt: skip
+    applied = sentence_of(attributes_of(entry))
+    pictures = [] if png is None else _pictures(png, posteriors, applied)
     pictures += write_exports(out, dicom, nifti, uid_key, identified=identified, voxel=voxel)
     if not quiet:
-        print_posteriors(posteriors, output)
+        print_posteriors(posteriors, output, applied)
         output.print(f"written: {out}" + "".join(f", {name}" for name in pictures))
 
 
-def _pictures(png: Path, posteriors: list[SlicePosterior]) -> list[Path]:
+def _pictures(png: Path, posteriors: list[SlicePosterior], applied: str | None) -> list[Path]:
     """Draw every slice; several get their number before the suffix."""
     written = []
     for posterior in posteriors:
         name = png if len(posteriors) == 1 else png.with_stem(f"{png.stem}-{posterior.index}")
-        save_figure(name, posterior)
+        save_figure(name, posterior, note=applied)
         written.append(name)
     return written
 
@@ -213,13 +222,14 @@ def evaluate(
     ] = None,
 ) -> None:
     """Compare a result with the fully sampled coil combination."""
-    evaluation, posteriors, images = evaluate_files(result, reference)
+    evaluation, posteriors, images, applied = evaluate_files(result, reference)
     if png is not None:
-        save_figure(png, posteriors[0], images[posteriors[0].index])
+        save_figure(png, posteriors[0], images[posteriors[0].index], note=applied)
     if as_json:
-        sys.stdout.write(json.dumps(evaluation.as_dict(), indent=2) + "\n")
+        told = {"calibration": applied} | evaluation.as_dict()
+        sys.stdout.write(json.dumps(told, indent=2) + "\n")
     else:
-        print_evaluation(evaluation, output)
+        print_evaluation(evaluation, output, applied)
 
 
 @app.command()

@@ -16,6 +16,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "not-acceptable": (406, "The answer is not available in this form"),
     "unknown-preset": (422, "There is no such preset"),
     "unknown-model": (404, "There is no such model"),
+    "no-calibration": (422, "The model has no conformal factor for this reconstruction"),
     "unsupported-media-type": (415, "This kind of body is not accepted here"),
     "not-hdf5": (422, "The file is not HDF5"),
     "unsafe-hdf5": (422, "The HDF5 file uses features that are not allowed"),

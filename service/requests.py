@@ -70,6 +70,11 @@ class ReconstructionParameters(BaseModel):
     path: PathName = Field("prior", description="what annealed Langevin follows")
     fit_noise: bool = Field(True, description="fit the noise level when the residual contradicts")
     self_check: bool = Field(True, description="predict held-out lines in a second run")
+    calibrated: bool = Field(
+        False,
+        description="multiply intervals and standard deviations by the model's conformal factor; "
+        "refused where it has none for this preset, number of samples and acceleration",
+    )
     compress_above: int = Field(12, ge=0, le=1024, description="coil compression above; 0: never")
     priority: Priority = Field(Priority.INTERACTIVE, description="scanner, interactive, archive")
     deadline_s: float | None = Field(
@@ -100,6 +105,11 @@ class ReconstructionParameters(BaseModel):
         if chooses and (self.samples is not None or self.preset is not None):
             raise ValueError(
                 "deadline_s and target_mc_error choose preset and samples; give one or the other"
+            )
+        if chooses and self.calibrated:
+            raise ValueError(
+                "a conformal factor belongs to one preset and number of samples; name them in "
+                "place of deadline_s and target_mc_error, or leave calibrated out"
             )
         return self
 

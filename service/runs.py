@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from models.calibrations import CalibrationEntry
 from models.denoiser import NetworkPrior
 from models.registry import load_prior, read_config
 from recon.errors import ScanError
@@ -22,6 +23,7 @@ from recon.planes import ATTRIBUTE as IMAGE_PLANES
 from recon.posterior import SlicePosterior
 from recon.reference import coil_combination
 from recon.scan import Scan
+from service.calibrated import attributes_of, calibration_for, sentence_of, widen_all
 from service.commands.terminal import follow
 
 DEFAULT_MODEL = "brain-small"
@@ -79,13 +81,19 @@ def reconstruct_file(
     console: Console,
     *,
     quiet: bool,
-) -> list[SlicePosterior]:
-    """Reconstruct and write the result file; returns its posteriors."""
+    calibrated: bool = False,
+) -> tuple[list[SlicePosterior], CalibrationEntry | None]:
+    """Reconstruct and write the result file; returns its posteriors, and the factor in them.
+
+    `calibrated` multiplies intervals and standard deviations by the model's conformal factor; it is
+    refused (ModelError) before the work where the model has none for this.
+    """
+    entry = calibration_for(model, settings, scan) if calibrated else None
     prior = load_prior(model, device)
     events = reconstruct(scan, prior, settings, slices, device)
     posteriors = list(follow(events, len(slices), console, quiet=quiet))
-    write_reconstruction(result, posteriors, scan, settings, prior, model, device)
-    return posteriors
+    write_reconstruction(result, posteriors, scan, settings, prior, model, device, entry)
+    return widen_all(posteriors, entry), entry
 
 
 def write_reconstruction(
@@ -96,18 +104,24 @@ def write_reconstruction(
     prior: NetworkPrior,
     model: str,
     device: torch.device,
+    entry: CalibrationEntry | None = None,
 ) -> None:
-    """Write the result file of a finished reconstruction, with all that made it."""
+    """Write the result file of a finished reconstruction, with all that made it.
+
+    With an `entry`, intervals and standard deviations are multiplied by its factor, and the plain
+    ones lie beside them.
+    """
     kept = ("acquisition", IMAGE_PLANES)
     about = provenance(scan, settings, model, prior, device)
     about |= {name: value for name, value in scan.attributes.items() if name in kept}
     write_result(
         result,
-        posteriors,
-        about,
+        widen_all(posteriors, entry),
+        about | attributes_of(entry),
         header=scan.header,
         recon_shape=scan.geometry.recon_shape,
         mask=scan.sampled,
+        uncalibrated=None if entry is None else posteriors,
     )
 
 
@@ -135,8 +149,13 @@ def provenance(
     }
 
 
-def evaluate_files(result: Path, full: Path) -> tuple[Evaluation, list[SlicePosterior], np.ndarray]:
-    """Scores of a result against the coil combination of the fully sampled scan."""
+def evaluate_files(
+    result: Path, full: Path
+) -> tuple[Evaluation, list[SlicePosterior], np.ndarray, str | None]:
+    """Scores of a result against the coil combination of the fully sampled scan.
+
+    The last is what the result says of a conformal factor in it.
+    """
     posteriors, attributes = read_result(result)
     mask = read_result_mask(result)
     settings = replace(
@@ -154,4 +173,5 @@ def evaluate_files(result: Path, full: Path) -> tuple[Evaluation, list[SlicePost
         )
     reference = coil_combination(scan, mask, settings)
     unseen = 1 - np.count_nonzero(mask) / np.count_nonzero(scan.mask)
-    return evaluate(posteriors, reference, unseen), posteriors, reference
+    scores = evaluate(posteriors, reference, unseen)
+    return scores, posteriors, reference, sentence_of(attributes)

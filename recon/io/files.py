@@ -166,13 +166,15 @@ def write_result(
     recon_shape: tuple[int, int] | None = None,
     *,
     mask: NDArray[np.bool_] | None = None,
+    uncalibrated: Sequence[SlicePosterior] | None = None,
 ) -> None:
     """Write one result file for all slices.
 
     `reconstruction`, the magnitude of the mean cut to `recon_shape` (rows, columns), is what
-    fastMRI's evaluation reads. `mask` (rows, columns) records what was sampled. `provenance`
-    becomes root attributes; `created` is the time of writing unless it is among them. Raises
-    ValueError on reserved names or unequal slices.
+    fastMRI's evaluation reads. `mask` (rows, columns) records what was sampled. Where intervals
+    and standard deviations were multiplied by a conformal factor, `uncalibrated` are the posteriors
+    before it. `provenance` becomes root attributes; `created` is the time of writing unless it is
+    among them. Raises ValueError on reserved names or unequal slices.
     """
     taken = _RESERVED & set(provenance)
     if taken:
@@ -180,6 +182,9 @@ def write_result(
     arrays = result_layout.result_arrays(posteriors, recon_shape)
     if mask is not None:
         arrays["mask"] = mask
+    if uncalibrated is not None:
+        for name, field in result_layout.UNCALIBRATED.items():
+            arrays[name] = np.stack([getattr(p, field) for p in uncalibrated])
     with _replacing(path) as file:
         _write(file, arrays, packed={"samples"})
         file["quality/self_check"].attrs["columns"] = ",".join(result_layout.SELF_CHECK_COLUMNS)

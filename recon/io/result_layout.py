@@ -36,6 +36,12 @@ _SAMPLES = "samples"
 _SELF_CHECK = "quality/self_check"
 SELF_CHECK_COLUMNS = ("lines", "residual_std", "coverage_50", "coverage_90")
 
+UNCALIBRATED = {
+    "uncalibrated/magnitude_std": "magnitude_std",
+    "uncalibrated/quantiles": "quantiles",
+}
+"""Dataset name: field, of results whose intervals were multiplied by a conformal factor."""
+
 ARRAYS = (*STACKED, _SAMPLES, _SELF_CHECK)
 """What a reader needs; `reconstruction` and `reconstruction_std` repeat it for fastMRI's tools."""
 

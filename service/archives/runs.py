@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from models.registry import read_config
+from models.registry import read_calibration, read_config
 from service.archives.inspection import Looked, look
 from service.archives.sources import PARAMETERS, Found
 from service.jobs.batches import Batch, Batches, Item, NewItem, output_digest
@@ -57,6 +57,7 @@ class ArchiveRun:
         self.batches = Batches(self.engine, self.queue.enqueue)
         self.workers = Workers(self.engine)
         self._models: dict[str, str] = {}
+        self._calibrations: dict[str, str | None] = {}
         self._there = self.storage.outputs()
 
     def close(self) -> None:
@@ -127,7 +128,8 @@ class ArchiveRun:
             model = self._model(parameters.model or self.settings.default_model or DEFAULT_MODEL)
         except ProblemError as problem:
             return NewItem(found.name, error=problem.document())
-        output = output_digest(looked.sha256, model, parameters)
+        calibration = self._calibration(parameters)
+        output = output_digest(looked.sha256, model, parameters, calibration_sha256=calibration)
         stored = self.order.upload and not is_url(found.place)
         return NewItem(
             found.name,
@@ -154,6 +156,15 @@ class ArchiveRun:
         if name not in self._models:
             self._models[name] = read_config(name).weights_sha256
         return self._models[name]
+
+    def _calibration(self, parameters: ReconstructionParameters) -> str | None:
+        if not parameters.calibrated:
+            return None
+        name = parameters.model or self.settings.default_model or DEFAULT_MODEL
+        if name not in self._calibrations:
+            found = read_calibration(name)
+            self._calibrations[name] = None if found is None else found.sha256
+        return self._calibrations[name]
 
     def _upload(self, sha256: str, path: Path) -> None:
         if self.storage.has_scan(sha256):
@@ -185,6 +196,8 @@ def state_folder(target: str, settings: ServiceSettings, order: Order, part: str
     The same command finds it again, whatever ended it; another choice of settings has its own.
     """
     asked = order.parameters.model_dump(mode="json", exclude={"priority", "tags"})
+    if not asked["calibrated"]:  # runs from before there was such a choice are found again
+        del asked["calibrated"]
     text = json.dumps([asked, part, target], sort_keys=True)
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
     if is_url(target):

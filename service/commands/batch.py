@@ -81,6 +81,10 @@ def batch(
     self_check: Annotated[
         bool, typer.Option(help="Predict held-out lines in a second run.")
     ] = True,
+    calibrated: Annotated[
+        bool,
+        typer.Option("--calibrated", help="Intervals and std times the model's conformal factor."),
+    ] = False,
     priority: Annotated[
         Priority, typer.Option(help="A lower class starts when no higher one waits.")
     ] = Priority.ARCHIVE,
@@ -116,7 +120,7 @@ def batch(
     """
     if on_error not in ("continue", "stop"):
         raise SettingsError("--on-error is continue or stop")
-    parameters = _parameters(model, preset, samples, seed, slices, priority, self_check)
+    parameters = _parameters(model, preset, samples, seed, slices, priority, self_check, calibrated)
     require_model(model)
     base = load_settings(data=data, workers=workers, device=device)
     order = Order(parameters, on_error, upload=database is not None and not in_place)
@@ -155,12 +159,14 @@ def _parameters(
     slices: str | None,
     priority: Priority,
     self_check: bool,
+    calibrated: bool,
 ) -> ReconstructionParameters:
     try:
         return ReconstructionParameters.model_validate(
             {
                 "model": model, "preset": preset, "samples": samples, "seed": seed,
                 "slices": slices, "priority": priority, "self_check": self_check,
+                "calibrated": calibrated,
             }
         )  # fmt: skip
     except ValueError as error:

@@ -34,7 +34,7 @@ def run(
     write_scan(full, simulated, {"ground_truth": image})
     mask = undersampling_mask((SIZE, SIZE), "equispaced", 4, 0.08, 0)
     write_scan(scan, undersample(simulated, mask))
-    posteriors = reconstruct_file(
+    posteriors, _ = reconstruct_file(
         load_scan(scan),
         result,
         Settings("thorough", samples=8),
@@ -44,7 +44,7 @@ def run(
         console,
         quiet=quiet,
     )
-    evaluation, _, reference = evaluate_files(result, full)
+    evaluation, _, reference, _ = evaluate_files(result, full)
     save_figure(folder / "posterior.png", posteriors[0])
     save_figure(folder / "against-truth.png", posteriors[0], reference[0])
     if not quiet:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -53,8 +54,10 @@ def follow(
                 assert isinstance(event, CoarseReady)
 
 
-def print_posteriors(posteriors: Sequence[SlicePosterior], console: Console) -> None:
-    """One line per slice, then the warnings in plain words."""
+def print_posteriors(
+    posteriors: Sequence[SlicePosterior], console: Console, applied: str | None = None
+) -> None:
+    """One line per slice, then the warnings in plain words, then the factor that was applied."""
     table = Table("slice", "χ²", "R̂ < 1.1", "ESS", "self-check", "noise/signal", "converged")
     for posterior in posteriors:
         inside = posterior.object_mask
@@ -73,9 +76,11 @@ def print_posteriors(posteriors: Sequence[SlicePosterior], console: Console) -> 
     for posterior in posteriors:
         for warning in posterior.warnings:
             console.print(f"[yellow]slice {posterior.index}:[/] {warning}")
+    if applied is not None:
+        console.print(f"[cyan]calibrated:[/] {escape(applied)}", highlight=False)
 
 
-def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+def print_evaluation(evaluation: Evaluation, console: Console, applied: str | None = None) -> None:
     """PSNR, SSIM, NMSE, coverage and chi^2 per slice and for the volume.
 
     Coverage is of the reference with its noise (`Judgement.predicted_90`).
@@ -92,6 +97,8 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     for name, judgement in rows:
         _add(table, name, judgement)
     console.print(table)
+    if applied is not None:
+        console.print(f"[cyan]calibrated:[/] {escape(applied)}", highlight=False)
 
 
 def _add(table: Table, name: str, judgement: Judgement) -> None:

@@ -19,6 +19,7 @@ from recon.io.scan_layout import parse_geometry
 from recon.planes import ATTRIBUTE, ImageStack, axial
 from recon.posterior import SlicePosterior
 from recon.scan import Geometry
+from service.calibrated import sentence_of
 
 NOT_FOR_DIAGNOSIS = "NOT FOR DIAGNOSTIC USE"
 _SPACE_LABELS = ("slice", "partition")
@@ -49,12 +50,14 @@ class ResultImages:
     def derivation(self) -> str:
         """How the images came about, in one line."""
         say = self.attributes.get
+        applied = sentence_of(self.attributes)
+        told = "" if applied is None else f"; {applied}"
         return (
             f"Posterior mean and standard deviation of {say('samples', '?')} samples, "
             f"{say('sampler', 'unknown sampler')}, {say('steps', '?')} steps, "
             f"acceleration {float(say('acceleration', 0)):.3g}, "
             f"model {say('model_id', '?')} sha256 {say('model_sha256', '?')}, "
-            f"seed {say('seed', '?')}, software {say('software_version', '?')}"
+            f"seed {say('seed', '?')}, software {say('software_version', '?')}{told}"
         )
 
     def volumes(self) -> list[list[int]]:

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -300,7 +300,7 @@ def _item(
     key: Key,
     asked: BatchRequest,
     raw: dict[str, Any],
-    models: dict[str, str],
+    models: dict[str, _Offered],
 ) -> NewItem:
     common = asked.params.model_dump(mode="json", exclude_unset=True)
     if "priority" not in common:
@@ -316,7 +316,7 @@ def _item(
     )
     model = models[parameters.model or ""]
     owner = "" if key.id == LOCAL.id else key.id
-    output = output_digest(scan.sha256, model, parameters, owner)
+    output = output_digest(scan.sha256, model.sha256, parameters, owner, model.calibration_sha256)
     return NewItem(
         one.id or scan.id,
         scan.id,
@@ -328,14 +328,25 @@ def _item(
     )
 
 
-def _models(context: Context) -> dict[str, str]:
-    """Digest of each model that workers offer; "" is the default. Raises ProblemError."""
+class _Offered(NamedTuple):
+    """Digests of a model that workers offer, and of its calibration."""
+
+    sha256: str
+    calibration_sha256: str | None
+
+
+def _models(context: Context) -> dict[str, _Offered]:
+    """Each model that workers offer; "" is the default. Raises ProblemError."""
     known = context.workers.all()
     if not known:
         raise ProblemError(
             "not-ready", "no worker has started yet; try again", headers={"Retry-After": "2"}
         )
-    found = {model["id"]: model["sha256"] for one in known for model in one.offers["models"]}
+    found = {
+        model["id"]: _Offered(model["sha256"], model.get("calibration_sha256"))
+        for one in known
+        for model in one.offers["models"]
+    }
     return found | {"": found[known[0].offers["default_model"]]}
 
 

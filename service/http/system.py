@@ -31,6 +31,10 @@ class Model(BaseModel):
     licence: str
     training: str
     data_attributions: list[str]
+    calibrated_for: list[str] = Field(
+        default_factory=list,
+        description="what it has a conformal factor for (`calibrated`); empty: nothing",
+    )
 
 
 class ModelWithCard(Model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query
 from starlette.responses import FileResponse, HTMLResponse, Response
@@ -135,10 +135,22 @@ def _picture(job: Job, query: PictureQuery) -> str:
         f"<label>Sample <select name=sample>{samples}</select></label> <button>Show</button></form>"
         f"<figure><img src='{source}' alt='{escape(picture.meaning)}, slice {shown}'>"
         f"<figcaption>{escape(picture.meaning)}</figcaption></figure>"
+        f"{_calibration(job.summary.get('calibration'))}"
         f"<p>χ² {entry['chi2']:.2f}, {'converged' if entry['converged'] else 'not converged'}</p>"
         f"<ul>{warnings}</ul>"
         f"<p><a href='/v1/reconstructions/{job.id}/results/report.json'>report.json</a> · "
         f"<a href='/v1/reconstructions/{job.id}/results/result.h5'>result.h5</a></p>"
+    )
+
+
+def _calibration(said: dict[str, Any] | None) -> str:
+    """What was done to the intervals, where something was."""
+    if said is None:
+        return ""
+    return (
+        f"<p>Intervals and standard deviation are {said['factor']:.3g} times what the draws say: a "
+        f"conformal factor from {said['units']} {escape(str(said['unit']))}s of "
+        f"{escape(str(said['data']))}, {escape(str(said['date']))}.</p>"
     )
 
 

@@ -86,10 +86,20 @@ class Item:
 
 
 def output_digest(
-    scan_sha256: str, model_sha256: str, parameters: ReconstructionParameters, owner: str = ""
+    scan_sha256: str,
+    model_sha256: str,
+    parameters: ReconstructionParameters,
+    owner: str = "",
+    calibration_sha256: str | None = None,
 ) -> str:
-    """What products are named by: everything that they depend on, and whose they are."""
+    """What products are named by: everything that they depend on, and whose they are.
+
+    `calibration_sha256` is of the model's calibration, which counts for calibrated results only:
+    the names of all others do not depend on whether there is one.
+    """
     settings = parameters.model_dump(mode="json", include=_RELEVANT)
+    if parameters.calibrated:
+        settings["calibrated"] = calibration_sha256 or "none"
     settings["preset"] = settings["preset"] or "standard"
     made_of = {"scan": scan_sha256, "model": model_sha256, "settings": settings, "owner": owner}
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from recon.pipeline import Settings
 from recon.posterior import SlicePosterior
+from service.calibrated import calibration_for, widen_all
 from service.jobs.job import Job
 from service.jobs.loading import Loaded
 from service.jobs.pictures import write_pictures
@@ -35,14 +36,17 @@ def write_products(
     device: torch.device,
 ) -> tuple[Entries, dict[str, Any]]:
     """Write everything; returns the entries of the files and what the report says."""
+    entry = None
+    if job.parameters.calibrated:
+        entry = calibration_for(loaded.model, chosen, loaded.scan)
     with storage.producing(job.place, "result.h5") as path:
         write_reconstruction(
-            path, posteriors, loaded.scan, chosen, loaded.network, loaded.model, device
+            path, posteriors, loaded.scan, chosen, loaded.network, loaded.model, device, entry
         )
-    _write_arrays(storage, job.place, posteriors)
+    _write_arrays(storage, job.place, widen_all(posteriors, entry))
     made = write_pictures(settings, storage, job, loaded.scan)
     names = [n for n in RESULT_FILES if n != MARKER and (n in made or n not in PICTURE_FILES)]
-    summary = summary_of(job, loaded.scan, loaded.model, chosen, posteriors)
+    summary = summary_of(job, loaded.scan, loaded.model, chosen, posteriors, entry)
     summary["products"] = [storage.describe_product(job.place, name) for name in names]
     ledger = {} if job.output is None else {"steps": storage.steps(job.id)}
     text = json.dumps(summary | ledger, indent=2).encode() + b"\n"

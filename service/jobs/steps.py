@@ -28,6 +28,7 @@ from recon.errors import ReconError
 from recon.pipeline import Settings, reconstruct, work
 from recon.posterior import SlicePosterior
 from recon.schedule import Path as AnnealingPath
+from service.calibrated import REFUSALS, calibration_for
 from service.jobs.batches import stop_batches_of
 from service.jobs.budget import (
     Plan,
@@ -147,6 +148,8 @@ class Work:
         watch.note("validating")
         loaded = self._loader.load(job)
         slices = list(parse_slices(job.parameters.slices, loaded.scan.kspace.shape[0]))
+        if job.parameters.calibrated:  # refused before the work where there is no factor for it
+            calibration_for(loaded.model, settings_of(job.parameters), loaded.scan)
         plan = self._plan(job, loaded, slices, watch)
         if plan is not None:
             self._jobs.plan(job.id, asdict(plan))
@@ -312,6 +315,8 @@ def _problem(error: Exception, job_id: str, step: str) -> ProblemError:
         return error
     if isinstance(error, ReconError):
         return problem_of(error)
+    if isinstance(error, ModelError) and error.code in REFUSALS:
+        return ProblemError("no-calibration", error.message, reason=error.code)
     if isinstance(error, ModelError):
         return ProblemError("unknown-model", error.message)
     if isinstance(error, torch.cuda.OutOfMemoryError):

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.calibrations import CalibrationEntry
 from recon.pipeline import Settings
 from recon.planes import ATTRIBUTE, ImagePlane, ImageStack
 from recon.posterior import SlicePosterior
 from recon.scan import Geometry, Scan
+from service.calibrated import summary_of_calibration
 from service.jobs.budget import reached_error
 from service.jobs.job import Job
 
@@ -21,9 +23,17 @@ _OBLIQUE = 0.26
 
 
 def summary_of(
-    job: Job, scan: Scan, model: str, settings: Settings, posteriors: list[SlicePosterior]
+    job: Job,
+    scan: Scan,
+    model: str,
+    settings: Settings,
+    posteriors: list[SlicePosterior],
+    entry: CalibrationEntry | None = None,
 ) -> dict[str, Any]:
-    """What the report says: what was asked, what was chosen, what was reached."""
+    """What the report says: what was asked, what was chosen, what was reached.
+
+    `posteriors` are the plain ones, `entry` is the conformal factor that the files were given.
+    """
     parameters = job.parameters
     took = time.time() - job.created_at
     text = scan.attributes.get(ATTRIBUTE)
@@ -36,6 +46,7 @@ def summary_of(
         "samples": settings.resolved.chains,
         "seed": settings.seed,
         "evaluations_per_chain": settings.resolved.evaluations,
+        "calibration": summary_of_calibration(entry),
         "not_for_diagnostic_use": True,
         "image": {
             "shape": list(posteriors[0].mean.shape),

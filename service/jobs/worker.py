@@ -22,7 +22,8 @@ from typing import IO, Any
 import structlog
 import torch
 
-from models.registry import ModelError, list_models, read_card, read_config
+from models.calibrations import FoundCalibration
+from models.registry import ModelError, list_models, read_calibration, read_card, read_config
 from recon.schedule import PRESETS
 from service.delivery.records import Deliveries
 from service.delivery.sending import Sender
@@ -110,6 +111,7 @@ def _offers(settings: ServiceSettings) -> dict[str, Any]:
     for name in list_models():
         try:
             config, card = read_config(name), read_card(name)
+            found = _calibration(name)
         except ModelError as error:
             log.warning("model not usable", model=name, code=error.code)
             continue
@@ -121,6 +123,10 @@ def _offers(settings: ServiceSettings) -> dict[str, Any]:
                 "training": config.training,
                 "data_attributions": list(config.data_attributions),
                 "card": card,
+                "calibration_sha256": None if found is None else found.sha256,
+                "calibrated_for": []
+                if found is None
+                else [entry.purpose for entry in found.calibration.entries],
             }
         )
     return {
@@ -137,6 +143,15 @@ def _offers(settings: ServiceSettings) -> dict[str, Any]:
             "python": platform.python_version(),
         },
     }
+
+
+def _calibration(name: str) -> FoundCalibration | None:
+    """That of a model; a damaged one is no reason not to offer the model without."""
+    try:
+        return read_calibration(name)
+    except ModelError as error:
+        log.warning("calibration not usable", model=name, code=error.code)
+        return None
 
 
 def _live(

@@ -63,6 +63,14 @@ export interface Summary {
     deadline_met: boolean | null;
   };
   slices: SliceReport[];
+  /** What intervals and standard deviations were multiplied by; absent in old reports. */
+  calibration?: {
+    factor: number;
+    unit: string;
+    units: number;
+    data: string;
+    date: string;
+  } | null;
 }
 
 export interface Job {

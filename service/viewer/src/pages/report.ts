@@ -123,6 +123,11 @@ function facts(job: Job, summary: Summary): HTMLElement {
     ["Took, with waiting", duration(reached.seconds_since_submission)],
     ["Scan, SHA-256", h("code", { class: "digest" }, summary.scan_sha256)],
   ];
+  const { calibration } = summary;
+  if (calibration) {
+    const told = `${number(calibration.factor)} times what the draws say: conformal factor from ${calibration.units} ${calibration.unit}s of ${calibration.data}, ${calibration.date}; the plain figures are in result.h5, under uncalibrated`;
+    rows.push(["Intervals and standard deviation", told]);
+  }
   if (reached.deadline_s !== null) {
     const met = reached.deadline_met ? "met" : "missed";
     rows.push(["Deadline", `${duration(reached.deadline_s)}, ${met}`]);

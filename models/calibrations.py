@@ -1,0 +1,206 @@
+"""`calibration.json` beside the weights: by what factor intervals must be wider, and since when.
+
+Each entry is of one way to reconstruct (preset, samples, undersampling) and says on what it was
+computed. The file is read like the rest of a model: size capped, strict schema, and refused when it
+was written for other weights. Nothing applies a factor unless it is asked to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import secrets
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
+
+from models.errors import ModelError
+from models.model_folder import CALIBRATION_FILE, PlainText, printable, read_capped
+
+MAX_CALIBRATION_BYTES = 256 * 1024
+NEARNESS = 0.1
+"""Relative difference of accelerations up to which an entry counts as made for a scan."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Text = Annotated[PlainText, StringConstraints(max_length=500)]
+Pattern = Literal["equispaced", "random", "poisson"]
+
+
+class HeldShares(BaseModel):
+    """Mean over scans of the share of true values that an interval held."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    as_read_off: Share = Field(description="without allowing for the noise of the true values")
+    before: Share = Field(description="allowing for it")
+    after: Share = Field(description="with the factor by the other scans, on the one left out")
+
+
+class CalibrationEntry(BaseModel):
+    """One factor: what it is for, what it was computed on, what it changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    preset: Literal["fast", "standard", "thorough"]
+    samples: int = Field(ge=2, le=256)
+    acceleration: float = Field(ge=1, le=1000, description="matrix size over samples, as measured")
+    pattern: Pattern
+    center_fraction: Annotated[float, Field(ge=0, le=1)]
+    factor: float = Field(gt=0, le=100, description="on half-widths and standard deviations")
+    level: Fraction = Field(0.9, description="share of true values that are to be held")
+    confidence: Fraction = Field(description="share of further scans for which that is promised")
+    unit: Literal["scan", "slice"] = Field(description="what was counted as exchangeable")
+    units: int = Field(ge=1, le=1_000_000)
+    scans: int = Field(ge=1, le=1_000_000, description="files they came from")
+    data: Text = Field(description="what they were")
+    date: date
+    software_version: Text
+    standardized_error: float = Field(ge=0, description="before; 1 when right")
+    coverage_50: HeldShares
+    coverage_90: HeldShares
+
+    def serves(self, preset: str, samples: int, acceleration: float, *, lines: bool) -> bool:
+        """Whether it was made for such a reconstruction; `lines`: of whole k-space lines."""
+        return (
+            (self.preset, self.samples) == (preset, samples)
+            and lines == (self.pattern != "poisson")
+            and self.distance(acceleration) <= math.log1p(NEARNESS) + 1e-9
+        )
+
+    def distance(self, acceleration: float) -> float:
+        """How far an acceleration is from its own, as the logarithm of their ratio."""
+        return abs(math.log(acceleration / self.acceleration))
+
+    @property
+    def purpose(self) -> str:
+        """What it is for, in a few words."""
+        return (
+            f"{self.preset}, {self.samples} samples, {self.acceleration:.3g} times {self.pattern}"
+        )
+
+
+class Calibration(BaseModel):
+    """The whole `calibration.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weights_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    entries: tuple[CalibrationEntry, ...] = Field(min_length=1, max_length=256)
+
+    def with_entries(self, entries: tuple[CalibrationEntry, ...]) -> Calibration:
+        """New entries in the place of those for the same, and of all others none lost."""
+        kept = [old for old in self.entries if not any(_same(old, new) for new in entries)]
+        both = sorted(
+            (*kept, *entries), key=lambda one: (one.preset, one.samples, one.acceleration)
+        )
+        return Calibration(weights_sha256=self.weights_sha256, entries=tuple(both))
+
+
+class FoundCalibration(NamedTuple):
+    """A checked file, and the digest of its bytes."""
+
+    calibration: Calibration
+    sha256: str
+
+
+def check_description(text: str) -> None:
+    """Raise ModelError unless `text` may stand in a calibration as what its data were."""
+    try:
+        TypeAdapter(Text).validate_python(text)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise ModelError(
+            "bad-calibration", f"the data cannot be described so ({reason}); change --about"
+        ) from error
+
+
+def parse_calibration(text: bytes, weights_sha256: str, origin: str) -> Calibration:
+    """The checked content of a `calibration.json` for these weights; `origin` names it.
+
+    Raises ModelError.
+    """
+    try:
+        found = Calibration.model_validate_json(text)
+    except ValidationError as error:
+        raise ModelError("bad-calibration", printable(f"{origin} is not valid: {error}")) from error
+    if found.weights_sha256 != weights_sha256:
+        raise ModelError(
+            "calibration-digest",
+            f"{origin} was computed for other weights (SHA-256 differs); compute it again with "
+            "`calibrate`, or delete it",
+        )
+    return found
+
+
+def read_calibration_file(
+    folder: Path, weights_sha256: str, *, follow_links: bool = True
+) -> FoundCalibration | None:
+    """The checked calibration in a model's folder, or None where there is none; or ModelError."""
+    file = folder / CALIBRATION_FILE
+    if not (file.exists() or file.is_symlink()):
+        return None
+    text = read_capped(file, MAX_CALIBRATION_BYTES, "calibration-size", follow_links=follow_links)
+    checked = parse_calibration(text, weights_sha256, str(file))
+    return FoundCalibration(checked, hashlib.sha256(text).hexdigest())
+
+
+def choose_entry(
+    found: FoundCalibration | None,
+    name: str,
+    preset: str,
+    samples: int,
+    acceleration: float,
+    *,
+    lines: bool,
+) -> CalibrationEntry:
+    """The entry of the model `name` that was made for such a reconstruction.
+
+    Raises ModelError("no-calibration") where there is none: a factor is never carried over.
+    """
+    entries = () if found is None else found.calibration.entries
+    serving = [e for e in entries if e.serves(preset, samples, acceleration, lines=lines)]
+    if serving:
+        return min(serving, key=lambda entry: entry.distance(acceleration))
+    known = "; ".join(entry.purpose for entry in entries) or "nothing at all"
+    kind = "lines" if lines else "scattered samples"
+    raise ModelError(
+        "no-calibration",
+        f"model '{name}' has no conformal factor for {preset}, {samples} samples, "
+        f"{acceleration:.3g} times undersampled in {kind}; it has: {known}. Compute one with "
+        "`calibrate`, or ask without `calibrated`",
+    )
+
+
+def write_calibration(file: Path, calibration: Calibration) -> None:
+    """Write the file whole, or leave what was there. Raises ModelError where it cannot be."""
+    aside = file.with_name(f".{CALIBRATION_FILE}.{secrets.token_hex(4)}.part")
+    try:
+        with aside.open("x") as out:
+            out.write(calibration.model_dump_json(indent=2) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+        aside.replace(file)
+    except OSError as error:
+        raise ModelError(
+            "not-writable", f"{file} cannot be written ({error.strerror}); give another --out"
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _same(one: CalibrationEntry, other: CalibrationEntry) -> bool:
+    def kind(entry: CalibrationEntry) -> tuple[object, ...]:
+        return entry.preset, entry.samples, entry.pattern, entry.center_fraction
+
+    return kind(one) == kind(other) and one.distance(other.acceleration) <= math.log1p(NEARNESS)

@@ -1,0 +1,98 @@
+"""Conformal factors on request: found for what is asked, and named in what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.calibrations import CalibrationEntry, choose_entry
+from models.errors import ModelError
+from models.registry import read_calibration
+from recon.conformal import widened
+from recon.pipeline import Settings
+from recon.posterior import SlicePosterior
+from recon.scan import Scan
+
+REFUSALS = frozenset(
+    {"no-calibration", "bad-calibration", "calibration-digest", "calibration-size"}
+)
+"""Codes of the ModelErrors that are about a calibration, not about the model."""
+
+
+def calibration_for(model: str, settings: Settings, scan: Scan) -> CalibrationEntry:
+    """The entry that was made for such a reconstruction of such a scan.
+
+    Raises ModelError("no-calibration") where there is none, and where settings that a factor
+    depends on are not those it was computed with.
+    """
+    plain = Settings(
+        settings.preset, settings.samples, settings.seed, self_check=settings.self_check
+    )
+    if settings != plain or scan.trajectory is not None:
+        raise ModelError(
+            "no-calibration",
+            "conformal factors are computed with the default coarse reconstruction, path, noise "
+            "fit and coil compression, on Cartesian scans; keep to these, or ask without "
+            "`calibrated`",
+        )
+    return choose_entry(
+        read_calibration(model),
+        model,
+        settings.preset,
+        settings.resolved.chains,
+        scan.acceleration,
+        lines=_of_lines(scan.mask),
+    )
+
+
+def widen_all(
+    posteriors: Sequence[SlicePosterior], entry: CalibrationEntry | None
+) -> list[SlicePosterior]:
+    """Intervals and standard deviations times the factor; as they are without an entry."""
+    if entry is None:
+        return list(posteriors)
+    return [widened(posterior, entry.factor) for posterior in posteriors]
+
+
+def attributes_of(entry: CalibrationEntry | None) -> dict[str, str | int | float]:
+    """What a result file says of the factor that was applied to it; nothing without one."""
+    if entry is None:
+        return {}
+    return {
+        "conformal_factor": entry.factor,
+        "conformal_level": entry.level,
+        "conformal_confidence": entry.confidence,
+        "conformal_unit": entry.unit,
+        "conformal_units": entry.units,
+        "conformal_scans": entry.scans,
+        "conformal_data": entry.data,
+        "conformal_date": entry.date.isoformat(),
+    }
+
+
+def summary_of_calibration(entry: CalibrationEntry | None) -> dict[str, Any] | None:
+    """The same for the report."""
+    if entry is None:
+        return None
+    about = attributes_of(entry)
+    return {name.removeprefix("conformal_"): value for name, value in about.items()}
+
+
+def sentence_of(attributes: dict[str, Any]) -> str | None:
+    """What was applied to a result, in words, by its attributes; None for a plain result."""
+    say = attributes.get
+    if say("conformal_factor") is None:
+        return None
+    return (
+        f"intervals and standard deviation times {float(say('conformal_factor', 1)):.3g}, "
+        f"conformal factor of {say('conformal_date')} from {say('conformal_units')} "
+        f"{say('conformal_unit')}s of {say('conformal_data')}"
+    )
+
+
+def _of_lines(mask: NDArray[np.bool_]) -> bool:
+    """Whether whole lines of k-space were acquired."""
+    return bool((mask == mask[:1]).all() or (mask == mask[:, :1]).all())
