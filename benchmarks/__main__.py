@@ -13,9 +13,11 @@ EXPERIMENTS = {
     "growth": "network evaluations against dimension and signal-to-noise ratio",
     "refinement": "error of the refined image against that of the coarse one",
     "inverse_problems": "inpainting, super-resolution, deblurring with the shipped prior; DPS",
+    "three_steps": "coarse image, localized draw, posterior draw of an MR slice, as pictures",
+    "peers": "our samplers and other people's on the same scans, maps, noise and prior; hours",
 }
 
-SEPARATE = {"inverse_problems"}
+SEPARATE = {"inverse_problems", "peers"}
 
 
 def main(names: list[str]) -> int:
@@ -26,7 +28,7 @@ def main(names: list[str]) -> int:
             print(f"there is no experiment '{unknown[0]}'; the names are:", file=sys.stderr)
         for name, subject in EXPERIMENTS.items():
             print(f"{name:18}{subject}")
-        print(f"{'all':18}all of these but {', '.join(sorted(SEPARATE))}, which takes longer")
+        print(f"{'all':18}all of these but {', '.join(sorted(SEPARATE))}, which take longer")
         return 2 if unknown else 0
     chosen = [name for name in EXPERIMENTS if name not in SEPARATE] if "all" in names else names
     met = [importlib.import_module(f"benchmarks.{name}").main() for name in chosen]
