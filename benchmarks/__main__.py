@@ -15,9 +15,11 @@ EXPERIMENTS = {
     "speed": "time beside the network's own, against chains, coils, matrix and kind of mask",
     "inverse_problems": "inpainting, super-resolution, deblurring with the shipped prior; DPS",
     "coverage": "true values inside the intervals, before and after the conformal factor",
+    "three_steps": "coarse image, localized draw, posterior draw of an MR slice, as pictures",
+    "peers": "our samplers and other people's on the same scans, maps, noise and prior; hours",
 }
 
-SEPARATE = {"coverage", "inverse_problems", "speed"}
+SEPARATE = {"coverage", "inverse_problems", "peers", "speed"}
 
 
 def main(names: list[str]) -> int:

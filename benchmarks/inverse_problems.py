@@ -7,18 +7,18 @@ of 61 x 61 pixels and std 3 that wraps; noise 0.05 where the image's 99th percen
 paper's faces (FFHQ) and its Inception features are not to be had: images are slices of patients
 that the shipped prior was not trained on (the phantom without the folder of data), averaged 2 x 2
 and given a smooth phase, and the Frechet distance is taken in the prior's own bottleneck: one
-128-vector per 16 x 16 pixels, of the denoised image at noise level 0.1. With so few images it ranks
-runs and means nothing beyond. As in the paper, the coarse image is a DPS draw, and then annealed
-Langevin runs for ever longer times.
+vector of 192 features per 16 x 16 pixels, of the denoised image at noise level 0.1. Four images
+give 144 vectors, so that the covariances are not of full rank: the distance ranks runs and means
+nothing beyond. As in the paper, the coarse image is a DPS draw, and then annealed Langevin runs for
+ever longer times.
 
-DPS (Chung et al. 2023) is a reference made for this comparison only. It runs 40 steps with the
-step size that was published for 1000, so that it stays far from the data: it is a coarse start
-here, and its dashed line says nothing of DPS at full length.
+DPS (`benchmarks.samplers.dps`) takes 100 steps here, with the best of three or four scales on the
+first image; the published scale is for 500 to 1000 steps and leaves so short a run far from the
+data. Its dashed line says nothing of DPS at full length.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from torch import Tensor
 
 from benchmarks.closed_form import white_image
 from benchmarks.record import Check, Outcome, publish
+from benchmarks.samplers import Denoiser, dps
 from models.denoiser import NetworkPrior
 from models.registry import load_prior
 from models.training_data import ImageFile, SliceSet
@@ -44,7 +45,7 @@ from recon.image_operators import (
 from recon.noise import NoiseStreams
 from recon.phantom import simulate
 from recon.sampler import Problem, init, step
-from recon.schedule import STEP, geometric, lowest_sigma, prior_path
+from recon.schedule import STEP, lowest_sigma, prior_path
 from service.runs import DEFAULT_MODEL
 
 IMAGES, SIDE, NOISE_STD = 4, 96, 0.05
@@ -52,7 +53,7 @@ VALIDATION = Path(__file__).resolve().parents[2] / "shared" / "data" / "validati
 TASKS = ("inpainting", "super-resolution", "deblurring")
 BUDGETS = (5, 10, 20, 40)
 """Langevin steps after the coarse image."""
-DPS_STEPS, DPS_SCALE = 40, {"inpainting": 0.5, "super-resolution": 0.3, "deblurring": 0.3}
+DPS_STEPS, DPS_SCALE = 100, {"inpainting": 12.0, "super-resolution": 10.0, "deblurring": 6.0}
 RESTART = 0.3
 """Noise level to which the coarse image is raised: wide against DPS's error."""
 FEATURE_SIGMA = 0.1
@@ -121,31 +122,11 @@ def measure(task: str, truth: Tensor, index: int) -> Problem:
     return image_problem(operator, clean + noise, NOISE_STD)
 
 
-def dps(problem: Problem, prior: NetworkPrior, scale: float, seed: int) -> Tensor:
-    """One DPS draw (rows, columns): reverse SDE with a gradient step through the denoiser.
-
-    x <- x - scale * gradient of |y - A D(x)|, in the variance-exploding form, as published.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def white() -> Tensor:
-        return torch.view_as_complex(torch.randn(1, SIDE, SIDE, 2, generator=generator))
-
-    sigmas = geometric(5.0, prior.sigma_range[0], DPS_STEPS)
-    image = sigmas[0] * white()
-    for sigma, below in zip(sigmas, (*sigmas[1:], 0.0), strict=True):
-        channels = torch.view_as_real(image).movedim(-1, 1).detach().requires_grad_(True)
-        level = torch.full((1,), prior.scale * sigma)
-        clean = prior.parameterization.denoise(prior.network, prior.scale * channels, level)
-        denoised = torch.view_as_complex(clean.movedim(1, -1).contiguous()) / prior.scale
-        residual = problem.measurement - problem.operator.forward(denoised)
-        misfit = residual.abs().square().sum().sqrt()
-        (gradient,) = torch.autograd.grad(misfit, channels)
-        keep = (below / sigma) ** 2
-        mean = denoised.detach() + keep * (image - denoised.detach())
-        image = mean + below * math.sqrt(1 - keep) * white()
-        image = image - scale * torch.view_as_complex(gradient.movedim(1, -1).contiguous())
-    return image[0].detach()
+def coarse_draw(problem: Problem, prior: NetworkPrior, task: str, index: int) -> Tensor:
+    """One DPS draw (rows, columns)."""
+    noise = NoiseStreams.keyed(index, "inverse-dps", range(1))
+    scale = DPS_SCALE[task]
+    return dps(problem, Denoiser(prior), noise, steps=DPS_STEPS, scale=scale)[0]
 
 
 def langevin(
@@ -163,7 +144,8 @@ def langevin(
 def features(prior: NetworkPrior, batch: Tensor) -> np.ndarray:
     """(positions, channels) float64: the bottleneck of the network on each image."""
     kept: list[Tensor] = []
-    middle = prior.network.get_submodule("unet.middle_block")
+    deepest = list(prior.network.get_submodule("down").children())[-1]
+    middle = list(deepest.children())[-1]
     hook = middle.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
     try:
         prior.denoise(batch, FEATURE_SIGMA)
@@ -185,13 +167,15 @@ def frechet(first: np.ndarray, second: np.ndarray) -> float:
 
 def run() -> Inverse:
     """Every task on every image: DPS, then Langevin of each length from it."""
+    # One image at a time: on a busy machine a second thread costs more than it brings.
+    torch.set_num_threads(1)
     prior = load_prior(DEFAULT_MODEL)
     truth = images()
     reference = features(prior, truth)
     scores, pictures = [], {}
     for task in TASKS:
         problems = [measure(task, each, k) for k, each in enumerate(truth)]
-        coarse = [dps(p, prior, DPS_SCALE[task], 900 + k) for k, p in enumerate(problems)]
+        coarse = [coarse_draw(p, prior, task, k) for k, p in enumerate(problems)]
         runs = {("DPS", DPS_STEPS): coarse}
         for count in BUDGETS:
             runs["DPS, then annealed Langevin", count] = [

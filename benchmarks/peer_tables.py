@@ -1,0 +1,157 @@
+"""The table and the curves of `benchmarks.peers`, from its records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from benchmarks.contestants import PEERS
+from benchmarks.record import Check, Outcome
+from benchmarks.shared_slice import Case
+from benchmarks.single_images import methods
+
+CASES = (
+    Case("phantom", 4, 0.13),  # ESPIRiT needs 12 central lines, and there are 96 in all
+    Case("brain_t1_8ch", 4),
+    Case("brain_t1_8ch", 8),
+    Case("head_t1_sagittal_1ch", 4),
+    Case("brain_wrap_8ch", 4),
+)
+CURVES = CASES[:2]
+BUDGETS = (10, 20, 40, 80, 160, 320)
+FAST, STANDARD = "ours, fast", "ours, standard"
+FULL_LANGEVIN = "csgm-mri-langevin, published"
+Record = Mapping[str, Any]
+
+
+def table(records: Mapping[str, Record]) -> tuple[dict[str, Any], ...]:
+    """One row per contestant and scan, in the order of the jobs; times as ratios to ours."""
+    kinds = ("tuned", "published")
+    names = [
+        *(FAST, STANDARD, f"{STANDARD}, measurement path"),
+        *methods(),
+        *(f"{peer.name}, {kind}" for peer in PEERS for kind in kinds),
+    ]
+    rows: list[dict[str, Any]] = []
+    for case in CASES:
+        base = records.get(f"{case.name} | {STANDARD}")
+        for name in names:
+            record = records.get(f"{case.name} | {name}")
+            if record is None:
+                continue
+            row: dict[str, Any] = {"scan": case.name, "contestant": name}
+            one = "PSNR" in record
+            for kind in ("sample", "mean"):
+                for score in ("PSNR", "SSIM", "NMSE"):
+                    # A single image stands in the columns of the mean.
+                    key = score if one and kind == "mean" else f"{kind} {score}"
+                    row[f"{kind} {score}"] = record.get(key)
+            row["all draws PSNR"] = record.get("all draws PSNR")
+            for key in ("chi2", "cover50", "cover90", "calibration ratio"):
+                row[key] = record.get(key)
+            row["evaluations per sample"] = record["evaluations"]
+            row["seconds per sample"] = record["wall seconds"]
+            if base:
+                own = base["in network evaluations"]
+                row["time over ours"] = record["in network evaluations"] / own
+            rows.append(row)
+    return tuple(rows)
+
+
+def outcome(records: Mapping[str, Record]) -> Outcome:
+    """What the README claims: nothing here is tuned to be met."""
+    checks = []
+    for case in CASES:
+        ours = records.get(f"{case.name} | {FAST}")
+        theirs = records.get(f"{case.name} | {FULL_LANGEVIN}")
+        if ours and theirs and theirs["mean PSNR"]:
+            spent = theirs["evaluations"] / ours["evaluations"]
+            gain = ours["all draws PSNR"] - theirs["mean PSNR"]
+            checks += [
+                Check(f"{case.name}: 30 times fewer evaluations", float(spent >= 30), 1, 0),
+                Check(f"{case.name}: mean at least as good", float(gain >= 0), 1, 0),
+            ]
+        best = records.get(f"{case.name} | {STANDARD}")
+        for peer in PEERS:
+            rival = records.get(f"{case.name} | {peer.name}, tuned")
+            # Nothing is shown by beating a run that left the finite numbers.
+            if best and rival and rival["mean PSNR"]:
+                ahead = best["all draws PSNR"] >= rival["mean PSNR"]
+                name = f"{case.name}: mean at least as good as that of {peer.name}, tuned"
+                checks.append(Check(name, float(ahead), 1, 0))
+                nearer = _dishonesty(best) <= _dishonesty(rival)
+                name = f"{case.name}: better calibrated than {peer.name}, tuned"
+                checks.append(Check(name, float(nearer), 1, 0))
+    return Outcome(
+        tuple(checks),
+        table(records),
+        "one slice, one mask and one run of 8 samples each: a few tenths of a decibel mean nothing",
+    )
+
+
+def _dishonesty(record: Record) -> float:
+    """How many times too wide or too narrow the draws are, as the logarithm of V / B."""
+    ratio = record["calibration ratio"]
+    return abs(math.log(ratio)) if ratio > 0 else math.inf
+
+
+def draw(records: Mapping[str, Record]) -> Figure:
+    """PSNR of the mean against evaluations: along curves, and of every sampler on each scan."""
+    shown = [case for case in CASES if f"{case.name} | {STANDARD}" in records]
+    curved = [case for case in CURVES if _curve(records, case, "ours")]
+    columns = max(len(shown), len(curved), 1)
+    figure, axes = plt.subplots(
+        2, columns, figsize=(4.2 * columns, 8), layout="constrained", squeeze=False
+    )
+    for place, case in zip(axes[0], curved, strict=False):
+        for name in ("ours", *(peer.name for peer in PEERS)):
+            points = _curve(records, case, name)
+            style = {"color": "k", "lw": 2} if name == "ours" else {"lw": 1}
+            if points:
+                place.plot(*zip(*points, strict=True), "o-", ms=3, label=name, **style)
+        place.set(
+            xscale="log",
+            xlabel="network evaluations per sample",
+            ylabel="PSNR of the mean of 4, dB",
+        )
+        place.set_title(f"{case.name}: quality against evaluations", fontsize=9)
+        place.legend(fontsize=7)
+    for place in axes[0][len(curved) :]:
+        place.axis("off")
+    for place, case in zip(axes[1], shown, strict=False):
+        for row in table(records):
+            if row["scan"] == case.name and row["sample PSNR"] is not None and row["mean PSNR"]:
+                ours = str(row["contestant"]).startswith("ours")
+                point = row["evaluations per sample"], row["mean PSNR"]
+                place.plot(*point, "k*" if ours else "o", ms=10 if ours else 5)
+                place.annotate(
+                    str(row["contestant"]),
+                    point,
+                    fontsize=6,
+                    xytext=(3, 3),
+                    textcoords="offset points",
+                )
+        place.set(
+            xscale="log",
+            xlabel="network evaluations per sample",
+            ylabel="PSNR of the mean of 8, dB",
+        )
+        place.set_title(case.name, fontsize=9)
+        place.margins(x=0.25)
+    for place in axes[1][len(shown) :]:
+        place.axis("off")
+    return figure
+
+
+def _curve(records: Mapping[str, Record], case: Case, name: str) -> list[tuple[float, float]]:
+    """(evaluations per sample as counted, PSNR of the mean of four samples)."""
+    found = []
+    for count in BUDGETS:
+        record = records.get(f"{case.name} | curve | {name} | {count}")
+        if record and record["mean PSNR"]:
+            found.append((record["evaluations"], record["mean PSNR"]))
+    return found

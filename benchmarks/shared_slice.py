@@ -1,0 +1,176 @@
+"""One undersampled slice that every contestant gets alike, and the scores of what they make."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recon import diagnostics
+from recon.calibration import CalibrationSettings, calibrate, compress, noise_model, scaled
+from recon.evaluation import evaluate, volume_scores
+from recon.io.files import read_scan
+from recon.phantom import simulate
+from recon.pipeline import Settings, problem_of, reconstruct
+from recon.posterior import QUANTILE_LEVELS, SlicePosterior
+from recon.prior import Prior
+from recon.reference import coil_combination
+from recon.sampler import Problem
+from recon.scan import Scan
+from recon.undersampling import undersample, undersampling_mask
+
+SCANS = Path(__file__).resolve().parents[2] / "shared" / "data" / "scans"
+PHANTOM_SIDE = 96
+
+
+@dataclass(frozen=True)
+class Case:
+    """An undersampled scan: equispaced lines, slice 0."""
+
+    scan: str
+    acceleration: float
+    center_fraction: float = 0.08
+
+    @property
+    def name(self) -> str:
+        return f"{self.scan} R={self.acceleration:g}"
+
+    @property
+    def available(self) -> bool:
+        return self.scan.startswith("phantom") or (SCANS / f"{self.scan}.h5").is_file()
+
+
+@dataclass(frozen=True)
+class SharedSlice:
+    """Whitened measurement, maps, noise and scale as our own pipeline settles them."""
+
+    case: Case
+    scan: Scan
+    problem: Problem
+    """In internal units: the 99th percentile of the coarse image is 1."""
+    factor: np.ndarray
+    """(rows, columns) complex: internal images times this are in the units of a result."""
+    reference: np.ndarray
+    """(rows, columns) complex64, the fully sampled combination in internal units."""
+    unseen: float
+    """Share of the reference's samples that were thrown away."""
+    inside: np.ndarray
+    """(rows, columns) bool: the object, found on the reference, the same for all."""
+
+
+def full_scan(name: str) -> Scan:
+    """A measured scan; `phantom` and `phantom-tuning` are two simulated heads."""
+    if not name.startswith("phantom"):
+        return read_scan(SCANS / f"{name}.h5")
+    seed = 7 if name == "phantom-tuning" else 0
+    return simulate(rows=PHANTOM_SIDE, columns=PHANTOM_SIDE, seed=seed)[0]
+
+
+def prepare(
+    case: Case,
+    levels: Callable[[Callable[[], tuple[float, float]]], tuple[float, float]],
+    prior: Prior,
+) -> SharedSlice:
+    """The slice of a case. `levels` may keep the noise std and the scale that our pilot found."""
+    full = full_scan(case.scan)
+    shape = (full.mask.shape[0], full.mask.shape[1])
+    mask = undersampling_mask(shape, "equispaced", case.acceleration, case.center_fraction, 0)
+    scan = undersample(full, mask)
+    model = compress(noise_model(scan)[0], scan, CalibrationSettings())
+    calibration = calibrate(scan, 0, model)
+
+    def found() -> tuple[float, float]:
+        settings = Settings(preset="fast", samples=2, self_check=False)
+        events = list(reconstruct(scan, prior, settings, [0]))
+        posterior = next(event for event in events if isinstance(event, SlicePosterior))
+        return posterior.noise_std / posterior.scale, posterior.scale
+
+    noise_std, scale = levels(found)
+    inner = problem_of(scaled(calibration, scale), torch.device("cpu"))
+    problem = Problem(inner.operator, inner.solver, inner.measurement, noise_std)
+    factor = scale * calibration.phase
+    reference = coil_combination(full, scan.mask)[0] / factor
+    inside = diagnostics.object_mask(np.abs(reference))
+    unseen = 1 - np.count_nonzero(scan.mask) / np.count_nonzero(full.mask)
+    return SharedSlice(case, scan, problem, factor, reference, unseen, inside)
+
+
+def image_scores(shared: SharedSlice, image: Tensor) -> dict[str, float]:
+    """PSNR, SSIM, NMSE and chi2 of one image in internal units."""
+    scores = volume_scores(shared.reference[None], image.numpy()[None])
+    chi2 = float(shared.problem.chi2(image[None])[0])
+    return {"PSNR": scores.psnr, "SSIM": scores.ssim, "NMSE": scores.nmse, "chi2": chi2}
+
+
+def sample_scores(
+    shared: SharedSlice, samples: Tensor, result: SlicePosterior | None = None
+) -> dict[str, float]:
+    """Scores of independent draws (n, rows, columns) in internal units, and of their mean.
+
+    Intervals come from the draws as in a result (`diagnostics.interval_ends`); with `result`, our
+    own, which pools all draws of its chains, its intervals are judged as they stand.
+    """
+    magnitude = samples.abs()
+    if result is None:
+        ends = diagnostics.interval_ends(magnitude, QUANTILE_LEVELS, len(samples))
+    else:
+        ends = torch.from_numpy(result.quantiles) / result.scale
+    posterior = _posterior(shared, samples, ends.numpy())
+    judged = evaluate([posterior], shared.reference[None], shared.unseen).slices[0]
+    return {
+        "sample PSNR": judged.sample.psnr,
+        "sample SSIM": judged.sample.ssim,
+        "sample NMSE": judged.sample.nmse,
+        "mean PSNR": judged.mean.psnr,
+        "mean SSIM": judged.mean.ssim,
+        "mean NMSE": judged.mean.nmse,
+        "chi2": float(shared.problem.chi2(samples).mean()),
+        "cover50": judged.predicted_50,
+        "cover90": judged.predicted_90,
+        "calibration ratio": calibration_ratio(shared, samples),
+    }
+
+
+def calibration_ratio(shared: SharedSlice, samples: Tensor) -> float:
+    """V / B: the draws' variance over the squared error of their mean; 1 when honest.
+
+    Over the object; B is corrected for the finite number of draws and for the noise that the
+    reference has in the samples nobody saw. NaN where what is left of B is not positive.
+    """
+    inside = torch.from_numpy(shared.inside)
+    variance = float(samples.var(dim=0)[inside].mean())
+    error = samples.mean(dim=0) - torch.from_numpy(shared.reference)
+    receiver = 2 * shared.problem.noise_std**2 * shared.unseen
+    squared = float(error.abs().square()[inside].mean()) - variance / len(samples) - receiver
+    return variance / squared if squared > 0 else math.nan
+
+
+def _posterior(shared: SharedSlice, samples: Tensor, ends: np.ndarray) -> SlicePosterior:
+    """Draws as a result that `evaluate` can judge; what it does not look at is left empty."""
+    empty = np.zeros(shared.inside.shape, np.float32)
+    mean = samples.mean(dim=0).numpy()
+    return SlicePosterior(
+        index=0,
+        mean=mean,
+        samples=samples.numpy(),
+        coarse=mean,
+        magnitude_std=empty,
+        phase_std=empty,
+        quantiles=ends.astype(np.float32),
+        mean_error=empty,
+        rhat=np.full(shared.inside.shape, np.nan, np.float32),
+        effective_samples=empty,
+        chi2_per_coil=np.ones(1, np.float32),
+        object_mask=shared.inside,
+        noise_std=shared.problem.noise_std,
+        scale=1.0,
+        evaluations=0,
+        converged=False,
+        warnings=(),
+        self_check=None,
+    )
