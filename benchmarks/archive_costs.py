@@ -104,7 +104,7 @@ class _NoSampling:
 
     def assemble(self, job_id: str, *_: object) -> dict[str, Any]:
         self._note(job_id, "assemble")
-        self._jobs.finish(job_id, JobState.SUCCEEDED, results=[], summary={"slices": []})
+        self._jobs.finish(job_id, JobState.SUCCEEDED, results=[], summary={"samples": 0, "slices": []})
         self._storage.remove_traces(job_id)
         self.done += 1
         return {"state": "succeeded"}
@@ -117,6 +117,13 @@ class _NoSampling:
             self._storage.note_step(job_id, step=step, what=what, worker="worker", at=time.time())
 
 
+class _NoDeliveries:
+    """Nothing is sent."""
+
+    def try_once(self, _delivery_id: str) -> float | None:
+        return None
+
+
 def engine(folder: Path, items: int) -> dict[str, Any]:
     """Time per item of workflow, database, queue and ledger, all steps doing nothing else."""
     items = max(items, 300)
@@ -126,7 +133,7 @@ def engine(folder: Path, items: int) -> dict[str, Any]:
         sql = open_database(settings.database_url)
         _queued(settings, sql, items)
         steps = _NoSampling(Jobs(sql), Storage(folder))
-        launch(settings, sql, "worker", steps)
+        launch(settings, sql, "worker", steps, _NoDeliveries())
         until(lambda: steps.done >= 20, 300)
         first, began, processor = steps.done, time.perf_counter(), time.process_time()
         server = database.processor_seconds()

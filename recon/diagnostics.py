@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 from scipy import ndimage, stats
 from torch import Tensor
 
+from recon.posterior import MANY_DRAWS
 from recon.sampler import Problem
 
 Array = NDArray[np.float32]
-
-MANY_DRAWS = 40
-"""Independent draws from which on quantiles can be read off."""
 
 
 def split_rhat(draws: Tensor) -> Tensor:

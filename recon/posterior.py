@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 QUANTILE_LEVELS = (0.05, 0.25, 0.75, 0.95)
 """Levels stored per pixel: the ends of the 90 % and the 50 % interval."""
+MANY_DRAWS = 40
+"""Independent draws from which on quantiles can be read off."""
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
-from recon.diagnostics import MANY_DRAWS
 from recon.errors import ScanError
+from recon.posterior import MANY_DRAWS
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,8 @@ def statistics(values: NDArray[np.float64]) -> RegionStatistics:
         low, high = (float(q) for q in np.quantile(values, (0.05, 0.95)))
         method = "quantiles"
     else:
+        from scipy.special import stdtrit  # lazy: the process that answers need not hold scipy
+
         reach = float(stdtrit(count - 1, 0.95)) * std * math.sqrt(1 + 1 / count)
         low, high, method = mean - reach, mean + reach, "student-t"
     return RegionStatistics(mean, std, low, high, std / math.sqrt(count), count, method)

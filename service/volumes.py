@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
@@ -208,6 +207,8 @@ def nifti(
     that do).
     """
     height, width, thickness = voxel_mm or (1.0, 1.0, 1.0)
+    import nibabel  # lazy: it brings pydicom, and most requests need no volumes
+
     volume = np.ascontiguousarray(stack.transpose(2, 1, 0))
     sizes = np.array([width, -height, thickness])
     affine = np.diag([*sizes, 1.0])

@@ -13,7 +13,6 @@ from enum import Enum, auto
 from typing import Any
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from recon.errors import ScanError
@@ -289,9 +288,9 @@ def _merged(slices: NDArray[np.complex64]) -> NDArray[np.complex64]:
 def _to_image(kspace: NDArray[np.complex64], axis: int) -> NDArray[np.complex64]:
     """Centred, orthonormal inverse transform along one axis."""
     shifted = np.fft.ifftshift(kspace, axes=axis)
-    return np.fft.fftshift(scipy.fft.ifft(shifted, axis=axis, norm="ortho"), axes=axis)
+    return np.fft.fftshift(np.fft.ifft(shifted, axis=axis, norm="ortho"), axes=axis)
 
 
 def _to_kspace(image: NDArray[np.complex64], axis: int) -> NDArray[np.complex64]:
     shifted = np.fft.ifftshift(image, axes=axis)
-    return np.fft.fftshift(scipy.fft.fft(shifted, axis=axis, norm="ortho"), axes=axis)
+    return np.fft.fftshift(np.fft.fft(shifted, axis=axis, norm="ortho"), axes=axis)

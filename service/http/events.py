@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
 
-from service.http.context import InContext
+from service.http.context import Context, InContext
 from service.http.job_answers import find_job
 from service.http.principal import Reader
 from service.http.problems import problems
 from service.http.scans import Id
-from service.jobs.history import Event
+from service.jobs.history import PAGE, Event
 from service.jobs.job import Job
 from service.problems import ProblemError
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["reconstructions"])
+
+_QUIET_SECONDS = 15.0
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}
 
 
 async def _followed(context: InContext, key: Reader, job_id: Id) -> Job:
@@ -40,34 +46,57 @@ def _last_seen(
 
 @router.get(
     "/{job_id}/events",
-    response_class=EventSourceResponse,
-    responses=problems("not-found"),
+    response_class=StreamingResponse,
+    responses=_STREAM | problems("not-found"),
 )
 async def follow_reconstruction(
     context: InContext,
     job: Annotated[Job, Depends(_followed)],
     last: Annotated[int, Depends(_last_seen)],
-) -> AsyncIterator[ServerSentEvent]:
+) -> StreamingResponse:
     """Server-sent events: `state`, `progress`, `preview`, `slice`, and `end` as the last.
 
     `Last-Event-ID` goes on behind an event that was seen.
     """
+    # Not FastAPI's own server-sent events: these take two tasks for every listener, and write
+    # every event anew for each of them.
+    return StreamingResponse(
+        _heard(context, job, last),
+        media_type="text/event-stream",
+        headers={"X-Accel-Buffering": "no"},
+    )
+
+
+async def _heard(context: Context, job: Job, last: int) -> AsyncIterator[bytes]:
+    """Events behind `last`, those that were and those to come, until the job has ended."""
     async with context.feed.listen(job.id) as listener:
-        ended = (await run_in_threadpool(context.jobs.get, job.id) or job).state.terminal
-        while missed := await run_in_threadpool(context.history.of, job.id, last):
-            for event in missed:
-                last = event.id
-                yield _sent(event)
-                ended = ended or event.type == "end"
+        ended, missed = await run_in_threadpool(_missed, context, job, last)
+        while missed:
+            yield b"".join(map(_written, missed))
+            last = missed[-1].id
+            ended = ended or missed[-1].type == "end"
+            if len(missed) < PAGE:
+                break
+            missed = await run_in_threadpool(context.history.of, job.id, last)
         while not ended:
-            heard = await listener.get()
+            try:
+                heard = await listener.get(_QUIET_SECONDS)
+            except TimeoutError:
+                yield KEEPALIVE_COMMENT  # proxies close what is silent
+                continue
             if heard is None:
                 return  # the service stops, or the client is slow: it may go on behind `last`
             if heard.id > last:
                 last = heard.id
-                yield _sent(heard)
+                yield _written(heard)
                 ended = heard.type == "end"
 
 
-def _sent(event: Event) -> ServerSentEvent:
-    return ServerSentEvent(event=event.type, id=str(event.id), data=event.data)
+def _missed(context: Context, job: Job, last: int) -> tuple[bool, list[Event]]:
+    """Whether the job has ended, and its events behind `last`."""
+    ended = (context.jobs.state(job.id) or job.state).terminal
+    return ended, context.history.of(job.id, last)
+
+
+def _written(event: Event) -> bytes:
+    return format_sse_event(data_str=event.text, event=event.type, id=str(event.id))

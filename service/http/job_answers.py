@@ -39,7 +39,10 @@ async def job_answer(request: Request, context: Context, job: Job, status: int) 
     tag = etag_of(job)
     if request.method == "GET" and request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers={"ETag": tag})
-    answer = await run_in_threadpool(plain_answer, context, job, status)
+    if job.state is JobState.QUEUED:  # its place in the queue has to be looked up
+        answer = await run_in_threadpool(plain_answer, context, job, status)
+    else:
+        answer = plain_answer(context, job, status)
     if waited is not None:
         answer.headers["Preference-Applied"] = f"wait={waited:g}"
     elif status == 202:

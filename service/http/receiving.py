@@ -11,7 +11,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from fastapi import Request
@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from recon.errors import ReconError
 from recon.io.files import inspect_scan
 from recon.io.read_limits import ReadLimits
+from service.http.body_file import writing
 from service.http.context import Context
 from service.problems import ProblemError, problem_of
 from service.store.durable import sync
@@ -105,26 +106,22 @@ async def received(
     Raises ProblemError.
     """
     part = context.storage.incoming / f"{secrets.token_hex(16)}.part"
-    digest, size = hashlib.sha256(), 0
-    pending = bytearray()
+    digest = hashlib.sha256()
     try:
         with part.open("xb") as file:
-            try:
-                async for chunk in with_room(context, chunks):
-                    size += len(chunk)
-                    pending += chunk
-                    if len(pending) >= _BLOCK:
-                        block, pending = pending, bytearray()
-                        await run_in_threadpool(_take, file, digest, block)
-            except ClientDisconnect as error:
-                raise ProblemError("upload-incomplete", "the body ended early") from error
-            await run_in_threadpool(_take, file, digest, pending)
+            async with writing(file, digest) as body:
+                try:
+                    async for chunk in with_room(context, chunks):
+                        await body.take(chunk)
+                except ClientDisconnect as error:
+                    raise ProblemError("upload-incomplete", "the body ended early") from error
+                await body.finish()
         if announced is not None and announced != digest.hexdigest():
             raise ProblemError(
                 "digest-mismatch", "the body arrived with another SHA-256; send it again"
             )
-        context.metrics.uploaded.inc(size)
-        yield Received(part, digest.hexdigest(), size)
+        context.metrics.uploaded.inc(body.bytes)
+        yield Received(part, digest.hexdigest(), body.bytes)
     finally:
         part.unlink(missing_ok=True)
 
@@ -163,8 +160,3 @@ def content_length(request: Request) -> int:
     """What the client says; 0 when it says nothing."""
     value = request.headers.get("content-length", "")
     return int(value) if value.isascii() and value.isdigit() else 0
-
-
-def _take(file: BinaryIO, digest: hashlib._Hash, block: bytearray) -> None:
-    digest.update(block)
-    file.write(block)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
 import socket
+import sys
 from types import FrameType
 
 import uvicorn
@@ -17,6 +19,11 @@ from service.jobs.supervisor import SOCKET_VARIABLE
 from service.logs import configure_logs
 from service.settings import load_settings
 from service.tracing import start_tracing
+
+_SWITCH_SECONDS = 0.0005
+"""How long a thread may keep the others waiting for the interpreter. Requests are read and answered
+by one thread, and look things up in others; when many come at once it must not wait for each of
+these in turn, 5 ms as Python has it."""
 
 
 class _Server(uvicorn.Server):
@@ -51,6 +58,9 @@ def main() -> None:
         h11_max_incomplete_event_size=64 << 10,
         limit_concurrency=settings.max_connections,
     )
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()  # what is loaded now stays; looking through it again would hold up every answer
     listener = socket.socket(fileno=int(os.environ[SOCKET_VARIABLE]))
     _Server(config, context).run(sockets=[listener])
 

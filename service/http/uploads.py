@@ -16,13 +16,14 @@ from email.utils import formatdate
 from functools import partial
 from hashlib import file_digest
 from pathlib import Path as FilePath
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
+from service.http.body_file import writing
 from service.http.context import Context, InContext
 from service.http.principal import Reader, Writer, owner_of
 from service.http.problems import problems
@@ -45,7 +46,6 @@ router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
 VERSION = "1.0.0"
 PART_TYPE = "application/offset+octet-stream"
 _ALGORITHMS = ("sha256", "sha1", "md5")
-_BLOCK = 1 << 20
 _BEYOND = "the part goes beyond Upload-Length"
 UploadId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 _BODY = {
@@ -214,31 +214,26 @@ async def _append(
 ) -> Upload:
     """Write the body behind the offset. Without a checksum, what arrives counts at once."""
     digest = hashlib.new(checksum[0]) if checksum else None
-    offset = upload.offset
-    pending = bytearray()
     cut = False
     with context.uploads.content(upload.id).open("r+b") as file:
-        file.seek(offset)
-        try:
-            async for chunk in request.stream():
-                if offset + len(pending) + len(chunk) > upload.length:
-                    raise ProblemError("upload-too-large", _BEYOND)
-                pending += chunk
-                if len(pending) >= _BLOCK:
-                    await run_in_threadpool(_take, file, digest, pending)
-                    offset += len(pending)
-                    pending = bytearray()
-        except ClientDisconnect:
-            cut = True
-        await run_in_threadpool(_take, file, digest, pending)
-        offset += len(pending)
+        file.seek(upload.offset)
+        async with writing(file, digest) as body:
+            try:
+                async for chunk in request.stream():
+                    if upload.offset + body.bytes + len(chunk) > upload.length:
+                        raise ProblemError("upload-too-large", _BEYOND)
+                    await body.take(chunk)
+            except ClientDisconnect:
+                cut = True
+            await body.finish()
         file.truncate()
     if cut and digest is not None:
         raise ProblemError("upload-incomplete", "the part ended early")
     if checksum is not None and digest is not None and digest.digest() != checksum[1]:
         raise ProblemError("checksum-mismatch", "the part arrived damaged; send it again")
-    context.metrics.uploaded.inc(offset - upload.offset)
-    upload = await run_in_threadpool(context.uploads.accept, upload, offset)
+    context.metrics.uploaded.inc(body.bytes)
+    end = upload.offset + body.bytes
+    upload = await run_in_threadpool(context.uploads.accept, upload, end)
     if cut:
         raise ProblemError("upload-incomplete", "the part ended early")
     return upload
@@ -316,12 +311,6 @@ def _checksum(request: Request) -> tuple[str, bytes] | None:
             "invalid-request", f"Upload-Checksum is one of {', '.join(_ALGORITHMS)} and Base64"
         )
     return name, expected
-
-
-def _take(file: BinaryIO, digest: hashlib._Hash | None, block: bytearray) -> None:
-    if digest is not None:
-        digest.update(block)
-    file.write(block)
 
 
 def _digest_of(path: FilePath) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
 
 from service.store.database import events
 
-_PAGE = 1000
+PAGE = 1000
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,11 @@ class Event:
     type: str
     data: dict[str, Any]
 
+    @cached_property
+    def text(self) -> str:
+        """The data as JSON, made once however many listen."""
+        return json.dumps(self.data)
+
 
 class History:
     """Reads of the event table."""
@@ -29,12 +36,12 @@ class History:
         self._engine = engine
 
     def of(self, job_id: str, after: int = 0) -> list[Event]:
-        """Events of one job in order, at most a thousand."""
-        return self._page((events.c.job_id == job_id) & (events.c.id > after), _PAGE)
+        """Events of one job in order, at most `PAGE`."""
+        return self._page((events.c.job_id == job_id) & (events.c.id > after), PAGE)
 
     def after(self, event_id: int) -> list[Event]:
         """Events of all jobs in order, at most two thousand."""
-        return self._page(events.c.id > event_id, 2 * _PAGE)
+        return self._page(events.c.id > event_id, 2 * PAGE)
 
     def last(self) -> int:
         """The highest event id given so far."""

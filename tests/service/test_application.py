@@ -78,7 +78,7 @@ def test_a_disk_that_fills_up_while_a_file_arrives(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("service.http.receiving._take", full)
+    monkeypatch.setattr("service.http.body_file._write", full)
     answer = ask(context, "POST", "/v1/scans", content=scan.read_bytes(), headers=HDF5)
     problem(answer, 507, "storage-full")
     assert list(context.storage.incoming.iterdir()) == []
