@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
@@ -73,6 +74,9 @@ def test_a_worker_that_stands_still_again_and_again_costs_the_job(
         done = ended(client, job)
         assert (done["state"], done["error"]["type"]) == ("failed", "/problems/worker-lost")
         assert sum(line.get("event") == "stuck" for line in server.log) == 2
+        log = client.get(job["links"]["logs"]).text.splitlines()
+        lost = [line["step"] for line in map(json.loads, log) if line.get("after_loss")]
+        assert lost == ["slice 0"]
         assert ended(client, submitted(client, scan, slices="0"))["state"] == "succeeded"
 
 
