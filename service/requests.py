@@ -25,6 +25,10 @@ _WEEK = 7 * 24 * 3600.0
 
 Tag = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
 TagName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+TagPair = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}:[^\x00-\x1f\x7f]*$", max_length=193)
+]
+"""NAME:VALUE, as queries have it."""
 Millimetres = Annotated[float, Field(gt=0, le=1000)]
 PresetName = Literal["fast", "standard", "thorough"]
 CoarseName = Literal["cg-sense", "zero-filled", "l1-wavelet"]

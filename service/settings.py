@@ -105,6 +105,9 @@ class ServiceSettings(BaseSettings):
     worker_lost_seconds: float = Field(
         30, gt=0, description="silence after which another worker takes the jobs over"
     )
+    stuck_seconds: float = Field(
+        900, ge=0, description="time without progress after which a worker is killed; 0: never"
+    )
     grace_seconds: float = Field(
         25, ge=0, description="time to finish a slice after SIGTERM; later it is done again"
     )

@@ -93,6 +93,18 @@ class _Tables(Collector):
         for device in sorted({worker.device for worker in living}):
             up.add_metric([device], sum(worker.device == device for worker in living))
         yield up
+        held: dict[str, int] = {}
+        for worker in living:
+            if "gpu_bytes" in (worker.load or {}):
+                bytes_now = int((worker.load or {})["gpu_bytes"])
+                held[worker.device] = held.get(worker.device, 0) + bytes_now
+        if held:
+            memory = GaugeMetricFamily(
+                "recon_gpu_memory_bytes", "GPU memory that workers hold", labels=["device"]
+            )
+            for device, value in sorted(held.items()):
+                memory.add_metric([device], value)
+            yield memory
 
 
 def _counted(totals: dict[str, dict[tuple[str, ...], float]]) -> Iterable[Metric]:

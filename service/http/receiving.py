@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import re
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -131,6 +131,7 @@ async def keep_scan(
     owner: str,
     body: Received,
     also: Callable[[sa.Connection, StoredScan, bool], None] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> tuple[StoredScan, bool]:
     """Look at an uploaded file in a child process and make it a scan. Raises ProblemError."""
     await run_in_threadpool(require_quota, context, owner, body.bytes)
@@ -147,7 +148,7 @@ async def keep_scan(
     await run_in_threadpool(sync, body.path)
     place = partial(context.storage.adopt_scan, body.path, body.sha256)
     return await run_in_threadpool(
-        context.scans.add, owner, body.sha256, body.bytes, shape, place, also
+        context.scans.add, owner, body.sha256, body.bytes, shape, place, also, tags
     )
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -15,15 +15,13 @@ from service.http.context import InContext
 from service.http.job_answers import etag_of, find_job, job_answer, plain_answer
 from service.http.principal import Reader, Writer, owner_of
 from service.http.problems import problems
-from service.http.scans import Id, link_to_next
+from service.http.scans import Id, link_to_next, tags_of
 from service.http.schemas import JobOut, JobPage
 from service.jobs.job import JobState
 from service.problems import ProblemError
-from service.requests import Priority, Tag, TagName
+from service.requests import Priority, Tag, TagName, TagPair
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["reconstructions"])
-
-_TAG = r"^[A-Za-z0-9._-]{1,64}:[^\x00-\x1f\x7f]*$"
 
 
 class JobQuery(BaseModel):
@@ -33,7 +31,7 @@ class JobQuery(BaseModel):
 
     state: list[JobState] = Field(default_factory=list, max_length=6)
     priority: Priority | None = None
-    tag: list[Annotated[str, StringConstraints(pattern=_TAG, max_length=193)]] = Field(
+    tag: list[TagPair] = Field(
         default_factory=list, max_length=16, description="NAME:VALUE; all of them"
     )
     since: datetime | None = Field(None, description="created then or later")
@@ -69,7 +67,7 @@ def list_reconstructions(
         owner_of(key),
         states=query.state,
         priority=query.priority,
-        tags=dict(tag.split(":", 1) for tag in query.tag),
+        tags=tags_of(query.tag),
         since=None if query.since is None else query.since.timestamp(),
         before=query.cursor,
         limit=query.limit,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from functools import partial
 from typing import Annotated, Any
 
@@ -28,6 +30,7 @@ from service.http.receiving import (
 )
 from service.http.schemas import ScanOut, ScanPage
 from service.problems import ProblemError
+from service.requests import TagPair
 from service.store.keys import Key
 from service.store.scans import StoredScan
 
@@ -56,8 +59,21 @@ class ScanQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    tag: list[TagPair] = Field(
+        default_factory=list, max_length=16, description="NAME:VALUE; all of them"
+    )
     limit: int = Field(50, ge=1, le=500)
     cursor: str | None = Field(None, max_length=64)
+
+
+class NewScan(BaseModel):
+    """What is said of a scan beside its content."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tag: list[TagPair] = Field(
+        default_factory=list, max_length=16, description="NAME:VALUE, to find it by"
+    )
 
 
 @router.post(
@@ -67,29 +83,37 @@ class ScanQuery(BaseModel):
     responses=_ALREADY | problems(*_REFUSALS),
     openapi_extra={"requestBody": {"required": True, **BODY}},
 )
-async def upload_scan(request: Request, context: InContext, key: Writer) -> Response:
-    """Upload a scan as the raw body; the same content twice is stored once."""
+async def upload_scan(
+    request: Request, context: InContext, key: Writer, query: Annotated[NewScan, Query()]
+) -> Response:
+    """Upload a scan as the raw body; the same content twice is stored once.
+
+    Tags of a later upload of the same content replace the earlier ones.
+    """
+    tags = tags_of(query.tag)
     require_hdf5(request)
     announced = announced_digest(request)
     require_room(context, content_length(request))
     await run_in_threadpool(require_quota, context, key.id, content_length(request))
     with attempt(request, key, request.app.state.at_work) as made:
-        if announced is not None and (again := await replay(context, made, announced)):
+        early = announced and _digest(announced, tags)
+        if early is not None and (again := await replay(context, made, early)):
             return again
         async with received(context, request.stream(), announced) as body:
-            if again := await replay(context, made, body.sha256):
+            digest = _digest(body.sha256, tags)
+            if again := await replay(context, made, digest):
                 return again
 
             def remember(connection: sa.Connection, scan: StoredScan, new: bool) -> None:
                 if made is not None:
                     document = ScanOut.of(scan).model_dump(mode="json")
                     status = 201 if new else 200
-                    made.remember(connection, body.sha256, status, _location(scan), document)
+                    made.remember(connection, digest, status, _location(scan), document)
 
             try:
-                scan, new = await keep_scan(context, key.id, body, remember)
+                scan, new = await keep_scan(context, key.id, body, remember, tags)
             except IntegrityError:  # another host has answered the same request
-                if again := await replay(context, made, body.sha256):
+                if again := await replay(context, made, digest):
                     return again
                 raise
     return _answer(scan, 201 if new else 200)
@@ -105,7 +129,11 @@ def list_scans(
 ) -> ScanPage:
     """Scans, newest first."""
     found = context.scans.page(
-        owner_of(key), sha256=query.sha256, before=query.cursor, limit=query.limit
+        owner_of(key),
+        sha256=query.sha256,
+        tags=tags_of(query.tag),
+        before=query.cursor,
+        limit=query.limit,
     )
     more = found[-1].id if len(found) == query.limit else None
     link_to_next(request, response, more)
@@ -151,6 +179,18 @@ def link_to_next(request: Request, response: Response, cursor: str | None) -> No
     if cursor is not None:
         url = request.url.include_query_params(cursor=cursor)
         response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
+
+
+def tags_of(pairs: list[str]) -> dict[str, str]:
+    """Tags by name from NAME:VALUE."""
+    return dict(pair.split(":", 1) for pair in pairs)
+
+
+def _digest(sha256: str, tags: dict[str, str]) -> str:
+    """What makes two uploads the same request: the content and the tags."""
+    if not tags:
+        return sha256
+    return hashlib.sha256(f"{sha256}\n{json.dumps(tags, sort_keys=True)}".encode()).hexdigest()
 
 
 def _location(scan: StoredScan) -> str:

@@ -22,6 +22,7 @@ class ScanOut(BaseModel):
     rows: int
     columns: int
     created_at: datetime
+    tags: dict[str, str]
 
     @classmethod
     def of(cls, scan: StoredScan) -> ScanOut:
@@ -35,6 +36,7 @@ class ScanOut(BaseModel):
             rows=scan.rows,
             columns=scan.columns,
             created_at=_time(scan.created_at),
+            tags=scan.tags or {},
         )
 
 
@@ -137,6 +139,7 @@ class JobOut(BaseModel):
             links={
                 "self": here,
                 "events": f"{here}/events",
+                "logs": f"{here}/logs",
                 "results": f"{here}/results",
                 "preview": f"{here}/preview.png",
                 "volumes": f"{here}/volumes",

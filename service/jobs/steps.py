@@ -92,12 +92,13 @@ class Work:
         self._jobs = jobs
         self._storage = storage
         self._worker = worker
-        self._device = device
+        self.device = device
         self._idle = idle
         self._loader = Loader(settings, storage, device)
         self._watches: dict[str, Watch] = {}
         self._draining = threading.Event()
         self._running: dict[int, tuple[str, str]] = {}
+        self._moved: dict[int, float] = {}
         self._lock = threading.Lock()
         self._sampling = threading.Semaphore(settings.jobs_at_once if settings.share_batches else 1)
 
@@ -114,6 +115,14 @@ class Work:
     def load(self) -> list[str]:
         """The steps that run, as a person would say it."""
         return [f"{job} {step}" for job, step in tuple(self._running.values())]
+
+    @property
+    def still_seconds(self) -> float:
+        """For how long nothing has moved in the step in which that is longest; 0 without any."""
+        return max((time.monotonic() - at for at in tuple(self._moved.values())), default=0.0)
+
+    def _move(self) -> None:
+        self._moved[threading.get_ident()] = time.monotonic()
 
     def note_stopped(self) -> None:
         """Say in the ledger that the running step is given up on purpose, not lost."""
@@ -177,9 +186,12 @@ class Work:
         loaded = self._loader.load(job)
         settings = settings_of(job.parameters, None if plan is None else Plan(**plan))
         made = None
+        self._moved.pop(threading.get_ident(), None)  # to wait for another job is no standstill
         with self._sampling:
-            self._hold_back()  # it may have waited here for another job
-            for event in reconstruct(loaded.scan, loaded.prior, settings, [index], self._device):
+            self._hold_back()
+            self._move()
+            for event in reconstruct(loaded.scan, loaded.prior, settings, [index], self.device):
+                self._move()
                 watch.see(event)
                 if isinstance(event, SlicePosterior):
                     made = event
@@ -197,7 +209,7 @@ class Work:
         posteriors = [self._storage.read_slice(job.id, index) for index in slices]
         settings = settings_of(job.parameters, None if plan is None else Plan(**plan))
         results, summary = write_products(
-            self._settings, self._storage, job, loaded, settings, posteriors, self._device
+            self._settings, self._storage, job, loaded, settings, posteriors, self.device
         )
         self._jobs.finish(job.id, JobState.SUCCEEDED, results=results, summary=summary)
         return {"state": "succeeded"}
@@ -218,6 +230,7 @@ class Work:
         self._hold_back()
         with self._lock:
             self._running[threading.get_ident()] = (job_id, name)
+        self._move()
         try:
             if name == "prepare":
                 job = self._jobs.claim(job_id, self._worker)
@@ -246,6 +259,7 @@ class Work:
         finally:
             with self._lock:
                 self._running.pop(threading.get_ident(), None)
+            self._moved.pop(threading.get_ident(), None)
 
     def _attempt(self, job: Job, name: str, act: Callable[[Job], Outcome]) -> Outcome:
         """Act between two lines of the ledger, unless that has failed too often."""
@@ -287,6 +301,10 @@ class Work:
         log.info("job ended", job=job.id, state=state.value, problem=problem and problem.kind)
         return {"state": state.value}
 
+    def _look(self, watch: Watch) -> None:
+        self._move()
+        watch.look()
+
     def _watch(self, job: Job) -> Watch:
         with self._lock:
             if job.id not in self._watches:
@@ -300,8 +318,8 @@ class Work:
         if parameters.target_mc_error is not None:
             plan = plan_for_accuracy(settings, parameters.target_mc_error)
         if parameters.deadline_s is not None:
-            events = reconstruct(loaded.scan, loaded.prior, settings, slices[:1], self._device)
-            speed = measure_speed(events, watch.look)
+            events = reconstruct(loaded.scan, loaded.prior, settings, slices[:1], self.device)
+            speed = measure_speed(events, partial(self._look, watch))
             left = parameters.deadline_s - (time.time() - job.created_at)
             timely = plan_for_deadline(settings, left, len(slices), speed)
             cheaper = plan is not None and _cost(plan, settings) <= _cost(timely, settings)

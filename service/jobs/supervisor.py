@@ -23,6 +23,7 @@ from typing import IO, Self
 
 import structlog
 
+from service.jobs.processes import moved_at, worker_lock
 from service.settings import ServiceSettings, SettingsError, to_environment
 from service.store.database import create_database, open_database
 from service.store.files import Storage, open_storage
@@ -49,6 +50,8 @@ class _Child:
     name: str
     command: list[str]
     sockets: tuple[int, ...] = ()
+    lock: Path | None = None
+    """Of a worker: the file whose time says when it last moved."""
     output: Path | None = None
     """Where its log goes instead of to this process's own."""
     process: subprocess.Popen[bytes] | None = None
@@ -72,8 +75,11 @@ class _Child:
         self.restarts += 1
         log.info("started", child=self.name, pid=self.process.pid, restarts=self.restarts)
 
-    def look(self, environment: dict[str, str]) -> None:
-        """Start it again when it has ended, ever later when it keeps ending."""
+    def look(self, environment: dict[str, str], stuck_seconds: float) -> None:
+        """Start it again when it has ended, ever later when it keeps ending; kill it when it hangs.
+
+        A worker's own threads cannot do that: what hangs may keep them all from running.
+        """
         if self.process is None:
             if time.monotonic() >= self.not_before:
                 self.start(environment)
@@ -84,6 +90,12 @@ class _Child:
             self.not_before = time.monotonic() + self.pause
             log.warning("ended", child=self.name, status=self.process.returncode, ran=round(ran, 1))
             self.process = None
+        elif self.lock is not None and stuck_seconds:
+            still = time.monotonic() - max(self.started, moved_at(self.lock))
+            if still > stuck_seconds:
+                log.error("stuck", child=self.name, still_seconds=round(still, 1))
+                self.process.kill()
+                self.process.wait()
 
 
 def serve(settings: ServiceSettings) -> None:
@@ -112,7 +124,7 @@ def serve(settings: ServiceSettings) -> None:
         log.info("listening for scanners", port=scanners.getsockname()[1])
     while not stop.wait(0.1):
         for child in children:
-            child.look(environment)
+            child.look(environment, settings.stuck_seconds)
     _end(children, settings.grace_seconds + 10)
     lock.close()
     listener.close()
@@ -147,10 +159,7 @@ class Crew:
         storage.prepare()
         self._slots = _free_slots(settings.data)
         first = self._slots[0] * _SLOTS
-        self._children = [
-            _Child(f"worker-{slot}", [*_WORKER, str(slot)], output=self._output)
-            for slot in range(first, first + _count(settings))
-        ]
+        self._children = _workers(settings, first, self._output)
         self._environment = _environment(settings, storage)
         return self
 
@@ -166,7 +175,7 @@ class Crew:
     def look(self) -> None:
         """Start what has ended again; to be called several times a second."""
         for child in self._children:
-            child.look(self._environment)
+            child.look(self._environment, self._settings.stuck_seconds)
 
 
 def _free_slots(data: Path) -> tuple[int, IO[str]]:
@@ -229,10 +238,19 @@ def _children(
     return [
         _Child("api", api, sockets=(listener.fileno(),)),
         *([] if scanners is None else [_Child("gateway", gateway, sockets=(scanners.fileno(),))]),
-        *(
-            _Child(f"worker-{slot}", [*_WORKER, str(slot)])
-            for slot in range(first, first + _count(settings))
-        ),
+        *_workers(settings, first),
+    ]
+
+
+def _workers(settings: ServiceSettings, first: int, output: Path | None = None) -> list[_Child]:
+    return [
+        _Child(
+            f"worker-{slot}",
+            [*_WORKER, str(slot)],
+            lock=worker_lock(settings.data, slot),
+            output=output,
+        )
+        for slot in range(first, first + _count(settings))
     ]
 
 

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from importlib.metadata import version
+from pathlib import Path
 from typing import IO, Any
 
 import structlog
@@ -27,7 +28,7 @@ from models.registry import ModelError, list_models, read_calibration, read_card
 from recon.schedule import PRESETS
 from service.delivery.records import Deliveries
 from service.delivery.sending import Sender
-from service.jobs.processes import end_with_parent
+from service.jobs.processes import end_with_parent, note_moved, worker_lock, worker_name
 from service.jobs.records import Jobs
 from service.jobs.steps import Work
 from service.jobs.workers import Workers
@@ -53,12 +54,12 @@ def main() -> None:
     settings = load_settings()
     end_with_parent()
     os.nice(_NICE)
-    name = worker_name(settings, slot)
+    name = worker_name(settings.data, slot)
     configure_logs(settings.log_level, f"worker-{slot}")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    lock = _sole_owner(settings, name)
+    lock = _sole_owner(worker_lock(settings.data, slot))
     device = _device(settings, slot)
     if settings.worker_threads:
         torch.set_num_threads(settings.worker_threads)
@@ -77,7 +78,7 @@ def main() -> None:
     sender = Sender(settings, Deliveries(engine), jobs, storage)
     launch(settings, engine, name, work, sender)
     log.info("worker ready", worker=name, device=str(device))
-    _live(settings, workers, name, work, stop)
+    _live(settings, workers, name, work, stop, slot)
     _drain(settings, work)
     workers.leave(name)
     log.info("worker stopped", worker=name)
@@ -86,18 +87,12 @@ def main() -> None:
     os._exit(0)  # a step that is held back would keep its thread, and with it the process
 
 
-def worker_name(settings: ServiceSettings, slot: int) -> str:
-    """The same for the same slot on the same host and folder, telling neither."""
-    where = f"{platform.node()}:{settings.data}"
-    return f"{hashlib.sha256(where.encode()).hexdigest()[:8]}-{slot}"
-
-
-def _sole_owner(settings: ServiceSettings, name: str) -> IO[str]:
+def _sole_owner(path: Path) -> IO[str]:
     """Wait until no other process of this name is left."""
-    folder = settings.data / "workers"
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / f"{name}.lock").open("w")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a")
     fcntl.flock(file, fcntl.LOCK_EX)
+    note_moved(path, time.monotonic())
     return file
 
 
@@ -158,17 +153,28 @@ def _calibration(name: str) -> FoundCalibration | None:
 
 
 def _live(
-    settings: ServiceSettings, workers: Workers, name: str, work: Work, stop: threading.Event
+    settings: ServiceSettings,
+    workers: Workers,
+    name: str,
+    work: Work,
+    stop: threading.Event,
+    slot: int,
 ) -> None:
     """Beat, and look after silent workers, until told to stop."""
     last = time.time()
     host = platform.node()
     while not stop.wait(settings.heartbeat_seconds):
         now = time.time()
+        note_moved(worker_lock(settings.data, slot), time.monotonic() - work.still_seconds)
         try:
             if now - last > settings.worker_lost_seconds or not workers.beat(
                 name,
-                {"host": host, "steps": work.load, "processor_s": round(time.process_time(), 1)},
+                {
+                    "host": host,
+                    "steps": work.load,
+                    "processor_s": round(time.process_time(), 1),
+                    **_gpu_memory(work.device),
+                },
             ):
                 log.error("jobs were taken over", worker=name, silent_seconds=round(now - last, 1))
                 os._exit(_LOST)
@@ -181,6 +187,11 @@ def _live(
                 workers.remove(silent, 2 * settings.worker_lost_seconds)
         except Exception:
             log.exception("heartbeat failed")
+
+
+def _gpu_memory(device: torch.device) -> dict[str, int]:
+    """What torch holds of the GPU's memory, in bytes."""
+    return {"gpu_bytes": torch.cuda.memory_reserved(device)} if device.type == "cuda" else {}
 
 
 def _drain(settings: ServiceSettings, work: Work) -> None:

@@ -29,6 +29,7 @@ scans = sa.Table(
     sa.Column("rows", sa.Integer, nullable=False),
     sa.Column("columns", sa.Integer, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("tags", _JSON),
     sa.UniqueConstraint("owner", "sha256"),
 )
 

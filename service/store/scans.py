@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -25,6 +25,7 @@ class StoredScan:
     rows: int
     columns: int
     created_at: float
+    tags: dict[str, str] | None = None
 
 
 class Scans:
@@ -41,8 +42,9 @@ class Scans:
         shape: tuple[int, int, int, int],
         place: Callable[[], None],
         also: Callable[[sa.Connection, StoredScan, bool], None] | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> tuple[StoredScan, bool]:
-        """The scan of this owner and content, and whether it is new.
+        """The scan of this owner and content, and whether it is new; tags replace older ones.
 
         `place` gives the file its place; nobody removes or places the same content meanwhile.
         """
@@ -57,6 +59,7 @@ class Scans:
             "rows": rows,
             "columns": columns,
             "created_at": time.time(),
+            "tags": dict(tags or {}),
         }
         same = sa.select(scans).where(scans.c.owner == owner, scans.c.sha256 == sha256)
         with self._engine.begin() as connection:
@@ -65,6 +68,9 @@ class Scans:
             new = connection.execute(same).first() is None
             if new:
                 connection.execute(sa.insert(scans).values(**values))
+            elif tags:
+                own = (scans.c.owner == owner) & (scans.c.sha256 == sha256)
+                connection.execute(sa.update(scans).where(own).values(tags=dict(tags)))
             found = StoredScan(**connection.execute(same).one()._mapping)
             if also is not None:
                 also(connection, found, new)
@@ -92,7 +98,13 @@ class Scans:
             return set(connection.execute(sa.select(scans.c.sha256).union(needed)).scalars())
 
     def page(
-        self, owner: str | None, *, sha256: str | None, before: str | None, limit: int
+        self,
+        owner: str | None,
+        *,
+        sha256: str | None,
+        before: str | None,
+        limit: int,
+        tags: Mapping[str, str] | None = None,
     ) -> list[StoredScan]:
         """Newest first; `before` is the last id of the page before."""
         query = sa.select(scans).order_by(scans.c.id.desc()).limit(limit)
@@ -100,6 +112,8 @@ class Scans:
             query = query.where(scans.c.owner == owner)
         if sha256 is not None:
             query = query.where(scans.c.sha256 == sha256)
+        for name, value in (tags or {}).items():
+            query = query.where(scans.c.tags[name].as_string() == value)
         if before is not None:
             query = query.where(scans.c.id < before)
         with self._engine.connect() as connection:

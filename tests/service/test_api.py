@@ -37,6 +37,73 @@ def hdf5(path: Path, **datasets: Any) -> bytes:
     return path.read_bytes()
 
 
+def test_scans_are_found_by_their_tags(client: httpx.Client, tmp_path: Path) -> None:
+    content = tiny_scan(tmp_path / "a.h5", seed=77).read_bytes()
+    url, key = "/v1/scans", {"Idempotency-Key": "tagged"}
+
+    def send(*tags: str, **headers: str) -> httpx.Response:
+        return client.post(
+            url, content=content, params={"tag": list(tags)}, headers=HDF5 | key | headers
+        )
+
+    made = send("study:A12", "arm:left:upper")
+    assert made.json()["tags"] == {"study": "A12", "arm": "left:upper"}
+    again = send("arm:left:upper", "study:A12")
+    assert (again.status_code, again.json()) == (201, made.json())
+    assert again.headers["idempotency-replayed"] == "true"
+    problem(send("study:A13"), 422, "idempotency-conflict")
+    problem(send("study"), 422, "invalid-parameter")
+    problem(client.post(url, content=content, params={"tga": "a:b"}), 422, "invalid-parameter")
+
+    def found(*tags: str) -> list[str]:
+        items = client.get(url, params={"tag": list(tags)}).json()["items"]
+        return [item["id"] for item in items]
+
+    assert found("study:A12") == found("study:A12", "arm:left:upper") == [made.json()["id"]]
+    assert found("study:A12", "arm:right") == found("study:A") == []
+    other = client.post(url, content=content, params={"tag": "study:B"})
+    assert (other.status_code, other.json()["tags"]) == (200, {"study": "B"})
+    plain = client.post(url, content=content)
+    assert (plain.json()["id"], plain.json()["tags"]) == (made.json()["id"], {"study": "B"})
+    assert found("study:A12") == []
+
+
+def test_an_idempotency_key_makes_an_upload_happen_once(
+    client: httpx.Client, tmp_path: Path
+) -> None:
+    content, other = (tiny_scan(tmp_path / f"{k}.h5", seed=k).read_bytes() for k in (78, 79))
+    key = HDF5 | {"Idempotency-Key": "one-upload"}
+    made, again = (client.post("/v1/scans", content=content, headers=key) for _ in range(2))
+    assert "idempotency-replayed" not in made.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    assert (again.status_code, again.json()) == (201, made.json())
+    assert again.headers["location"] == made.headers["location"]
+    refused = client.post("/v1/scans", content=other, headers=key)
+    problem(refused, 422, "idempotency-conflict")
+    sha256 = hashlib.sha256(other).hexdigest()
+    assert client.get("/v1/scans", params={"sha256": sha256}).json()["items"] == []
+
+
+def test_a_job_has_a_log_of_its_own(client: httpx.Client, scan: Path) -> None:
+    secret = "Doe^Jane"
+    job = ended(client, submitted(client, scan, samples=2, **{"tag.note": secret}))
+    answer = client.get(job["links"]["logs"])
+    assert answer.headers["content-type"].partition(";")[0] == "application/x-ndjson"
+    assert secret not in answer.text
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    steps = ("prepare", "slice 0", "slice 1", "assemble")
+    assert [(line["event"], line.get("step")) for line in lines] == [
+        ("queued", None),
+        *((what, step) for step in steps for what in ("started", "finished")),
+        ("succeeded", None),
+    ]
+    assert {line["job_id"] for line in lines} == {job["id"]}
+    assert {line["level"] for line in lines} == {"info"}
+    times = [line["ts"] for line in lines[:-2]]
+    assert times == sorted(times)
+    problem(client.get("/v1/reconstructions/none/logs"), 404, "not-found")
+
+
 def test_the_same_content_is_stored_once(client: httpx.Client, tmp_path: Path) -> None:
     content = tiny_scan(tmp_path / "a.h5", seed=21).read_bytes()
     first, second = (client.post("/v1/scans", content=content) for _ in range(2))

@@ -140,6 +140,23 @@ def test_a_worker_that_was_silent_does_not_count(make: Callable[..., Context]) -
     assert context.workers.silent(0.0, but="two") == ["one"]
 
 
+def test_the_memory_of_gpus_is_told_where_there_are_any(make: Callable[..., Context]) -> None:
+    context = make()
+    context.workers.enter("one", "cpu", 1, OFFERS)
+    context.workers.beat("one", {"steps": []})
+    assert "recon_gpu_memory" not in ask(context, "GET", "/metrics").text
+    for name, device, held in (("two", "cuda:0", 3), ("three", "cuda:1", 5), ("four", "cuda:1", 8)):
+        context.workers.enter(name, device, 1, OFFERS)
+        context.workers.beat(name, {"steps": [], "gpu_bytes": held << 30})
+    text = ask(context, "GET", "/metrics").text
+    lines = [line for line in text.splitlines() if line.startswith("recon_gpu_memory_bytes{")]
+    told = dict(line.rsplit(" ", 1) for line in lines)
+    assert {name: float(value) for name, value in told.items()} == {
+        'recon_gpu_memory_bytes{device="cuda:0"}': 3.0 * 2**30,
+        'recon_gpu_memory_bytes{device="cuda:1"}': 13.0 * 2**30,
+    }
+
+
 def test_names_of_choices_are_those_of_the_pipeline() -> None:
     assert set(get_args(CoarseName)) == set(CoarseMethod)
     assert set(get_args(PathName)) == set(AnnealingPath)
