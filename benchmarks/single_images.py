@@ -73,7 +73,10 @@ def bart(problem: Problem, weight: float, regularisation: str) -> Tensor:
             capture_output=True,
             env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         )
-        return torch.from_numpy(_read(place / "image", problem.backprojection.shape))
+        image = torch.from_numpy(_read(place / "image", problem.backprojection.shape))
+    # Where half a side is odd, BART's transform is minus the centred one.
+    overlap = (problem.operator.forward(image).conj() * problem.measurement).sum()
+    return image * (overlap / overlap.abs())
 
 
 def methods() -> dict[str, tuple[Callable[..., Tensor], tuple[dict[str, float | str], ...]]]:

@@ -17,7 +17,7 @@ from recon.phantom import simulate
 from recon.sampler import Problem
 from recon.solve import solver_for
 
-SIDE, SPREAD, SAMPLES = 48, 0.1, 8
+SIDE, SPREAD, SAMPLES = 46, 0.1, 8
 NOISE_STD = 0.01
 
 
