@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -99,20 +100,27 @@ class CartesianSense(FourierOperator):
         return fft2c(self.coil_maps * image.unsqueeze(-3)) * self.mask
 
     def adjoint(self, measurement: Tensor) -> Tensor:
+        return self._in_parts(self._adjoint, measurement, measurement.shape[-3:])
+
+    def _adjoint(self, measurement: Tensor) -> Tensor:
         return (self.coil_maps.conj() * ifft2c(measurement * self.mask)).sum(dim=-3)
 
     def normal(self, image: Tensor) -> Tensor:
         # The shifts commute with everything once maps and mask are shifted beforehand.
         shifted = torch.fft.ifftshift(image, dim=_AXES)
-        if shifted.device.type == "cpu" and self.coil_maps.dim() == 3:
-            # As many images at a time as fit the processor's cache with all of their coils.
-            images = shifted.reshape(-1, *shifted.shape[-2:])
-            parts = images.split(max(1, _CACHED // self.coil_maps.numel()))
-            combined = torch.cat([self._normal_shifted(part) for part in parts])
-            combined = combined.reshape(shifted.shape)
-        else:
-            combined = self._normal_shifted(shifted)
+        combined = self._in_parts(self._normal_shifted, shifted, shifted.shape[-2:])
         return torch.fft.fftshift(combined, dim=_AXES)
+
+    def _in_parts(self, act: Callable[[Tensor], Tensor], batch: Tensor, one: torch.Size) -> Tensor:
+        """`act` on a batch of things of shape `one`, whose results are images.
+
+        On a CPU as many at a time as fit the processor's cache with all of their coils.
+        """
+        leading = batch.shape[: -len(one)]
+        if batch.device.type != "cpu" or self.coil_maps.dim() != 3 or not leading:
+            return act(batch)
+        parts = batch.reshape(-1, *one).split(max(1, _CACHED // self.coil_maps.numel()))
+        return torch.cat([act(part) for part in parts]).reshape(*leading, *batch.shape[-2:])
 
     def _normal_shifted(self, image: Tensor) -> Tensor:
         maps, conjugate, mask = self._shifted
