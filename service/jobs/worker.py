@@ -42,8 +42,6 @@ from service.tracing import start_tracing
 
 log = structlog.get_logger()
 
-_NICE = 5
-"""Of a worker: what it computes takes long, and requests are answered in between."""
 _LOST = 75
 """Exit status of a worker whose jobs another has taken over."""
 
@@ -53,7 +51,6 @@ def main() -> None:
     slot = int(sys.argv[1])
     settings = load_settings()
     end_with_parent()
-    os.nice(_NICE)
     name = worker_name(settings.data, slot)
     configure_logs(settings.log_level, f"worker-{slot}")
     stop = threading.Event()
