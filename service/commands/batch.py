@@ -18,13 +18,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from sqlalchemy.exc import OperationalError
@@ -33,6 +28,7 @@ from service.archives.inspection import Looked
 from service.archives.report import csv_text, html_text, json_text, rows_of
 from service.archives.runs import ArchiveRun, Order, ended, require_model, state_folder
 from service.archives.sources import Found, find_scans, shard
+from service.commands.terminal import counting_bar
 from service.jobs.batches import Batch, NewItem
 from service.jobs.supervisor import Crew
 from service.logs import configure_logs
@@ -199,7 +195,7 @@ def _look(
     run: ArchiveRun, scans: Sequence[Found], stop: _Stop, *, bring: bool, quiet: bool
 ) -> tuple[list[Looked], list[NewItem]]:
     looked, items = [], []
-    with _bar(quiet) as bar:
+    with counting_bar(_console, quiet=quiet) as bar:
         task = bar.add_task("looking at headers", total=len(scans))
         for one, item in run.look(scans, bring=bring):
             looked.append(one)
@@ -261,7 +257,7 @@ def _work(run: ArchiveRun, made: Batch, stop: _Stop, elsewhere: bool, quiet: boo
         crew = Crew(run.settings, log)
         if not quiet:
             _console.print(f"workers log to {log}", highlight=False)
-    with crew as own, _bar(quiet) as bar:
+    with crew as own, counting_bar(_console, quiet=quiet) as bar:
         total = sum(run.counts(made).values())
         overall = bar.add_task("all scans", total=total)
         lines: dict[str, TaskID] = {}
@@ -303,20 +299,6 @@ def _update(run: ArchiveRun, made: Batch, bar: Progress, lines: dict[str, TaskID
             completed=float(progress.get("fraction") or 0.0),
             description=f"  {escape(name[-40:])}{where}",
         )
-
-
-def _bar(quiet: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=_console,
-        disable=quiet,
-        transient=True,
-    )
 
 
 def _report(

@@ -10,14 +10,6 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from models.calibrations import (
@@ -47,6 +39,7 @@ from service.calibrating import (
     find_files,
     summarise,
 )
+from service.commands.terminal import counting_bar
 from service.runs import DEFAULT_MODEL, choose_device
 
 _console = Console(stderr=True)
@@ -177,7 +170,7 @@ def _compared(
     kept = ComparisonFolder(folder)
     found: list[Compared] = []
     total = 0
-    with _bar(quiet) as bar:
+    with counting_bar(_console, quiet=quiet) as bar:
         task = bar.add_task("reading", total=None)
         for place, path in enumerate(files):
             full = FullFile.of_images(path) if images else FullFile.of_scan(path)
@@ -201,20 +194,6 @@ def _compared(
                         total=guess,
                     )
     return found
-
-
-def _bar(quiet: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=_console,
-        disable=quiet,
-        transient=True,
-    )
 
 
 def _merged(target: Path, weights: str, entries: tuple[CalibrationEntry, ...]) -> Calibration:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
+    MofNCompleteColumn,
     Progress,
     TaskProgressColumn,
     TextColumn,
@@ -52,6 +53,21 @@ def follow(
                 yield event
             else:
                 assert isinstance(event, CoarseReady)
+
+
+def counting_bar(console: Console, *, quiet: bool) -> Progress:
+    """A bar of things done out of all, with the time left; gone when it is done."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=quiet,
+        transient=True,
+    )
 
 
 def print_posteriors(
