@@ -102,20 +102,17 @@ def gaussian_model_draws(problem: Problem, spectrum: Tensor, noise: NoiseStreams
     operator, precision = _fourier(problem), problem.noise_std**-2
     shape, device = spectrum.shape, problem.measurement.device
     measured = operator.adjoint(noise.normal(problem.measurement.shape, device))
-    imagined = ifft2c(spectrum.rsqrt() * fft2c(noise.normal(shape, device)))
-    rhs = precision * problem.backprojection + math.sqrt(precision) * measured + imagined
+    imagined = spectrum.rsqrt() * fft2c(noise.normal(shape, device))
+    rhs = fft2c(precision * problem.backprojection + math.sqrt(precision) * measured) + imagined
     root = (1 / spectrum + precision * _measured_share(operator)).rsqrt()
 
-    def coloured(image: Tensor) -> Tensor:
-        return ifft2c(root * fft2c(image))
-
-    def apply(image: Tensor) -> Tensor:
-        seen = coloured(image)
-        prior = ifft2c(fft2c(seen) / spectrum)
-        return coloured(precision * problem.solver.normal(seen) + prior)
+    def apply(white: Tensor) -> Tensor:
+        """Root H root on Fourier coefficients."""
+        seen = root * white
+        return root * (precision * fft2c(problem.solver.normal(ifft2c(seen))) + seen / spectrum)
 
     # An error estimate: a thousandth of it more or less does not count.
-    return coloured(conjugate_gradient(apply, coloured(rhs), tolerance=1e-3).value)
+    return ifft2c(root * conjugate_gradient(apply, root * rhs, tolerance=1e-3).value)
 
 
 def _measured_share(operator: FourierOperator) -> Tensor:
