@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -130,7 +131,7 @@ class Bench:
             text = ", ".join(f"{key} {value}" for key, value in settings.items())
             record = self.kept(
                 f"{TUNING.name} | {peer.name} | {text}",
-                lambda values=settings: self._try(peer, values),  # type: ignore[misc]
+                partial(self._try, peer, settings),
             )
             # A diverged run has no PSNR.
             tried.append((record["mean PSNR"] or float("-inf"), record["settings"]))
@@ -318,13 +319,17 @@ def _our_spending(count: int) -> Callable[[SharedSlice, Denoiser], Record]:
     return lambda shared, denoiser: our_record(shared, denoiser, settings)
 
 
+def _record_of(bench: Bench, job: Job) -> Record:
+    return job.run(bench.shared(job.case), Denoiser(bench.prior))
+
+
 def run(prior: Prior, only: str = "") -> dict[str, Record]:
     """Make what is missing and give all records."""
     torch.set_num_threads(1)
     bench = Bench(prior)
     for job in jobs(bench):
         if re.search(only, job.key):
-            bench.kept(job.key, lambda job=job: job.run(bench.shared(job.case), Denoiser(prior)))  # type: ignore[misc]
+            bench.kept(job.key, partial(_record_of, bench, job))
     return bench.records()
 
 
