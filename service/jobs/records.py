@@ -122,12 +122,15 @@ class Jobs:
         before: str | None = None,
         limit: int = 50,
     ) -> list[Job]:
-        """Newest first; `before` is the last id of the page before."""
+        """Newest first; `before` is the last id of the page before.
+
+        Times are shown to the microsecond, rounded; a job is found from the time shown for it on.
+        """
         query = sa.select(jobs).order_by(jobs.c.id.desc()).limit(limit)
         for name, value in (tags or {}).items():
             query = query.where(jobs.c.request["tags"][name].as_string() == value)
         if since is not None:
-            query = query.where(jobs.c.created_at >= since)
+            query = query.where(jobs.c.created_at >= since - 1e-6)
         if owner is not None:
             query = query.where(jobs.c.owner == owner)
         if states:

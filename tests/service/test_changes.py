@@ -60,6 +60,17 @@ def test_jobs_are_found_by_tags_and_time(context: Context, submit: Submit) -> No
     problem(ask(context, "GET", "/v1/reconstructions?tag=x'y:1"), 422, "invalid-parameter")
 
 
+def test_the_time_shown_for_a_job_finds_it_though_it_was_rounded_up(
+    context: Context, submit: Submit
+) -> None:
+    job = submit()
+    with context.engine.begin() as connection:
+        connection.execute(sa.update(job_table).values(created_at=1764081559.4967005))
+    shown = ask(context, "GET", f"/v1/reconstructions/{job['id']}").json()["created_at"]
+    assert shown == "2025-11-25T14:39:19.496701Z"
+    assert listed(context, since=shown) == [job["id"]]
+
+
 def test_a_page_names_the_next_one(context: Context, submit: Submit) -> None:
     for _ in range(3):
         submit(tags={"a": "b"})
