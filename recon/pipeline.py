@@ -29,7 +29,7 @@ from recon.posterior import QUANTILE_LEVELS, SlicePosterior
 from recon.prior import Prior
 from recon.sampler import Problem
 from recon.scan import Scan
-from recon.schedule import PRESETS, Path, Preset, cycle_top, lowest_sigma
+from recon.schedule import PRESETS, Path, Preset, cycle_top, lowest_sigma, wide_start
 from recon.selfcheck import hold_out, hold_out_readouts, judge
 from recon.solve import solver_for
 
@@ -38,7 +38,7 @@ _CONSISTENT_BAND = (0.8, 1.3)
 _FITTED_BAND = (0.97, 1.03)
 _OVERRELAXATION = 1.5
 _PILOT = Preset(chains=2, localization=2, annealing=10, cycles=0, cycle=6)
-_CHECK = Preset(chains=4, localization=4, annealing=16, cycles=2, cycle=6)
+_CHECK = Preset(chains=4, localization=2, annealing=18, cycles=2, cycle=6)
 _NOISE_ROUNDS = 8
 
 
@@ -255,7 +255,11 @@ def _fit_noise(
         current = _prepare(calibration, raw, current.index, prior, settings)
         budget.total += _PILOT.chains * _PILOT.evaluations
     top = cycle_top(_spread(images), current.plan.lowest_sigma, current.plan.localization_sigma)
-    current = replace(current, plan=replace(current.plan, cycle_sigma=top))
+    plan = replace(current.plan, cycle_sigma=top)
+    if settings.path is Path.PRIOR:
+        start, handover = wide_start(plan.localization_sigma, prior.sigma_range[1])
+        plan = replace(plan, localization_sigma=start, annealing_sigma=handover)
+    current = replace(current, plan=plan)
     if current.calibration.noise_std != started:
         change = current.calibration.noise_std / started
         text = (

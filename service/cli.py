@@ -106,7 +106,7 @@ def reconstruct(
         int | None, typer.Option(min=2, max=256, help="Independent samples [preset: 4, 8 or 16].")
     ] = None,
     preset: Annotated[
-        PresetName, typer.Option(help="Network evaluations per sample: about 40, 100 or 250.")
+        PresetName, typer.Option(help="Network evaluations per sample: about 50, 110 or 250.")
     ] = PresetName.STANDARD,
     seed: Seed = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",

@@ -46,6 +46,8 @@ def posteriors(
 
 
 FAST = Settings(preset="fast", self_check=False)
+MANY = replace(FAST, samples=16)
+"""Enough chains for a mean whose Monte Carlo error is small beside the posterior's std."""
 
 
 def test_events_come_in_order_and_the_fraction_never_falls() -> None:
@@ -62,14 +64,14 @@ def test_events_come_in_order_and_the_fraction_never_falls() -> None:
 @pytest.mark.parametrize("pattern", ["equispaced", "poisson"])
 def test_the_mean_is_the_coil_combination_in_input_units(pattern: str) -> None:
     full, scan = undersampled(pattern=pattern)
-    (posterior,) = posteriors(scan, FAST)
+    (posterior,) = posteriors(scan, MANY)
     reference = coil_combination(full, scan.mask)[0]
     error = np.abs(np.abs(posterior.mean) - np.abs(reference))
     inside = posterior.object_mask
-    assert np.linalg.norm(error[inside]) < 0.12 * np.linalg.norm(np.abs(reference)[inside])
+    assert np.linalg.norm(error[inside]) < 0.10 * np.linalg.norm(np.abs(reference)[inside])
     scaled = replace(scan, kspace=(1000 * scan.kspace).astype(np.complex64))
     scaled = replace(scaled, noise_samples=(1000 * scan.noise_samples).astype(np.complex64))
-    (louder,) = posteriors(scaled, FAST)
+    (louder,) = posteriors(scaled, MANY)
     ratio = np.abs(louder.mean[inside]).mean() / np.abs(posterior.mean[inside]).mean()
     assert ratio == pytest.approx(1000, rel=0.01)
     assert louder.noise_std == pytest.approx(1000 * posterior.noise_std, rel=0.02)
@@ -77,11 +79,11 @@ def test_the_mean_is_the_coil_combination_in_input_units(pattern: str) -> None:
 
 def test_phase_of_the_mean_is_that_of_the_coil_combination() -> None:
     full, scan = undersampled()
-    (posterior,) = posteriors(scan, FAST)
+    (posterior,) = posteriors(scan, MANY)
     reference = coil_combination(full, scan.mask)[0]
     inside = posterior.object_mask
     error = np.abs(posterior.mean - reference)[inside]
-    assert np.linalg.norm(error) < 0.15 * np.linalg.norm(reference[inside])
+    assert np.linalg.norm(error) < 0.13 * np.linalg.norm(reference[inside])
 
 
 @pytest.mark.parametrize("wrong", [0.4, 2.5])
@@ -117,9 +119,9 @@ def test_more_samples_leave_the_first_ones_alone() -> None:
 
 def test_products_are_finite_and_consistent() -> None:
     _, scan = undersampled()
-    settings = Settings(preset="standard", samples=6)
+    settings = Settings(preset="standard", samples=12)
     (posterior,) = posteriors(scan, settings)
-    assert posterior.samples.shape == (6, SIZE, SIZE)
+    assert posterior.samples.shape == (12, SIZE, SIZE)
     assert posterior.evaluations == PRESETS["standard"].evaluations
     assert (np.diff(posterior.quantiles, axis=0) >= 0).all()
     for name in ("mean", "magnitude_std", "phase_std", "mean_error", "rhat", "effective_samples"):
@@ -127,7 +129,7 @@ def test_products_are_finite_and_consistent() -> None:
     inside = posterior.object_mask
     assert 0.2 < inside.mean() < 0.95
     assert 0.8 < posterior.chi2_per_coil.mean() < 1.2
-    assert (posterior.rhat[inside] < 1.2).mean() > 0.9
+    assert (posterior.rhat[inside] < 1.2).mean() > 0.95
     assert (posterior.mean_error <= 1.01 * posterior.magnitude_std).mean() > 0.95
     check = posterior.self_check
     assert check is not None

@@ -24,6 +24,7 @@ from recon.schedule import (
     lowest_sigma,
     measurement_path,
     prior_path,
+    wide_start,
 )
 from tests.problems import (
     GaussianCase,
@@ -95,6 +96,24 @@ def test_gaussian_posterior_is_drawn_right(mask: str, preset: str, bound: float)
         excess = float(inside.mean(dim=0).abs().square().mean()) / 2 - 1 / chains
         error = 1 / (chains * math.sqrt(int(group.sum())))
         assert excess < (2 * bound) ** 2 + 4 * error, name
+
+
+def test_directions_that_were_hardly_measured_are_as_wide_as_the_prior_leaves_them() -> None:
+    # From the localization's own noise, 0.13, the unmeasured ones would end with 16 % of it.
+    weights = torch.tensor([[0.0, 0.05, 0.3, 1.0]]).expand(256, -1)
+    noise_std, chains = 0.016, 16
+    prior = GaussianPrior(torch.zeros(256, 4, dtype=torch.complex64), torch.ones(256, 4))
+    problem = diagonal_problem(
+        Weighting(weights), torch.zeros(1, 256, 4, dtype=torch.complex64), noise_std
+    )
+    start, handover = wide_start(0.13, 100.0)
+    plan = ChainPlan(PRESETS["fast"], Path.PRIOR, start, handover, noise_std / 2, 0.13)
+    coarse = torch.full((256, 4), 0.3 + 0j)
+    _, draws = finish(run_chains(problem, prior, plan, coarse, (0, "wide"), range(chains)))
+    expected = 1 / (1 / (1 + (noise_std / 2) ** 2) + weights[0] ** 2 / noise_std**2)
+    ratio = draws.images[:, -1].abs().square().mean(dim=(0, 1)) / (2 * expected)
+    # `fast` is right within 15 %; the standard error is below 2 %.
+    assert torch.allclose(ratio, torch.ones(4), atol=0.15 + 4 * 0.016)
 
 
 @pytest.mark.parametrize("size", [0.3, 1.0, 1.3])

@@ -26,7 +26,7 @@ from tests.service.test_api import problem
 OFFERS = {
     "models": [],
     "default_model": "none",
-    "presets": {"fast": {"samples": 4, "evaluations_per_sample": 40}},
+    "presets": {"fast": {"samples": 4, "evaluations_per_sample": 47}},
     "versions": {},
 }
 
