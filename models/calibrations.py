@@ -54,6 +54,9 @@ class CalibrationEntry(BaseModel):
 
     preset: Literal["fast", "standard", "thorough"]
     samples: int = Field(ge=2, le=256)
+    evaluations: int = Field(
+        ge=1, le=1_000_000, description="network evaluations per sample: what the preset was then"
+    )
     acceleration: float = Field(ge=1, le=1000, description="matrix size over samples, as measured")
     pattern: Pattern
     center_fraction: Annotated[float, Field(ge=0, le=1)]
@@ -70,10 +73,12 @@ class CalibrationEntry(BaseModel):
     coverage_50: HeldShares
     coverage_90: HeldShares
 
-    def serves(self, preset: str, samples: int, acceleration: float, *, lines: bool) -> bool:
+    def serves(
+        self, preset: str, samples: int, evaluations: int, acceleration: float, *, lines: bool
+    ) -> bool:
         """Whether it was made for such a reconstruction; `lines`: of whole k-space lines."""
         return (
-            (self.preset, self.samples) == (preset, samples)
+            (self.preset, self.samples, self.evaluations) == (preset, samples, evaluations)
             and lines == (self.pattern != "poisson")
             and self.distance(acceleration) <= math.log1p(NEARNESS) + 1e-9
         )
@@ -86,7 +91,8 @@ class CalibrationEntry(BaseModel):
     def purpose(self) -> str:
         """What it is for, in a few words."""
         return (
-            f"{self.preset}, {self.samples} samples, {self.acceleration:.3g} times {self.pattern}"
+            f"{self.preset} ({self.evaluations} evaluations), {self.samples} samples, "
+            f"{self.acceleration:.3g} times {self.pattern}"
         )
 
 
@@ -160,24 +166,31 @@ def choose_entry(
     name: str,
     preset: str,
     samples: int,
+    evaluations: int,
     acceleration: float,
     *,
     lines: bool,
 ) -> CalibrationEntry:
     """The entry of the model `name` that was made for such a reconstruction.
 
+    A preset that has changed since has another number of network `evaluations` per sample.
+
     Raises ModelError("no-calibration") where there is none: a factor is never carried over.
     """
     entries = () if found is None else found.calibration.entries
-    serving = [e for e in entries if e.serves(preset, samples, acceleration, lines=lines)]
+    serving = [
+        each
+        for each in entries
+        if each.serves(preset, samples, evaluations, acceleration, lines=lines)
+    ]
     if serving:
         return min(serving, key=lambda entry: entry.distance(acceleration))
     known = "; ".join(entry.purpose for entry in entries) or "nothing at all"
     kind = "lines" if lines else "scattered samples"
     raise ModelError(
         "no-calibration",
-        f"model '{name}' has no conformal factor for {preset}, {samples} samples, "
-        f"{acceleration:.3g} times undersampled in {kind}; it has: {known}. Compute one with "
+        f"model '{name}' has no conformal factor for {preset} ({evaluations} evaluations), {samples} "
+        f"samples, {acceleration:.3g} times undersampled in {kind}; it has: {known}. Compute one with "
         "`calibrate`, or ask without `calibrated`",
     )
 

@@ -43,6 +43,7 @@ def calibration_for(model: str, settings: Settings, scan: Scan) -> CalibrationEn
         model,
         settings.preset,
         settings.resolved.chains,
+        settings.resolved.evaluations,
         scan.acceleration,
         lines=_of_lines(scan.mask),
     )

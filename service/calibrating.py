@@ -274,6 +274,7 @@ def _key(full: FullFile, index: int, protocol: Protocol) -> str:
         "slice": index,
         "weights": read_config(protocol.model).weights_sha256,
         "software": version("mri-posterior"),
+        "evaluations": protocol.settings.resolved.evaluations,
         **asdict(protocol),
     }
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
@@ -360,6 +361,7 @@ def entry_of(summary: Summary, scans: int, about: str) -> CalibrationEntry:
     return CalibrationEntry(
         preset=protocol.preset,
         samples=protocol.settings.resolved.chains,
+        evaluations=protocol.settings.resolved.evaluations,
         acceleration=round(summary.acceleration, 4),
         pattern=protocol.pattern,
         center_fraction=protocol.center_fraction,

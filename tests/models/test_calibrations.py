@@ -28,8 +28,8 @@ HELD = {"as_read_off": 0.8, "before": 0.85, "after": 0.91}
 
 def entry(**changes: Any) -> CalibrationEntry:
     values = {
-        "preset": "fast", "samples": 4, "acceleration": 4.0, "pattern": "equispaced",
-        "center_fraction": 0.08, "factor": 1.25, "confidence": 0.9, "unit": "scan", "units": 12,
+        "preset": "fast", "samples": 4, "evaluations": 47, "acceleration": 4.0,
+        "pattern": "equispaced", "center_fraction": 0.08, "factor": 1.25, "confidence": 0.9, "unit": "scan", "units": 12,
         "scans": 12, "data": "heads", "date": "2026-11-25", "software_version": "0.1.0",
         "standardized_error": 1.2, "coverage_50": HELD, "coverage_90": HELD,
     }  # fmt: skip
@@ -128,7 +128,9 @@ def test_it_comes_along_when_a_model_is_added_and_goes_when_it_is_removed(
 
 
 def choose(**asked: Any) -> CalibrationEntry:
-    asked = {"preset": "fast", "samples": 4, "acceleration": 4.0, "lines": True} | asked
+    asked = {
+        "preset": "fast", "samples": 4, "evaluations": 47, "acceleration": 4.0, "lines": True
+    } | asked  # fmt: skip
     near = entry(acceleration=4.3, factor=1.4)
     weights = "0" * 64
     found = Calibration(weights_sha256=weights, entries=(entry(), near))
@@ -141,14 +143,16 @@ def test_an_entry_serves_what_it_was_made_for_and_nothing_else() -> None:
     assert choose(acceleration=4.25).factor == 1.4
     assert choose(acceleration=4.73).factor == 1.4
     for other in (
-        {"preset": "standard"}, {"samples": 8}, {"acceleration": 5.0}, {"acceleration": 3.6},
-        {"lines": False},
+        {"preset": "standard"}, {"samples": 8}, {"evaluations": 40}, {"acceleration": 5.0},
+        {"acceleration": 3.6}, {"lines": False},
     ):  # fmt: skip
-        with pytest.raises(ModelError, match="it has: fast, 4 samples, 4 times") as caught:
+        with pytest.raises(
+            ModelError, match=r"it has: fast \(47 evaluations\), 4 samples"
+        ) as caught:
             choose(**other)
         assert caught.value.code == "no-calibration"
     with pytest.raises(ModelError, match="nothing at all"):
-        choose_entry(None, "tiny", "fast", 4, 4.0, lines=True)
+        choose_entry(None, "tiny", "fast", 4, 47, 4.0, lines=True)
 
 
 def test_new_entries_replace_those_for_the_same_only() -> None:
@@ -170,4 +174,4 @@ def test_a_place_that_cannot_be_written_is_an_error_in_words(tmp_path: Path) -> 
 def test_the_shipped_calibration_is_of_the_shipped_weights() -> None:
     found = read_calibration("brain-small")
     assert found is not None
-    assert {e.purpose.split(",")[0] for e in found.calibration.entries} == {"fast"}
+    assert {e.purpose.split()[0] for e in found.calibration.entries} == {"fast"}
