@@ -24,7 +24,6 @@ CASES = (
 CURVES = CASES[:2]
 BUDGETS = (10, 20, 40, 80, 160, 320)
 FAST, STANDARD = "ours, fast", "ours, standard"
-WIDE_NAME = "our kernel, started wide"
 FULL_LANGEVIN = "csgm-mri-langevin, published"
 Record = Mapping[str, Any]
 
@@ -33,7 +32,7 @@ def table(records: Mapping[str, Record]) -> tuple[dict[str, Any], ...]:
     """One row per contestant and scan, in the order of the jobs; times as ratios to ours."""
     kinds = ("tuned", "published")
     names = [
-        *(FAST, STANDARD, f"{STANDARD}, measurement path", WIDE_NAME),
+        *(FAST, STANDARD, f"{STANDARD}, measurement path"),
         *methods(),
         *(f"{peer.name}, {kind}" for peer in PEERS for kind in kinds),
     ]
@@ -134,9 +133,7 @@ def draw(records: Mapping[str, Record]) -> Figure:
             if row["scan"] != case.name or row["sample PSNR"] is None:
                 continue
             marker = "*" if name.startswith("our") else "o" if name.endswith("tuned") else "x"
-            face = {FAST: "grey", STANDARD: "k", WIDE_NAME: "tab:olive"}.get(
-                name, colours.get(name, "tab:pink")
-            )
+            face = {FAST: "grey", STANDARD: "k"}.get(name, colours.get(name, "tab:pink"))
             point = row["calibration ratio"], row["mean PSNR"]
             place.plot(*point, marker, color=face, ms=11 if marker == "*" else 6, label=name)
         place.axvline(1, color="k", lw=0.7, ls=":")

@@ -30,19 +30,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.contestants import PEERS, TUNED, Peer, Values, our_preset
-from benchmarks.peer_tables import BUDGETS, CASES, CURVES, WIDE_NAME, draw, outcome
+from benchmarks.peer_tables import BUDGETS, CASES, CURVES, draw, outcome
 from benchmarks.record import RESULTS, publish
 from benchmarks.samplers import Denoiser
 from benchmarks.shared_slice import Case, SharedSlice, image_scores, prepare, sample_scores
 from benchmarks.single_images import methods
 from models.registry import load_prior
-from recon.chains import ChainPlan, run_chains
-from recon.coarse import CoarseMethod, coarse_reconstruction
 from recon.noise import NoiseStreams
 from recon.pipeline import CoarseReady, Settings, reconstruct
 from recon.posterior import SlicePosterior
 from recon.prior import Prior
-from recon.schedule import Path, Preset, lowest_sigma
+from recon.schedule import Path, Preset
 from service.runs import DEFAULT_MODEL
 
 TUNING = Case("phantom-tuning", 4, 0.13)
@@ -54,8 +52,6 @@ OURS: dict[str, Settings] = {
         preset="standard", samples=SAMPLES, self_check=False, path=Path.MEASUREMENT
     ),
 }
-WIDE, WIDE_START = Preset(SAMPLES, localization=4, annealing=70, cycles=4, cycle=9), 3.0
-"""Chosen on brain_t1_8ch at R = 8, after the product's own start had been seen to fail there."""
 Record = dict[str, Any]
 
 
@@ -216,36 +212,6 @@ def our_record(shared: SharedSlice, denoiser: Denoiser, settings: Settings) -> R
     return timed(denoiser, shared, make)
 
 
-def wide_record(shared: SharedSlice, denoiser: Denoiser) -> Record:
-    """Our kernel started at a noise level as wide as the peers', not at the coarse image's error.
-
-    Not what the product does: it shows what its narrow start costs where the coarse image is poor.
-    """
-    problem, prior = shared.problem, _Counted(denoiser)
-    streams = NoiseStreams.keyed(0, "coarse-0", range(4))
-    coarse = coarse_reconstruction(problem, CoarseMethod.CG_SENSE, streams).image
-    low = lowest_sigma(problem.noise_std, prior.sigma_range)
-    plan = ChainPlan(WIDE, Path.PRIOR, WIDE_START, 2 / 3 * WIDE_START, low, WIDE_START / 10)
-
-    def make() -> Record:
-        chains = run_chains(problem, prior, plan, coarse, (0, "wide"), range(SAMPLES))
-        while True:
-            try:
-                next(chains)
-            except StopIteration as stop:
-                images = stop.value.images
-                break
-        pooled = image_scores(shared, images.flatten(0, 1).mean(dim=0))
-        return {
-            "samples": SAMPLES,
-            **sample_scores(shared, images[:, -1]),
-            "all draws PSNR": pooled["PSNR"],
-            "all draws SSIM": pooled["SSIM"],
-        }
-
-    return timed(denoiser, shared, make)
-
-
 def _inner(shared: SharedSlice, images: Any) -> Tensor:  # noqa: ANN401
     return torch.from_numpy(images / shared.factor).to(torch.complex64)
 
@@ -286,7 +252,6 @@ def jobs(bench: Bench) -> Iterator[Job]:
     for case in (each for each in CASES if each.available):
         for name, settings in OURS.items():
             yield Job(case, name, lambda s, d, given=settings: our_record(s, d, given))
-        yield Job(case, WIDE_NAME, wide_record)
         for name, (method, tried) in methods().items():
             yield Job(case, name, lambda s, d, m=method, t=tried: single_record(s, d, m, t))
         for peer in PEERS:
