@@ -189,9 +189,9 @@ def choose_entry(
     kind = "lines" if lines else "scattered samples"
     raise ModelError(
         "no-calibration",
-        f"model '{name}' has no conformal factor for {preset} ({evaluations} evaluations), {samples} "
-        f"samples, {acceleration:.3g} times undersampled in {kind}; it has: {known}. Compute one with "
-        "`calibrate`, or ask without `calibrated`",
+        f"model '{name}' has no conformal factor for {preset} ({evaluations} evaluations), "
+        f"{samples} samples, {acceleration:.3g} times undersampled in {kind}; it has: {known}. "
+        "Compute one with `calibrate`, or ask without `calibrated`",
     )
 
 
