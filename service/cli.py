@@ -60,6 +60,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # "[all]" in a help text is meant, and is no tag
     help="From undersampled MRI k-space to a posterior: mean, samples and uncertainty maps. "
     "For research, not for diagnosis.",
 )

@@ -48,6 +48,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
+def test_help_keeps_what_stands_in_brackets() -> None:
+    """Rich takes "[all]" for a tag and leaves it out, unless it is told not to."""
+    said = command("export", "--help").stdout + command("models", "--help").stdout
+    assert "[random]" in said
+
+
 def test_a_result_carries_its_provenance(files: dict[str, Path]) -> None:
     posteriors, attributes = read_result(files["result"])
     assert [p.index for p in posteriors] == [1]
