@@ -111,7 +111,8 @@ def _name(job: Job) -> str:
 
 
 def _row(job: Job) -> str:
-    progress = (job.progress or {}).get("fraction", 0.0) if not job.state.terminal else 1.0
+    done = job.state is JobState.SUCCEEDED
+    progress = 1.0 if done else (job.progress or {}).get("fraction", 0.0)
     submitted = f"{_time(job.created_at)} UTC"
     label = escape(_name(job))
     return (
