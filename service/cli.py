@@ -64,16 +64,6 @@ app = typer.Typer(
     help="From undersampled MRI k-space to a posterior: mean, samples and uncertainty maps. "
     "For research, not for diagnosis.",
 )
-app.add_typer(model_app, name="models")
-app.command()(train)
-app.command()(export)
-app.command()(gateway)
-app.command()(stream)
-app.command()(benchmark)
-app.command()(batch)
-app.command()(calibrate)
-app.command()(worker)
-app.command()(workers)
 console = Console(stderr=True)
 output = Console()
 
@@ -264,7 +254,18 @@ def demo(
     demonstration.run(folder, model, choose_device(device), console, output, quiet=quiet)
 
 
+# In the order of --help: what most people want first.
+app.command()(calibrate)
+app.command()(export)
+app.command()(batch)
 add_server_commands(app)
+app.command()(worker)
+app.command()(workers)
+app.command()(gateway)
+app.command()(stream)
+app.command()(train)
+app.add_typer(model_app, name="models")
+app.command()(benchmark)
 
 
 def main() -> None:
