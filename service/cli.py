@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -66,6 +67,24 @@ app = typer.Typer(
 )
 console = Console(stderr=True)
 output = Console()
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        output.print(f"mri-posterior {version('mri-posterior')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options of the program itself; the commands have their own."""
 
 
 class PresetName(StrEnum):
