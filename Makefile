@@ -16,7 +16,9 @@ help: ## this list
 demo: $(STAMP) ## simulate, undersample, reconstruct and evaluate a scan (under 3 minutes)
 	$(BIN)/mri-posterior demo
 
-serve: $(STAMP) viewer ## the service with its viewer at http://127.0.0.1:8080/view
+serve: $(STAMP) ## the service with its viewer at http://127.0.0.1:8080/view
+	@$(MAKE) --no-print-directory viewer || echo 'The viewer could not be built;' \
+		'/view/plain shows pictures without it.' >&2
 	$(BIN)/mri-posterior serve
 
 viewer: $(VIEWER) ## the viewer's bundle, by npm (the machine's, or Node.js from PyPI)

@@ -26,6 +26,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from recon.io.files import write_scan
 from recon.phantom import simulate
+from recon.scan import Scan
 from recon.undersampling import undersample, undersampling_mask
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images"
@@ -57,6 +58,8 @@ def main() -> None:
                 executable_path=shutil.which("chromium"), args=list(_FLAGS)
             )
             desk = chromium.new_page(viewport={"width": 1280, "height": 800}, base_url=url)
+            with _running(url) as another:
+                _take_running(desk, another)
             _take_desk(desk, job)
             tablet = chromium.new_page(
                 viewport={"width": 820, "height": 1180}, has_touch=True, base_url=url
@@ -65,6 +68,18 @@ def main() -> None:
             _shown(tablet, "mean")
             _save(tablet, "viewer-tablet")
             chromium.close()
+
+
+def _take_running(page: Page, job: str) -> None:
+    page.goto(f"/view/reconstructions/{job}")
+    page.locator("img.preview:visible").wait_for(timeout=300_000)
+    page.wait_for_function(
+        "() => document.querySelector('progress')?.value > 0.15", timeout=300_000
+    )
+    _save(page, "viewer-running")
+    page.goto("/view")
+    page.locator(f"tr[data-job='{job}']").get_by_text("left").wait_for()
+    _save(page, "viewer-jobs")
 
 
 def _take_desk(page: Page, job: str) -> None:
@@ -76,8 +91,6 @@ def _take_desk(page: Page, job: str) -> None:
     )
     page.get_by_role("alert").wait_for()
     _save(page, "viewer-broken-file")
-    page.get_by_role("button", name="Dismiss").click()
-    _save(page, "viewer-jobs")
 
     page.goto(here)
     _shown(page, "mean")
@@ -105,6 +118,9 @@ def _take_desk(page: Page, job: str) -> None:
     page.goto(f"/view/plain/{job}?product=std")
     page.locator("img").wait_for()
     _save(page, "viewer-plain")
+    page.goto("/view/plain")
+    page.locator("table").wait_for()
+    _save(page, "viewer-plain-list")
 
 
 def _regions(page: Page) -> None:
@@ -155,15 +171,8 @@ def _reconstructed(url: str, folder: Path) -> str:
         for job in known:
             if job["tags"].get("label") == LABEL:
                 return str(job["id"])
-        full, _ = simulate(rows=SIZE, columns=SIZE)
-        mask = undersampling_mask((SIZE, SIZE), "equispaced", 4, 0.08, 0)
-        write_scan(folder / "scan.h5", undersample(full, mask))
-        job = client.post(
-            "/v1/reconstructions",
-            params={"preset": "fast", "tag.label": LABEL},
-            content=(folder / "scan.h5").read_bytes(),
-            headers={"Content-Type": "application/x-hdf5"},
-        ).json()
+        write_scan(folder / "scan.h5", _scan(4))
+        job = _submitted(client, folder / "scan.h5", preset="fast", label=LABEL)
         while job["finished_at"] is None:
             job = client.get(
                 f"/v1/reconstructions/{job['id']}", headers={"Prefer": "wait=60"}
@@ -171,6 +180,38 @@ def _reconstructed(url: str, folder: Path) -> str:
         if job["state"] != "succeeded":
             raise SystemExit(json.dumps(job["error"]))
         return str(job["id"])
+
+
+@contextmanager
+def _running(url: str) -> Iterator[str]:
+    """Id of a reconstruction that is still at work, and is cancelled in the end."""
+    with httpx.Client(base_url=url, timeout=120) as client, tempfile.TemporaryDirectory() as folder:
+        write_scan(Path(folder) / "scan.h5", _scan(8))
+        label = "Phantom, 8 times undersampled"
+        job = _submitted(client, Path(folder) / "scan.h5", preset="thorough", label=label)
+        yield str(job["id"])
+        client.post(f"/v1/reconstructions/{job['id']}/cancel")
+        while job["finished_at"] is None:
+            job = client.get(
+                f"/v1/reconstructions/{job['id']}", headers={"Prefer": "wait=60"}
+            ).json()
+
+
+def _scan(acceleration: int) -> Scan:
+    full, _ = simulate(rows=SIZE, columns=SIZE)
+    return undersample(full, undersampling_mask((SIZE, SIZE), "equispaced", acceleration, 0.08, 0))
+
+
+def _submitted(client: httpx.Client, scan: Path, *, preset: str, label: str) -> dict[str, Any]:
+    answer = client.post(
+        "/v1/reconstructions",
+        params={"preset": preset, "tag.label": label},
+        content=scan.read_bytes(),
+        headers={"Content-Type": "application/x-hdf5"},
+    )
+    answer.raise_for_status()
+    job: dict[str, Any] = answer.json()
+    return job
 
 
 @contextmanager

@@ -125,6 +125,10 @@ if [ -n "${missing:-}" ]; then
     skip 'image' "apt-get install --no-install-recommends$missing"
 elif [ "$(id -u)" != 0 ]; then
     skip 'image' 'building it without a registry needs root'
+elif ! "${podman[@]}" info > "$work/podman.log" 2>&1; then
+    skip 'image' "Podman does not work here: $(tail --lines 1 "$work/podman.log")"
+elif ! unshare --mount mount -t tmpfs tmpfs "$work/nginx" 2> "$work/mount.log"; then
+    skip 'image' "nothing can be mounted here: $(cat "$work/mount.log")"
 fi
 if ((${#failed[@]})) || [[ " ${skipped[*]} " == *' image '* ]]; then finish; exit; fi
 

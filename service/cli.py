@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -60,21 +61,30 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # "[all]" in a help text is meant, and is no tag
     help="From undersampled MRI k-space to a posterior: mean, samples and uncertainty maps. "
     "For research, not for diagnosis.",
 )
-app.add_typer(model_app, name="models")
-app.command()(train)
-app.command()(export)
-app.command()(gateway)
-app.command()(stream)
-app.command()(benchmark)
-app.command()(batch)
-app.command()(calibrate)
-app.command()(worker)
-app.command()(workers)
 console = Console(stderr=True)
 output = Console()
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        output.print(f"mri-posterior {version('mri-posterior')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options of the program itself; the commands have their own."""
 
 
 class PresetName(StrEnum):
@@ -263,7 +273,18 @@ def demo(
     demonstration.run(folder, model, choose_device(device), console, output, quiet=quiet)
 
 
+# In the order of --help: what most people want first.
+app.command()(calibrate)
+app.command()(export)
+app.command()(batch)
 add_server_commands(app)
+app.command()(worker)
+app.command()(workers)
+app.command()(gateway)
+app.command()(stream)
+app.command()(train)
+app.add_typer(model_app, name="models")
+app.command()(benchmark)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Who may import whom, and how large a file may grow: read off the source, not off the run."""
+"""Who may import whom, how large a file may grow, what a pin may ask: read off the source."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
+
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 PRODUCT = ("recon", "models", "service")
@@ -170,3 +174,21 @@ def loaded_of(modules: list[str], names: tuple[str, ...]) -> str:
     )
     assert run.returncode == 0, run.stderr
     return run.stdout.strip().splitlines()[-1]
+
+
+def test_what_is_pinned_installs_on_every_python_that_is_promised() -> None:
+    """A pin that refuses one of them lets pip search for hours there: Debian has 3.11.2."""
+    lowest = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    versions = (lowest.removeprefix(">=") + ".2", "3.12.0", "3.13.0")
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
+    refusing = {}
+    for name, pin in pins.items():
+        try:
+            installed = metadata.metadata(name)
+        except metadata.PackageNotFoundError:
+            continue
+        needed = SpecifierSet(installed.get("Requires-Python") or "")
+        if installed["Version"].partition("+")[0] == pin and not all(v in needed for v in versions):
+            refusing[name] = str(needed)
+    assert len(pins) > 100
+    assert refusing == {}

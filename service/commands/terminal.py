@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -17,7 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from recon.evaluation import Evaluation, Judgement
 from recon.pipeline import CoarseReady, Event
@@ -101,9 +102,9 @@ def print_evaluation(evaluation: Evaluation, console: Console, applied: str | No
 
     Coverage is of the reference with its noise (`Judgement.predicted_90`).
     """
-    table = Table(
-        "", "image", "PSNR dB", "SSIM", "NMSE", "50 % holds", "90 % holds", "χ²", "R̂ < 1.1"
-    )
+    measures = ("PSNR dB", "SSIM", "NMSE", "50 % holds", "90 % holds", "χ²", "R̂ < 1.1")
+    names = (Column("", no_wrap=True), Column("image", no_wrap=True))
+    table = Table(*names, *measures, box=SIMPLE_HEAD, pad_edge=False)  # 80 columns are enough
     rows = [
         (f"slice {index}", judgement)
         for index, judgement in zip(evaluation.indices, evaluation.slices, strict=True)

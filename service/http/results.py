@@ -156,7 +156,7 @@ def get_picture(
     """A slice as a picture; while the job runs, the picture so far. `Window` says its ends."""
     job = find_job(context, key, job_id)
     ended = job.state is JobState.SUCCEEDED and results_of(job)
-    image = _finished(context, job, query) if ended else _so_far(context, job, query)
+    image = finished_picture(context, job, query) if ended else _so_far(context, job, query)
     low, high = query.ends or window_of(query.product, image)
     grey = query.colours == "grey"
     stops = None if grey else colour_stops(PICTURES[query.product].colours)
@@ -168,7 +168,8 @@ def get_picture(
     return Response(content, media_type="image/png", headers=headers)
 
 
-def _finished(context: Context, job: Job, query: PictureQuery) -> NDArray[np.float32]:
+def finished_picture(context: Context, job: Job, query: PictureQuery) -> NDArray[np.float32]:
+    """The slice that is asked for, of a job that has results; raises ProblemError."""
     position = slice_position(job, query.slice)
     try:
         return read_stack(files_of(context, job), query.product, query.sample, position)[0]

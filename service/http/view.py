@@ -12,13 +12,13 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 import service
-from service.http.context import InContext
+from service.http.context import Context, InContext
 from service.http.job_answers import find_job
 from service.http.principal import Reader, owner_of
-from service.http.results import PictureQuery
+from service.http.results import PictureQuery, finished_picture
 from service.http.scans import Id
 from service.jobs.job import Job, JobState
-from service.volumes import PICTURES
+from service.volumes import PICTURES, Picture, colour_stops, window_of
 
 _VIEWER = Path(service.__file__).parent / "viewer"
 BUNDLE = _VIEWER / "dist"
@@ -75,9 +75,11 @@ def plain_reconstruction(
     body = f"<p>State: <strong>{job.state.value}</strong></p>"
     if job.error:
         body += f"<p role=alert>{escape(job.error['title'])}: {escape(job.error['detail'])}</p>"
-    if job.state is JobState.SUCCEEDED and job.summary:
-        body += _picture(job, query)
-    return _html(f"Reconstruction {job.id}", body)
+    if job.state is JobState.SUCCEEDED and job.results is None:
+        body += "<p>The results were removed. A retry of the job makes them again.</p>"
+    elif job.state is JobState.SUCCEEDED and job.summary:
+        body += _picture(context, job, query)
+    return _html(f"Reconstruction {_name(job)}", body)
 
 
 @router.get("")
@@ -104,24 +106,32 @@ def add_view(app: FastAPI) -> None:
     app.include_router(router)
 
 
+def _name(job: Job) -> str:
+    return str(job.request.get("tags", {}).get("label") or job.id)
+
+
 def _row(job: Job) -> str:
-    progress = (job.progress or {}).get("fraction", 0.0) if not job.state.terminal else 1.0
+    done = job.state is JobState.SUCCEEDED
+    progress = 1.0 if done else (job.progress or {}).get("fraction", 0.0)
     submitted = f"{_time(job.created_at)} UTC"
+    label = escape(_name(job))
     return (
-        f"<tr><td><a href='/view/plain/{job.id}'>{job.id}</a><td>{job.state.value}"
+        f"<tr><td><a href='/view/plain/{job.id}'>{label}</a><td>{job.state.value}"
         f"<td>{progress:.0%}<td>{escape(job.parameters.preset or 'standard')}<td>{submitted}"
     )
 
 
-def _picture(job: Job, query: PictureQuery) -> str:
+def _picture(context: Context, job: Job, query: PictureQuery) -> str:
     assert job.summary is not None
     slices = {entry["slice"]: entry for entry in job.summary["slices"]}
     shown = query.slice if query.slice in slices else sorted(slices)[len(slices) // 2]
     entry = slices[shown]
     picture = PICTURES[query.product]
+    chosen = query.model_copy(update={"slice": shown})
+    window = query.ends or window_of(query.product, finished_picture(context, job, chosen))
     source = (
         f"/v1/reconstructions/{job.id}/preview.png?slice={shown}&amp;product={query.product}"
-        f"&amp;sample={query.sample}&amp;colours=own"
+        f"&amp;sample={query.sample}&amp;colours=own&amp;window={window[0]:.9g},{window[1]:.9g}"
     )
     kinds = "".join(_option(name, kind.label, query.product) for name, kind in PICTURES.items())
     indices = "".join(_option(str(index), str(index), str(shown)) for index in sorted(slices))
@@ -134,12 +144,30 @@ def _picture(job: Job, query: PictureQuery) -> str:
         f"<label>Slice <select name=slice>{indices}</select></label> "
         f"<label>Sample <select name=sample>{samples}</select></label> <button>Show</button></form>"
         f"<figure><img src='{source}' alt='{escape(picture.meaning)}, slice {shown}'>"
-        f"<figcaption>{escape(picture.meaning)}</figcaption></figure>"
+        f"{_colour_bar(picture, window)}<figcaption>{escape(picture.meaning)}</figcaption></figure>"
         f"{_calibration(job.summary.get('calibration'))}"
         f"<p>χ² {entry['chi2']:.2f}, {'converged' if entry['converged'] else 'not converged'}</p>"
         f"<ul>{warnings}</ul>"
         f"<p><a href='/v1/reconstructions/{job.id}/results/report.json'>report.json</a> · "
         f"<a href='/v1/reconstructions/{job.id}/results/result.h5'>result.h5</a></p>"
+    )
+
+
+def _colour_bar(picture: Picture, window: tuple[float, float]) -> str:
+    """Which colour is which value: presentation attributes, for the policy allows no styles."""
+    colours = colour_stops(picture.colours)
+    stops = "".join(
+        f"<stop offset='{at / (len(colours) - 1):.4f}' stop-color='rgb{colour}'/>"
+        for at, colour in enumerate(colours)
+    )
+    low, high = window
+    values = "".join(f"<span>{value:.3g}</span>" for value in (low, (low + high) / 2, high))
+    unit = escape(f"{picture.label}{f' ({picture.unit})' if picture.unit else ''}")
+    return (
+        "<div class=bar><svg viewBox='0 0 100 4' preserveAspectRatio=none aria-hidden=true>"
+        f"<linearGradient id=colours>{stops}</linearGradient>"
+        "<rect width=100 height=4 fill='url(#colours)'/></svg>"
+        f"<div class=values>{values}</div><p>{unit}</p></div>"
     )
 
 

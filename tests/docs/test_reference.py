@@ -9,13 +9,16 @@ from pathlib import Path
 
 import h5py
 import pytest
+import typer
 import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from rich.console import Console
+from typer.core import TyperGroup
 
 from docs.reference_pages import ATTRIBUTES, CARRIED_OVER, error_codes, openapi, result_page
 from recon.pipeline import Settings
 from recon.schedule import PRESETS
+from service.cli import app as command_line
 from service.http.app import create_context
 from service.problems import PROBLEMS
 from service.runs import choose_device, load_scan, reconstruct_file
@@ -26,6 +29,8 @@ from tests.service.live import tiny_model, tiny_scan
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+TEXTS = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "docker" / "README.md"])
+FOLDERS = "recon|models|service|tests|benchmarks|docs|docker"
 VARIABLE = re.compile(r"MRI_POSTERIOR_[A-Z_]+")
 OTHER_VARIABLES = {
     "MRI_POSTERIOR_CONFIG",
@@ -95,6 +100,21 @@ def test_presets_cost_what_the_method_page_says() -> None:
 def test_variables_that_are_named_exist(path: Path) -> None:
     known = {setting.variable for setting in settings_table()} | OTHER_VARIABLES
     assert set(VARIABLE.findall((ROOT / path).read_text())) <= known
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_commands_that_a_text_names_exist(path: Path) -> None:
+    text = path.read_text()
+    named = re.findall(rf"`((?:{FOLDERS})/[\w./-]*)`", text)
+    if path.parent == ROOT:  # MkDocs checks the links of the others
+        named += [link for link in re.findall(r"\]\(([^)#:]+)[)#]", text) if link]
+    assert [name for name in named if "NAME" not in name and not (ROOT / name).exists()] == []
+    top = typer.main.get_command(command_line)
+    assert isinstance(top, TyperGroup)
+    for name, rest in re.findall(r"mri-posterior ([a-z]+)(?: ([a-z]+))?", text):
+        assert name in top.commands
+        group = top.commands[name]
+        assert not (isinstance(group, TyperGroup) and rest) or rest in group.commands, rest
 
 
 def test_dashboard_and_alerts_use_metrics_that_are_exported(exported: set[str]) -> None:

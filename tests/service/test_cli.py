@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import h5py
@@ -46,6 +47,16 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found["summary"].write_text(done.stdout)
     found["picture"] = picture
     return found
+
+
+def test_help_keeps_what_stands_in_brackets() -> None:
+    """Rich takes "[all]" for a tag and leaves it out, unless it is told not to."""
+    said = command("export", "--help").stdout + command("models", "--help").stdout
+    assert "[random]" in said
+
+
+def test_it_says_its_version() -> None:
+    assert command("--version").stdout == f"mri-posterior {version('mri-posterior')}\n"
 
 
 def test_a_result_carries_its_provenance(files: dict[str, Path]) -> None:

@@ -317,3 +317,20 @@ def test_without_webgl2_the_service_draws(
         show(page, overlay="std")
         assert np.ptp(pixels(page), axis=-1).max() > 40
     assert not [line for line in tab.said if "Content Security Policy" in line]
+
+
+def test_the_plain_page_says_which_colour_is_which_value(
+    chromium: Any, server: Server, client: httpx.Client, done: dict[str, Any]
+) -> None:
+    tab = opened(chromium, server.url)
+    page = tab.page
+    page.goto(f"/view/plain/{done['id']}?product=std")
+    page.wait_for_function("() => document.querySelector('img').naturalWidth > 0")
+    query = {"product": "std", "colours": "own"}
+    said = client.get(f"/v1/reconstructions/{done['id']}/preview.png", params=query)
+    low, high = map(float, said.headers["window"].split(","))
+    shown = [float(value) for value in page.locator(".values span").all_inner_texts()]
+    assert shown == [float(f"{value:.3g}") for value in (low, (low + high) / 2, high)]
+    assert page.get_by_role("heading", name="Two slices").is_visible()
+    assert not [line for line in tab.said if "Content Security Policy" in line]
+    page.close()

@@ -168,7 +168,7 @@ function row(name: string, value: Interval, what: string, write: Family): HTMLEl
     { "data-what": what, "data-mean": value.mean, "data-std": value.std },
     h("th", { scope: "row" }, h("span", { class: `swatch ${name.length === 1 ? name : ""}` }, name)),
     h("td", {}, `${write.text(value.mean)} ± ${write.text(value.std)}`),
-    h("td", {}, `${write.text(value.low)} to ${write.text(value.high)}`),
+    h("td", { class: "wraps" }, `${write.text(value.low)} to\u00a0${write.text(value.high)}`),
     h("td", {}, write.text(value.mc_error)),
   );
 }
