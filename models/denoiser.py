@@ -16,6 +16,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from models.batching import FittingBatches
+
 SIGMA_DATA = 0.25
 """RMS of one component of a training image whose 99th percentile is 1."""
 
@@ -141,7 +143,7 @@ class NetworkPrior:
 
     Images are in units where the 99th percentile of the magnitude is about 1; the network sees
     them times `scale`. It runs in `compute_dtype`; input and output are complex64. The first axis
-    of the image is the batch.
+    of the image is the batch; it is split where it does not fit into the free memory.
     """
 
     def __init__(
@@ -157,17 +159,19 @@ class NetworkPrior:
         self.compute_dtype = compute_dtype
         self.parameterization = parameterization
         self.scale = scale
+        self._batches = FittingBatches(self.network)
 
     @torch.inference_mode()
     def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
         """E[clean | noisy] for complex `noisy` (batch, rows, columns), noise std per component."""
         levels = torch.full((noisy.shape[0],), self.scale * sigma, device=noisy.device)
-        return self._denoise(noisy, levels)
+        return self._batches.run(self._denoise, noisy, levels)
 
     @torch.inference_mode()
     def denoise_each(self, noisy: Tensor, sigmas: Tensor) -> Tensor:
         """`denoise` with a noise level for each image, `sigmas` (batch,)."""
-        return self._denoise(noisy, (self.scale * sigmas).to(noisy.device, torch.float32))
+        levels = (self.scale * sigmas).to(noisy.device, torch.float32)
+        return self._batches.run(self._denoise, noisy, levels)
 
     def _denoise(self, noisy: Tensor, levels: Tensor) -> Tensor:
         channels = self.scale * torch.view_as_real(noisy).movedim(-1, 1)

@@ -87,7 +87,7 @@ class ServiceSettings(BaseSettings):
     )
     workers: int = Field(0, ge=0, le=64, description="worker processes; 0: one per GPU, or one")
     device: str = Field("auto", description="auto, cpu, cuda; workers share CUDA devices out")
-    worker_threads: int = Field(0, ge=0, description="CPU threads per worker; 0: torch's choice")
+    worker_threads: int = Field(0, ge=0, description="threads per worker; 0: a share of the cores")
     default_model: str = Field("", description="prior when a request names none [the shipped one]")
     jobs_at_once: int = Field(
         1, ge=1, le=32, description="jobs of a worker: one samples, others are read and written"

@@ -58,8 +58,9 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     lock = _sole_owner(worker_lock(settings.data, slot))
     device = _device(settings, slot)
-    if settings.worker_threads:
-        torch.set_num_threads(settings.worker_threads)
+    threads = threads_of(settings, device, len(os.sched_getaffinity(0)))
+    if threads:
+        torch.set_num_threads(threads)
     start_tracing(f"worker-{slot}")
     engine = open_database(settings.database_url)
     workers = Workers(engine)
@@ -147,6 +148,16 @@ def _calibration(name: str) -> FoundCalibration | None:
     except ModelError as error:
         log.warning("calibration not usable", model=name, code=error.code)
         return None
+
+
+def threads_of(settings: ServiceSettings, device: torch.device, cores: int) -> int:
+    """CPU threads of one worker; 0 leaves them to torch, which takes all cores for itself.
+
+    Workers on CPUs share the cores out: threads that wait for one another cost many times the work.
+    """
+    if settings.worker_threads or device.type != "cpu" or settings.workers < 2:
+        return settings.worker_threads
+    return max(1, cores // settings.workers)
 
 
 def _live(

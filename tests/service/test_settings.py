@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from service.cli import app
-from service.settings import in_force, load_settings, table
+from service.jobs.worker import threads_of
+from service.settings import ServiceSettings, in_force, load_settings, table
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "service.md"
 
@@ -61,3 +63,15 @@ def test_the_documentation_speaks_of_every_route() -> None:
                  "preview.png", "/v1/models", "/v1/presets", "/v1/limits", "/livez", "/readyz",
                  "/metrics"):  # fmt: skip
         assert name in text, name
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "asked", "threads"),
+    [("cpu", 0, 0, 0), ("cpu", 1, 0, 0), ("cpu", 3, 0, 2), ("cpu", 16, 0, 1), ("cpu", 3, 5, 5),
+     ("cuda", 3, 0, 0)],
+)  # fmt: skip
+def test_workers_on_a_cpu_share_its_cores_out(
+    device: str, workers: int, asked: int, threads: int
+) -> None:
+    settings = ServiceSettings(workers=workers, worker_threads=asked)
+    assert threads_of(settings, torch.device(device), 8) == threads
