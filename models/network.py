@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,6 +39,10 @@ class UNet(nn.Module):
     """
 
     def __init__(self, config: UNetConfig) -> None:
+        from monai.networks.nets.diffusion_model_unet import (  # lazy: seconds, few priors need it
+            DiffusionModelUNet,
+        )
+
         super().__init__()
         self.config = config
         levels = len(config.channels)

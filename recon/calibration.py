@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-import sigpy.mri.app as mri_app
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
@@ -196,6 +195,8 @@ def compress(model: NoiseModel, scan: Scan, settings: CalibrationSettings) -> No
 
 
 def _espirit(kspace: Complex, width: int, settings: CalibrationSettings) -> Complex:
+    import sigpy.mri.app as mri_app  # lazy: a second, for one step
+
     maps = mri_app.EspiritCalib(
         kspace,
         calib_width=width,

@@ -8,8 +8,6 @@ from enum import StrEnum
 from itertools import pairwise
 
 import numpy as np
-import sigpy
-import sigpy.mri.app as mri_app
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -137,6 +135,9 @@ def l1_wavelet(problem: Problem, regularisation: float, iterations: int = 60) ->
             "l1-wavelet-cartesian",
             "the L1-wavelet start is for Cartesian scans; leave --coarse at cg-sense",
         )
+    import sigpy  # lazy: a second, for one step
+    import sigpy.mri.app as mri_app  # lazy: a second, for one step
+
     app = mri_app.L1WaveletRecon(
         problem.measurement.cpu().numpy(),
         operator.coil_maps.cpu().numpy(),

@@ -14,8 +14,6 @@ from typing import final
 
 import finufft
 import numpy as np
-import sigpy
-import sigpy.mri
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -149,6 +147,9 @@ def density_compensation(
 
     Scaled so that the point spread is 1 at its centre.
     """
+    import sigpy  # lazy: a second, for one step
+    import sigpy.mri  # lazy: a second, for one step
+
     coordinates = points[mask].astype(np.float32) * np.array(shape, np.float32)
     found = sigpy.mri.pipe_menon_dcf(
         coordinates, shape, device=sigpy.cpu_device, max_iter=30, show_pbar=False

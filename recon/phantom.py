@@ -13,8 +13,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-import sigpy
-import sigpy.mri
 from numpy.typing import NDArray
 
 from recon.errors import ScanError
@@ -79,6 +77,8 @@ def receive(image: NDArray[np.complex64], coils: int, noise_std: float, seed: in
     """
     slices, rows, columns = image.shape
     weighted = image[:, None] * receiver_maps(coils, rows, columns)
+    import sigpy  # lazy: a second, for one step
+
     kspace = sigpy.fft(weighted, axes=(-2, -1)).astype(np.complex64)
     # One stream per slice: a slice keeps its noise when more slices follow it.
     for k, each in enumerate(kspace):
@@ -116,6 +116,8 @@ def receiver_maps(coils: int, rows: int, columns: int) -> NDArray[np.complex64]:
     prewhitening leads back to maps with sum |S|^2 = 1 and white noise; that is why the truth needs
     no factor, whatever the whitening matrix.
     """
+    import sigpy.mri  # lazy: a second, for one step
+
     birdcage = sigpy.mri.birdcage_maps((coils, rows, columns), nzz=coils)
     return np.tensordot(coil_mixing(coils), birdcage, axes=1).astype(np.complex64)
 
