@@ -172,8 +172,22 @@ def row_solver(operator: CartesianSense) -> RowSolver | None:
     index = torch.arange(size, device=maps.device)
     circulant = kernel[(index[:, None] - index[None, :]) % size]
     blocks = circulant * (lines.conj() @ lines.mT)
-    values, vectors = torch.linalg.eigh(blocks)
+    values, vectors = _eigh(blocks)
     return RowSolver(values.clamp_min(0).to(maps.real.dtype), vectors, along_rows)
+
+
+def _eigh(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and vectors of Hermitian blocks (lines, n, n), all of them finite.
+
+    In single precision LAPACK (MKL 2024.2, two threads) gave NaN for one line of a scan, without
+    an error; such lines are done again in double precision.
+    """
+    values, vectors = torch.linalg.eigh(blocks)
+    wrong = ~(values.isfinite().all(-1) & torch.view_as_real(vectors).isfinite().all((-3, -2, -1)))
+    if bool(wrong.any()):
+        again = torch.linalg.eigh(blocks[wrong].to(torch.complex128))
+        values[wrong], vectors[wrong] = again[0].to(values.dtype), again[1].to(vectors.dtype)
+    return values, vectors
 
 
 @final

@@ -89,6 +89,25 @@ def test_row_solver_normal_is_the_operators(shape: tuple[int, int], along: str) 
     )
 
 
+def test_lines_on_which_single_precision_fails_are_solved_in_double(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    operator = CartesianSense(unit_maps(3, (7, 9)), line_mask((7, 9), "columns"))
+    decompose = torch.linalg.eigh
+
+    def failing(blocks: Tensor) -> tuple[Tensor, Tensor]:
+        values, vectors = decompose(blocks)
+        if blocks.dtype == torch.complex64:
+            values[2, -2:] = torch.nan
+            vectors[2, :, 3] = torch.nan
+        return values, vectors
+
+    monkeypatch.setattr(torch.linalg, "eigh", failing)
+    image = complex_normal((2, 7, 9), 2)
+    error = exact_row_solver(operator).normal(image) - operator.normal(image)
+    assert norm(error) < 1e-5 * norm(image)
+
+
 @pytest.mark.parametrize("kind", ["columns", "rows", "gradients along columns", "gradients in 2-D"])
 def test_draws_have_the_covariance_of_the_inverse(kind: str) -> None:
     """Whitened by the exact factor of H, 20000 draws are white within 5 standard errors."""
