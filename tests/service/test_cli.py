@@ -14,6 +14,7 @@ import pytest
 from fastmri.evaluate import psnr
 
 from recon.io.files import read_result, read_scan
+from recon.schedule import PRESETS
 from service.slices import parse_slices
 
 
@@ -68,7 +69,7 @@ def test_a_result_carries_its_provenance(files: dict[str, Path]) -> None:
     assert attributes["input_sha256"] == read_scan(files["scan"]).sha256
     for name in ("model_id", "model_sha256", "seed", "steps", "software_version", "acceleration"):
         assert name in attributes
-    assert attributes["steps"] == 40
+    assert attributes["steps"] == PRESETS["fast"].evaluations
     assert files["picture"].read_bytes().startswith(b"\x89PNG")
 
 
