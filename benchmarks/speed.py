@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import cProfile
 import platform
-import pstats
 import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -166,13 +165,15 @@ def _shares(
     for _ in run:
         pass
     profile.disable()
-    statistics = pstats.Stats(profile)
-    total = statistics.total_tt  # type: ignore[attr-defined]
+    entries = profile.getstats()
+    total = sum(entry.inlinetime for entry in entries)
     found = dict.fromkeys(PARTS, 0.0)
-    for (file, _, function), (_, _, _, cumulative, _) in statistics.stats.items():  # type: ignore[attr-defined]
+    for entry in entries:
+        if isinstance(entry.code, str):  # a function of C
+            continue
         for part, (name, called) in PARTS.items():
-            if Path(file).name == name and function == called:
-                found[part] = max(found[part], cumulative / total)
+            if Path(entry.code.co_filename).name == name and entry.code.co_name == called:
+                found[part] = max(found[part], entry.totaltime / total)
     return {f"{part} share": share for part, share in found.items()}
 
 
