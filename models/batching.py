@@ -50,7 +50,7 @@ class FittingBatches:
             with _counted_outputs(self._network) as counted:
                 function(images[:1], levels[:1])
             self._bytes[shape] = max(1, 2 * counted[0])
-        size = self._most.get(shape, len(images))
+        size = min(self._most.get(shape, len(images)), len(images))
         if len(images) > 1:
             size = min(size, int(SHARE * self._free(images.device)) // self._bytes[shape])
         size = max(1, size)
@@ -58,11 +58,11 @@ class FittingBatches:
             try:
                 parts = zip(images.split(size), levels.split(size), strict=True)
                 return torch.cat([function(*part) for part in parts])
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except RuntimeError as error:
                 if size == 1 or not _is_out_of_memory(error):
                     raise
             # Outside of `except`: there the traceback holds on to what has to be freed.
-            size = min(size, len(images)) // 2
+            size //= 2
             self._most[shape] = size
             if images.device.type == "cuda":
                 torch.cuda.empty_cache()

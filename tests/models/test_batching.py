@@ -65,6 +65,15 @@ def test_an_image_that_alone_does_not_fit_is_an_error() -> None:
         FittingBatches(function.network).run(function, IMAGES[:1], LEVELS[:1])
 
 
+def test_one_image_that_does_not_fit_is_the_same_error_after_larger_batches() -> None:
+    function = Recorder(3)
+    batches = FittingBatches(function.network, lambda _device: 1 << 40)
+    batches.run(function, IMAGES, LEVELS)
+    function.most = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        batches.run(function, IMAGES[:1], LEVELS[:1])
+
+
 def test_other_errors_are_not_taken_for_it() -> None:
     function = Recorder(2, ValueError)
     with pytest.raises(ValueError, match="allocate"):
