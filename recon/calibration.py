@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from recon.errors import CalibrationError
+from recon.espirit import eigen_maps
 from recon.noncartesian import gridded
 from recon.scan import Scan, Trajectory
 
@@ -84,6 +86,30 @@ def calibration_width(mask: NDArray[np.bool_]) -> int:
             break
         width = grown
     return width
+
+
+def calibration_region(mask: NDArray[np.bool_]) -> tuple[int, int]:
+    """Rows and columns of the fully sampled rectangle round the centre of k-space, at most 32 each.
+
+    The largest square, grown along the axis that allows more: with lines as a mask, along them.
+    """
+    width = min(calibration_width(mask), _MAXIMUM_CALIBRATION)
+
+    def longest(lines: NDArray[np.bool_]) -> int:
+        """Samples along the first axis round its centre, where all across it are there."""
+        middle, size = len(lines) // 2, width
+        full = np.asarray(lines.all(axis=1))
+        while size < min(_MAXIMUM_CALIBRATION, len(lines)):
+            first = middle - (size + 1) // 2
+            if not full[first : first + size + 1].all():
+                break
+            size += 1
+        return size
+
+    top, left = (size // 2 - width // 2 for size in mask.shape)
+    rows = longest(mask[:, left : left + width])
+    columns = longest(mask[top : top + width].T)
+    return (rows, width) if rows >= columns else (width, columns)
 
 
 def _outer_samples(scan: Scan) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
@@ -194,17 +220,15 @@ def compress(model: NoiseModel, scan: Scan, settings: CalibrationSettings) -> No
     return model._replace(whitening=leading.conj().T @ model.whitening)
 
 
-def _espirit(kspace: Complex, width: int, settings: CalibrationSettings) -> Complex:
-    import sigpy.mri.app as mri_app  # lazy: a second, for one step
-
-    maps = mri_app.EspiritCalib(
-        kspace,
-        calib_width=width,
-        kernel_width=min(settings.kernel_width, width // 2),
-        crop=settings.map_crop,
-        show_pbar=False,
-    ).run()
-    return np.asarray(maps, dtype=np.complex64)
+def _espirit(kspace: Complex, region: tuple[int, int], settings: CalibrationSettings) -> Complex:
+    """Maps from the centre of k-space on the grid, zero where the eigenvalue says: empty."""
+    rows, columns = kspace.shape[1:]
+    top, left = rows // 2 - region[0] // 2, columns // 2 - region[1] // 2
+    centre = kspace[:, top : top + region[0], left : left + region[1]]
+    width = min(settings.kernel_width, min(region) // 2)
+    found = eigen_maps(torch.from_numpy(centre.copy()), (rows, columns), width)
+    maps = found.maps[0] * (found.eigenvalues[0] > settings.map_crop)
+    return np.asarray(maps.numpy(), dtype=np.complex64)
 
 
 def _low_resolution(kspace: Complex, maps: Complex, width: int) -> Complex:
@@ -248,7 +272,7 @@ def calibrate(
             "as the dataset 'coil_maps'.",
         )
     else:
-        maps = _espirit(grid, width, settings)
+        maps = _espirit(grid, calibration_region(scan.sampled), settings)
     image = _low_resolution(grid, maps, max(width, 8))
     image = gaussian_filter(image.real, 1) + 1j * gaussian_filter(image.imag, 1)
     phase = np.exp(1j * np.angle(image)).astype(np.complex64)

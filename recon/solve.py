@@ -172,12 +172,12 @@ def row_solver(operator: CartesianSense) -> RowSolver | None:
     index = torch.arange(size, device=maps.device)
     circulant = kernel[(index[:, None] - index[None, :]) % size]
     blocks = circulant * (lines.conj() @ lines.mT)
-    values, vectors = _eigh(blocks)
+    values, vectors = hermitian_eigen(blocks)
     return RowSolver(values.clamp_min(0).to(maps.real.dtype), vectors, along_rows)
 
 
-def _eigh(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and vectors of Hermitian blocks (lines, n, n), all of them finite.
+def hermitian_eigen(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (ascending) and vectors of Hermitian blocks (n, size, size), all of them finite.
 
     In single precision LAPACK (MKL 2024.2, two threads) gave NaN for one line of a scan, without
     an error; such lines are done again in double precision.
