@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from recon.errors import CalibrationError
-from recon.espirit import eigen_maps
+from recon.espirit import EigenMaps, eigen_maps
 from recon.noncartesian import gridded
+from recon.overlap import Overlap
 from recon.scan import Scan, Trajectory
 
 MINIMUM_CALIBRATION = 12
@@ -23,6 +24,13 @@ _NO_NOISE_FLOOR = 1.6
 _FLOOR_OF_SIGNAL = 2e-3
 _QUIET_ROUNDS = 5
 _LEAST_OWN_NOISE = 1e-3
+_LEAST_OVERLAP = 1e-3
+"""Energy of second places, over the image's at low resolution, from which on they count: 0.01 on a
+scan that folds, below 0.0002 on those that do not."""
+_OVERLAP_CUT = 0.02
+"""Of the loudest line of the strip: what lies below is left out."""
+_OVERLAP_MARGIN = 2
+"""Lines added on either side of the strip."""
 
 Complex = NDArray[np.complex64]
 
@@ -39,6 +47,8 @@ class CalibrationSettings:
     """ESPIRiT kernel."""
     map_crop: float = 0.7
     """ESPIRiT eigenvalue below which a pixel is taken to be empty."""
+    second_crop: float = 0.8
+    """Second eigenvalue below which a pixel holds one place of the object; 1 looks for none."""
 
     def __post_init__(self) -> None:
         if not 0.95 <= self.compression_energy <= 1:
@@ -73,6 +83,8 @@ class Calibration:
     noise_source: str
     trajectory: Trajectory | None = None
     """Of the samples, where `kspace` is (coils, readouts, samples)."""
+    overlap: Overlap | None = None
+    """Where the field of view is smaller than the object; `coil_maps` then hold its strip too."""
 
 
 def calibration_width(mask: NDArray[np.bool_]) -> int:
@@ -88,18 +100,18 @@ def calibration_width(mask: NDArray[np.bool_]) -> int:
     return width
 
 
-def calibration_region(mask: NDArray[np.bool_]) -> tuple[int, int]:
-    """Rows and columns of the fully sampled rectangle round the centre of k-space, at most 32 each.
+def calibration_region(mask: NDArray[np.bool_], most: int) -> tuple[int, int]:
+    """Rows and columns of the fully sampled rectangle round the centre of k-space, `most` each.
 
     The largest square, grown along the axis that allows more: with lines as a mask, along them.
     """
-    width = min(calibration_width(mask), _MAXIMUM_CALIBRATION)
+    width = min(calibration_width(mask), most)
 
     def longest(lines: NDArray[np.bool_]) -> int:
         """Samples along the first axis round its centre, where all across it are there."""
         middle, size = len(lines) // 2, width
         full = np.asarray(lines.all(axis=1))
-        while size < min(_MAXIMUM_CALIBRATION, len(lines)):
+        while size < min(most, len(lines)):
             first = middle - (size + 1) // 2
             if not full[first : first + size + 1].all():
                 break
@@ -220,21 +232,50 @@ def compress(model: NoiseModel, scan: Scan, settings: CalibrationSettings) -> No
     return model._replace(whitening=leading.conj().T @ model.whitening)
 
 
-def _espirit(kspace: Complex, region: tuple[int, int], settings: CalibrationSettings) -> Complex:
-    """Maps from the centre of k-space on the grid, zero where the eigenvalue says: empty."""
+def _espirit(
+    kspace: Complex, region: tuple[int, int], settings: CalibrationSettings, sets: int
+) -> EigenMaps:
+    """Maps from the centre of k-space on the grid."""
     rows, columns = kspace.shape[1:]
     top, left = rows // 2 - region[0] // 2, columns // 2 - region[1] // 2
     centre = kspace[:, top : top + region[0], left : left + region[1]]
     width = min(settings.kernel_width, min(region) // 2)
-    found = eigen_maps(torch.from_numpy(centre.copy()), (rows, columns), width)
-    maps = found.maps[0] * (found.eigenvalues[0] > settings.map_crop)
-    return np.asarray(maps.numpy(), dtype=np.complex64)
+    return eigen_maps(torch.from_numpy(centre.copy()), (rows, columns), width, sets)
 
 
-def _low_resolution(kspace: Complex, maps: Complex, width: int) -> Complex:
+def _overlap(second: Complex, there: NDArray[np.bool_]) -> Overlap | None:
+    """The strip that holds what is seen of second places, or None where that is next to nothing.
+
+    `second` is the low-resolution image by the second maps, in units of the root mean square of
+    the first; `there` where the second eigenvalue speaks for one. A voxel folds over the nearest
+    edge, and the axis that folds more is taken: across the other one it is mostly the kernel,
+    which sees no finer than a sixth of the field of view, that looks over the edge.
+    """
+    energy = np.where(there, np.abs(second) ** 2, 0)
+    depth = [np.minimum(np.arange(size), np.arange(size)[::-1]) for size in energy.shape]
+    across = depth[1][None, :] < depth[0][:, None]
+    folded = {-1: np.where(across, energy, 0), -2: np.where(across, 0, energy)}
+    axis = max(folded, key=lambda each: float(folded[each].sum()))
+    if folded[axis].sum() < _LEAST_OVERLAP * energy.size:
+        return None
+    size = energy.shape[axis]
+    profile = folded[axis].sum(axis=-3 - axis)
+    loud = np.flatnonzero(profile > _OVERLAP_CUT * profile.max())
+    held = np.zeros(size, np.bool_)
+    for shift in range(-_OVERLAP_MARGIN, _OVERLAP_MARGIN + 1):
+        held[(loud + shift) % size] = True
+    places = np.flatnonzero(held)
+    # In the order in which the places follow each other across the edge.
+    gaps = np.diff(places, append=places[0] + size)
+    places = np.roll(places, -1 - int(np.argmax(gaps)))
+    support = np.take(there, places, axis=axis)
+    return Overlap(axis, size, torch.from_numpy(places.copy()), torch.from_numpy(support.copy()))
+
+
+def _low_resolution(kspace: Complex, maps: Complex, region: tuple[int, int]) -> Complex:
     """Coil combination of the Hann-windowed calibration region, (rows, columns)."""
     windows = []
-    for size in kspace.shape[-2:]:
+    for size, width in zip(kspace.shape[-2:], region, strict=True):
         distance = np.abs(np.arange(size) - size // 2)
         inside = distance < width / 2
         windows.append(inside * np.cos(np.pi * distance / width) ** 2)
@@ -258,6 +299,7 @@ def calibrate(
     kspace = np.einsum("vc,crk->vrk", model.whitening, scan.kspace[index]).astype(np.complex64)
     width = min(calibration_width(scan.sampled), _MAXIMUM_CALIBRATION)
     grid = _on_grid(scan, kspace)
+    overlap, second = None, None
     if scan.coil_maps is not None:
         # Given maps belong to the unwhitened coils; whitening and compression act on them alike.
         given = np.einsum("vc,crk->vrk", model.whitening, scan.coil_maps[index])
@@ -272,13 +314,40 @@ def calibrate(
             "as the dataset 'coil_maps'.",
         )
     else:
-        maps = _espirit(grid, calibration_region(scan.sampled), settings)
-    image = _low_resolution(grid, maps, max(width, 8))
-    image = gaussian_filter(image.real, 1) + 1j * gaussian_filter(image.imag, 1)
-    phase = np.exp(1j * np.angle(image)).astype(np.complex64)
+        sets = 2 if scan.trajectory is None and settings.second_crop < 1 else 1
+        region = calibration_region(scan.sampled, _MAXIMUM_CALIBRATION)
+        found = _espirit(grid, region, settings, sets)
+        eigenvalues = found.eigenvalues.numpy()
+        maps = found.maps[0].numpy() * (eigenvalues[0] > settings.map_crop)
+        if sets == 2:
+            second = found.maps[1].numpy() * (eigenvalues[1] > settings.second_crop)
+    image = _low_resolution(grid, maps, (max(width, 8), max(width, 8)))
+    phase = _smooth_phase(image)
+    maps = maps * phase
+    if second is not None:
+        region = calibration_region(scan.sampled, max(scan.image_shape))
+        beyond = _low_resolution(grid, second, region)
+        level = np.sqrt(np.mean(np.abs(_low_resolution(grid, maps, region)) ** 2))
+        overlap = _overlap(beyond / level, second.any(axis=0))
+        if overlap is not None:
+            strip = np.take(second * _smooth_phase(beyond), overlap.positions, axis=overlap.axis)
+            maps = np.concatenate([maps, strip], axis=overlap.axis)
     return Calibration(
-        kspace, maps * phase, phase, scan.mask, model.noise_std, model.source, scan.trajectory
+        kspace,
+        maps.astype(np.complex64),
+        phase,
+        scan.mask,
+        model.noise_std,
+        model.source,
+        scan.trajectory,
+        overlap,
     )
+
+
+def _smooth_phase(image: Complex) -> Complex:
+    """(rows, columns) unit modulus."""
+    smooth = gaussian_filter(image.real, 1) + 1j * gaussian_filter(image.imag, 1)
+    return np.exp(1j * np.angle(smooth)).astype(np.complex64)
 
 
 def _on_grid(scan: Scan, kspace: Complex) -> Complex:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from recon.errors import ScanError
 from recon.noise import NoiseStreams
-from recon.operators import CartesianSense, FourierOperator, fft2c, ifft2c
+from recon.operators import CartesianSense, FourierOperator, fft2c, grid_radius, ifft2c
 from recon.sampler import Problem
 from recon.solve import conjugate_gradient
 
@@ -47,14 +47,15 @@ class Coarse:
         return 2.5 * float(error.square().mean().sqrt())
 
 
-def radial_spectrum(problem: Problem) -> Tensor:
+def radial_spectrum(problem: Problem, shape: torch.Size | None = None) -> Tensor:
     """Power per real component of the image's Fourier coefficients, fitted to the acquired samples.
 
-    A power law in the distance from the centre of k-space, above the noise; (rows, columns).
+    A power law in the distance from the centre of k-space, above the noise; (rows, columns) of the
+    field of view, or on the Fourier grid of another shape.
     """
     operator, measured = _fourier(problem), problem.measurement
     mask, radius = operator.mask, operator.radius
-    rows, columns = operator.sampled.shape
+    shape = operator.sampled.shape if shape is None else shape
     # The coils see the image blurred by their maps, and their powers add up to the image's.
     power = measured.abs().square().sum(dim=0) / 2 - len(measured) * problem.noise_std**2
     edges = torch.linspace(0.02, float(radius[mask].max()), 13, device=mask.device)
@@ -65,14 +66,12 @@ def radial_spectrum(problem: Problem) -> Tensor:
         if mean > 0.1 * problem.noise_std**2:
             log_radius.append(math.log(float(low + high) / 2))
             log_power.append(math.log(mean))
-    grid = CartesianSense(operator.coil_maps, operator.sampled).radius
+    grid = grid_radius(shape, mask.device)
     if len(log_radius) < 2:
         return torch.full_like(grid, problem.noise_std**2)
     slope, level = np.polyfit(log_radius, log_power, 1)
     slope = min(float(slope), -1.0)
-    return torch.exp(
-        torch.tensor(level) + slope * torch.log(grid.clamp_min(0.5 / max(rows, columns)))
-    )
+    return torch.exp(torch.tensor(level) + slope * torch.log(grid.clamp_min(0.5 / max(shape))))
 
 
 def _fourier(problem: Problem) -> FourierOperator:
@@ -114,7 +113,13 @@ def gaussian_model_draws(problem: Problem, spectrum: Tensor, noise: NoiseStreams
 
 
 def _measured_share(operator: FourierOperator) -> Tensor:
-    """(rows, columns): diagonal of F A^H A F^H, the samples spread by the coil maps' spectra."""
+    """Diagonal of F A^H A F^H, the samples spread by the coil maps' spectra; of the image's shape.
+
+    With an overlap the mean of it: it only has to be near.
+    """
+    if operator.overlap is not None:
+        energy = operator.coil_maps.abs().square().sum(dim=0).mean()
+        return operator.sampled.float().mean() * energy.expand(operator.coil_maps.shape[-2:])
     blur = torch.fft.fft2(operator.coil_maps, norm="forward").abs().square().sum(dim=0)
     sampled = torch.fft.ifftshift(operator.sampled).to(blur.dtype)
     share = torch.fft.ifft2(torch.fft.fft2(sampled) * torch.fft.fft2(blur).conj()).real
@@ -135,20 +140,23 @@ def l1_wavelet(problem: Problem, regularisation: float, iterations: int = 60) ->
             "l1-wavelet-cartesian",
             "the L1-wavelet start is for Cartesian scans; leave --coarse at cg-sense",
         )
+    maps, overlap = operator.coil_maps, operator.overlap
+    if overlap is not None:
+        maps = overlap.split(maps)[0]  # sigpy takes one set of maps
     import sigpy  # lazy: a second, for one step
     import sigpy.mri.app as mri_app  # lazy: a second, for one step
 
     app = mri_app.L1WaveletRecon(
         problem.measurement.cpu().numpy(),
-        operator.coil_maps.cpu().numpy(),
+        maps.cpu().numpy(),
         regularisation,
         weights=operator.mask.cpu().numpy().astype(np.float32),
         device=sigpy.cpu_device,
         max_iter=iterations,
         show_pbar=False,
     )
-    image = np.asarray(app.run(), dtype=np.complex64)
-    return torch.from_numpy(image).to(problem.measurement.device)
+    image = torch.from_numpy(np.asarray(app.run(), dtype=np.complex64)).to(maps.device)
+    return image if overlap is None else overlap.padded(image)
 
 
 def coarse_reconstruction(problem: Problem, method: CoarseMethod, noise: NoiseStreams) -> Coarse:
@@ -164,6 +172,8 @@ def coarse_reconstruction(problem: Problem, method: CoarseMethod, noise: NoiseSt
         image = linear
     else:
         image = l1_wavelet(problem, 0.5 * problem.noise_std)
+    if image.shape != spectrum.shape:  # with a strip for what folds over the edges
+        spectrum = radial_spectrum(problem, image.shape)
     draws = gaussian_model_draws(problem, spectrum, noise)
     spread = (draws - image).abs().square().mean(dim=0) / 2
     return Coarse(image, _smooth(spread).sqrt())

@@ -26,7 +26,7 @@ from recon.noise import NoiseStreams
 from recon.noncartesian import NonCartesianSense
 from recon.operators import CartesianSense, FourierOperator
 from recon.posterior import QUANTILE_LEVELS, SlicePosterior
-from recon.prior import Prior
+from recon.prior import OverlapPrior, Prior
 from recon.sampler import Problem
 from recon.scan import Scan
 from recon.schedule import PRESETS, Path, Preset, cycle_top, lowest_sigma, wide_start
@@ -131,15 +131,16 @@ def reconstruct(
         yield Progress(index, "calibration", 0.0)
         calibration = calibrate(scan, index, model, settings.calibration)
         raw = problem_of(calibration, torch.device(device))
+        sliced = prior_of(prior, raw)
         current = _prepare(calibration, raw, index, prior, settings)
         yield CoarseReady(index, _output(current, current.coarse))
-        budget = _Budget(index, settings)
-        current = yield from _fit_noise(current, prior, settings, budget)
+        budget = _Budget(raw, index, settings)
+        current = yield from _fit_noise(current, sliced, settings, budget)
         current = replace(current, warnings=noise_warnings + current.warnings)
         draws = yield from budget.follow(
             run_chains(
                 current.problem,
-                prior,
+                sliced,
                 current.plan,
                 current.coarse,
                 (settings.seed, f"slice-{index}"),
@@ -150,7 +151,7 @@ def reconstruct(
         )
         posterior = _summarise(current, draws)
         if settings.self_check:
-            posterior = yield from _self_check(current, prior, settings, posterior, budget)
+            posterior = yield from _self_check(current, sliced, settings, posterior, budget)
         yield posterior
 
 
@@ -163,7 +164,8 @@ def work(settings: Settings) -> int:
 class _Budget:
     """Turns evaluations into a fraction of the slice's work."""
 
-    def __init__(self, index: int, settings: Settings) -> None:
+    def __init__(self, problem: Problem, index: int, settings: Settings) -> None:
+        self.problem = problem
         self.index = index
         self.total = work(settings)
         self.done = 0
@@ -182,7 +184,7 @@ class _Budget:
             self.done += preset.chains
             # Another round of noise fitting makes the whole longer; the bar waits, it never falls.
             self.fraction = max(self.fraction, min(self.done / self.total, 0.99))
-            estimates = advance.denoised if shown else None
+            estimates = self.problem.operator.picture(advance.denoised) if shown else None
             yield Progress(self.index, advance.stage, self.fraction, estimates)
 
 
@@ -190,12 +192,21 @@ def problem_of(calibration: Calibration, device: torch.device) -> Problem:
     """The calibrated slice as the kernel takes it, in the units of the calibration."""
     maps = torch.from_numpy(calibration.coil_maps).to(device)
     mask = torch.from_numpy(calibration.mask.copy()).to(device)
-    operator: FourierOperator = CartesianSense(maps, mask)
+    overlap = None if calibration.overlap is None else calibration.overlap.to(maps.device)
+    operator: FourierOperator = CartesianSense(maps, mask, overlap)
     if calibration.trajectory is not None:
         points = torch.from_numpy(calibration.trajectory.points.copy())
         operator = NonCartesianSense(maps, points, mask)
     measurement = torch.from_numpy(calibration.kspace).to(device)
     return Problem(operator, solver_for(operator), measurement, calibration.noise_std)
+
+
+def prior_of(prior: Prior, problem: Problem) -> Prior:
+    """The prior of the images of a slice's problem, which may hold a strip beyond the edges."""
+    operator = problem.operator
+    if not isinstance(operator, FourierOperator) or operator.overlap is None:
+        return prior
+    return OverlapPrior(prior, operator.overlap)
 
 
 def _prepare(
@@ -205,7 +216,7 @@ def _prepare(
     raw = replace(raw, noise_std=calibration.noise_std)
     streams = NoiseStreams.keyed(settings.seed, f"coarse-{index}", range(4))
     coarse = coarse_reconstruction(raw, settings.coarse, streams)
-    scale = float(torch.quantile(coarse.image.abs().flatten(), 0.99))
+    scale = float(torch.quantile(raw.operator.picture(coarse.image).abs().flatten(), 0.99))
     if scale <= 0:
         raise ScanError("empty-slice", f"slice {index} holds no signal")
     problem = replace(
@@ -279,9 +290,14 @@ def _spread(images: Tensor) -> float:
     return float(difference.mean() / 4) ** 0.5
 
 
-def _output(current: _Slice, image: Tensor) -> NDArray[np.complex64]:
-    """Internal images (..., rows, columns) in input units, with their phase put back."""
-    array = image.cpu().numpy() * (current.scale * current.calibration.phase)
+def _output(current: _Slice, images: Tensor) -> NDArray[np.complex64]:
+    """Images of the problem as pictures in input units."""
+    return _in_input_units(current, current.problem.operator.picture(images))
+
+
+def _in_input_units(current: _Slice, pictures: Tensor) -> NDArray[np.complex64]:
+    """Pictures (..., rows, columns) in input units, with their phase put back."""
+    array = pictures.cpu().numpy() * (current.scale * current.calibration.phase)
     return np.asarray(array, dtype=np.complex64)
 
 
@@ -290,8 +306,9 @@ def _numpy(values: Tensor, scale: float = 1.0) -> NDArray[np.float32]:
 
 
 def _summarise(current: _Slice, draws: Draws) -> SlicePosterior:
-    pooled = draws.images.flatten(0, 1)
-    magnitude = draws.images.abs()
+    pictures = current.problem.operator.picture(draws.images)
+    pooled = pictures.flatten(0, 1)
+    magnitude = pictures.abs()
     mean = pooled.mean(dim=0)
     inside = diagnostics.object_mask(mean.abs().cpu().numpy())
     worth = diagnostics.independent_draws(magnitude, torch.from_numpy(inside).to(mean.device))
@@ -305,7 +322,7 @@ def _summarise(current: _Slice, draws: Draws) -> SlicePosterior:
     scale = current.scale
     return SlicePosterior(
         index=current.index,
-        mean=_output(current, mean),
+        mean=_in_input_units(current, mean),
         samples=_output(current, draws.images[:, -1]),
         coarse=_output(current, current.coarse),
         magnitude_std=_numpy(std, scale),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recon.operators import fft2c, ifft2c
+from recon.overlap import Overlap
 
 
 class Prior(Protocol):
@@ -32,6 +33,28 @@ class Prior(Protocol):
 def score(prior: Prior, noisy: Tensor, sigma: float) -> Tensor:
     """Gradient of the log density of the prior smoothed by `sigma` (Tweedie's formula)."""
     return (prior.denoise(noisy, sigma) - noisy) / sigma**2
+
+
+@final
+@dataclass(frozen=True)
+class OverlapPrior:
+    """The field of view and the strip beyond it, each an image of its own under `prior`.
+
+    Where no second place was found the strip is zero.
+    """
+
+    prior: Prior
+    overlap: Overlap
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        return self.prior.sigma_range
+
+    def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
+        inside, strip = self.overlap.split(noisy)
+        clean = self.prior.denoise(inside.contiguous(), sigma)
+        beyond = self.overlap.support * self.prior.denoise(strip.contiguous(), sigma)
+        return torch.cat([clean, beyond], dim=self.overlap.axis)
 
 
 @final

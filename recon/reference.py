@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from recon.calibration import CalibrationSettings, calibrate, compress, noise_model
@@ -28,6 +29,11 @@ def coil_combination(
         whitened = np.einsum("vc,crk->vrk", model.whitening, kspace)
         shifted = np.fft.ifftshift(whitened, axes=(-2, -1))
         coils = np.fft.fftshift(np.fft.ifft2(shifted, norm="ortho"), axes=(-2, -1))
-        combined = (calibration.coil_maps.conj() * coils).sum(axis=0) * calibration.phase
-        images.append(combined.astype(np.complex64))
+        overlap = calibration.overlap
+        if overlap is not None:
+            coils = overlap.unfolded(torch.from_numpy(coils)).numpy()
+        combined = (calibration.coil_maps.conj() * coils).sum(axis=0)
+        if overlap is not None:
+            combined = overlap.joined(torch.from_numpy(combined)).numpy()
+        images.append((combined * calibration.phase).astype(np.complex64))
     return np.stack(images)

@@ -158,8 +158,11 @@ class RowSolver:
 
 
 def row_solver(operator: CartesianSense) -> RowSolver | None:
-    """The exact solver of a one-slice operator, or None when the mask is truly two-dimensional."""
-    mask, maps = operator.mask, operator.coil_maps
+    """The exact solver of a one-slice operator, or None when the mask is truly two-dimensional.
+
+    None, too, where the field of view folds across the lines.
+    """
+    mask, maps, overlap = operator.mask, operator.coil_maps, operator.overlap
     if bool((mask == mask[:1]).all()):
         along_rows, pattern, lines = False, mask[0], maps.permute(1, 2, 0)
     elif bool((mask == mask[:, :1]).all()):
@@ -170,6 +173,10 @@ def row_solver(operator: CartesianSense) -> RowSolver | None:
     size = len(pattern)
     kernel = torch.fft.ifft(torch.fft.ifftshift(pattern).to(maps.dtype))
     index = torch.arange(size, device=maps.device)
+    if overlap is not None:
+        if overlap.axis != (-2 if along_rows else -1):
+            return None
+        index = torch.cat([index, overlap.positions])
     circulant = kernel[(index[:, None] - index[None, :]) % size]
     blocks = circulant * (lines.conj() @ lines.mT)
     values, vectors = hermitian_eigen(blocks)
@@ -180,9 +187,13 @@ def hermitian_eigen(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (ascending) and vectors of Hermitian blocks (n, size, size), all of them finite.
 
     In single precision LAPACK (MKL 2024.2, two threads) gave NaN for one line of a scan, without
-    an error; such lines are done again in double precision.
+    an error, and gave up on another; such lines are done again in double precision.
     """
-    values, vectors = torch.linalg.eigh(blocks)
+    try:
+        values, vectors = torch.linalg.eigh(blocks)
+    except RuntimeError:  # LinAlgError
+        values, vectors = torch.linalg.eigh(blocks.to(torch.complex128))
+        return values.to(blocks.real.dtype), vectors.to(blocks.dtype)
     wrong = ~(values.isfinite().all(-1) & torch.view_as_real(vectors).isfinite().all((-3, -2, -1)))
     if bool(wrong.any()):
         again = torch.linalg.eigh(blocks[wrong].to(torch.complex128))

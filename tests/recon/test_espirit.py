@@ -99,10 +99,9 @@ def test_a_folded_voxel_needs_two_sets_and_others_one() -> None:
     assert np.count_nonzero(twice) > 100
     assert first[once | twice].min() > 0.95
     assert np.quantile(second[twice], 0.05) > 0.85
-    # Eigenvalues vary as slowly as the kernel is narrow: away from the folded edges.
-    middle = np.s_[:, 16:-16]
-    assert not twice[middle].any()
-    assert np.quantile(second[middle], 0.9) < 0.6
+    # The kernel sees no finer than a sixth of the field of view, across its edges too.
+    middle = np.s_[12:-12, 12:-12]
+    assert second[middle].max() < 0.6
     assert third[once | twice].max() < 0.6
     # Both sensitivities lie in the plane that the two maps of the voxel span.
     maps = np.einsum("vc,jcrk->jvrk", model.whitening, folded.maps)
