@@ -24,9 +24,9 @@ _NO_NOISE_FLOOR = 1.6
 _FLOOR_OF_SIGNAL = 2e-3
 _QUIET_ROUNDS = 5
 _LEAST_OWN_NOISE = 1e-3
-_LEAST_OVERLAP = 1e-3
-"""Energy of second places, over the image's at low resolution, from which on they count: 0.01 on a
-scan that folds, below 0.0002 on those that do not."""
+_LEAST_OVERLAP = 2e-3
+"""Energy of second places, over the image's at low resolution, from which on they count: 0.005 and
+more on a scan that folds, 0.0015 and less on heads that just reach the edges."""
 _OVERLAP_CUT = 0.02
 """Of the loudest line of the strip: what lies below is left out."""
 _OVERLAP_MARGIN = 2
