@@ -37,10 +37,11 @@ from benchmarks.shared_slice import Case, SharedSlice, image_scores, prepare, sa
 from benchmarks.single_images import methods
 from models.registry import load_prior
 from recon.noise import NoiseStreams
-from recon.pipeline import CoarseReady, Settings, reconstruct
+from recon.pipeline import CoarseReady, reconstruct
 from recon.posterior import SlicePosterior
 from recon.prior import Prior
 from recon.schedule import Path, Preset
+from recon.settings import Settings
 from service.runs import DEFAULT_MODEL
 
 TUNING = Case("phantom-tuning", 4, 0.13)

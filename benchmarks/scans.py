@@ -28,12 +28,14 @@ from recon.evaluation import evaluate, volume_scores
 from recon.figure import save_figure
 from recon.io.files import read_scan
 from recon.phantom import receive, simulate
-from recon.pipeline import Settings, problem_of, reconstruct
+from recon.pipeline import reconstruct
 from recon.posterior import SlicePosterior
+from recon.preparation import problem_of
 from recon.prior import Prior
 from recon.reference import coil_combination
 from recon.scan import Scan
 from recon.schedule import Path as AnnealingPath
+from recon.settings import Settings
 from recon.undersampling import Pattern, undersample, undersampling_mask
 from service.runs import DEFAULT_MODEL
 

@@ -16,12 +16,14 @@ from recon.calibration import CalibrationSettings, calibrate, compress, noise_mo
 from recon.evaluation import evaluate, volume_scores
 from recon.io.files import read_scan
 from recon.phantom import simulate
-from recon.pipeline import Settings, problem_of, reconstruct
+from recon.pipeline import reconstruct
 from recon.posterior import QUANTILE_LEVELS, SlicePosterior
+from recon.preparation import problem_of
 from recon.prior import Prior
 from recon.reference import coil_combination
 from recon.sampler import Problem
 from recon.scan import Scan
+from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
 
 SCANS = Path(__file__).resolve().parents[2] / "shared" / "data" / "scans"

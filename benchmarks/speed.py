@@ -28,21 +28,17 @@ from benchmarks.record import Check, Outcome, Row, publish
 from models.registry import load_prior
 from recon.calibration import CalibrationSettings, calibrate, noise_model
 from recon.chains import ChainPlan, run_chains
-from recon.coarse import CoarseMethod, coarse_reconstruction
-from recon.noise import NoiseStreams
 from recon.phantom import simulate
-from recon.pipeline import problem_of
+from recon.preparation import prepare, problem_of
 from recon.prior import Prior
 from recon.sampler import Problem
-from recon.schedule import PRESETS, Preset, lowest_sigma
-from recon.schedule import Path as AnnealingPath
+from recon.schedule import PRESETS, Preset
+from recon.settings import Settings
 from recon.undersampling import Pattern, undersample, undersampling_mask
 from service.runs import DEFAULT_MODEL
 
 SHORT = Preset(chains=8, localization=2, annealing=8, cycles=0, cycle=9)
 """The standard preset without its cycles, which are made of the same steps."""
-NOISE_STD = 0.02
-"""Of the measurement, where the image's 99th percentile is 1."""
 PARTS = {
     "network": ("denoiser.py", "denoise"),
     "solves": ("solve.py", "relaxed"),
@@ -96,21 +92,13 @@ def measure(case: Case) -> dict[str, float | int | str]:
     model, _ = noise_model(scan)
     calibration = calibrate(scan, 0, model, settings)
     calibrated = now()
-    problem = problem_of(calibration, device())
+    raw = problem_of(calibration, device())
     ready = now()
-    coarse = coarse_reconstruction(
-        problem, CoarseMethod.CG_SENSE, NoiseStreams.keyed(0, "coarse", range(4))
-    )
-    scale = float(torch.quantile(coarse.image.abs().flatten(), 0.99))
+    current = prepare(calibration, raw, 0, prior, Settings(samples=case.chains))
     started = now()
-    problem = replace(
-        problem, measurement=problem.measurement / scale, noise_std=problem.noise_std / scale
-    )
-    low = lowest_sigma(problem.noise_std, prior.sigma_range)
-    sigma = max(coarse.localization_sigma() / scale, 2 * low)
     preset = replace(SHORT, chains=case.chains)
-    plan = ChainPlan(preset, AnnealingPath.PRIOR, sigma, max(sigma / 2, low), low, sigma / 2)
-    chains, bare = _side_by_side(problem, prior, plan, coarse.image / scale)
+    problem, plan = current.problem, replace(current.plan, preset=preset)
+    chains, bare = _side_by_side(problem, prior, plan, current.coarse)
     per_evaluation = chains / preset.evaluations
     standard = PRESETS["standard"].evaluations * per_evaluation
     row: dict[str, float | int | str] = {
@@ -126,7 +114,7 @@ def measure(case: Case) -> dict[str, float | int | str]:
         "standard s": standard + started - began,
         "calibration share of standard": (calibrated - began) / (standard + started - began),
     }
-    row |= _shares(problem, prior, plan, coarse.image / scale)
+    row |= _shares(problem, prior, plan, current.coarse)
     row["peak MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if device().type == "cuda":
         row["peak GPU MiB"] = torch.cuda.max_memory_allocated() / 2**20

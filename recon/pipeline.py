@@ -1,67 +1,40 @@
-"""From a scan to posteriors: the only place that joins calibration, sampler and diagnostics."""
+"""From a scan to posteriors: the only place that joins calibration, chains and self-check."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon import diagnostics
-from recon.calibration import (
-    Calibration,
-    CalibrationSettings,
-    calibrate,
-    compress,
-    noise_model,
-    scaled,
-)
-from recon.chains import Advance, ChainPlan, Draws, run_chains
+from recon.calibration import calibrate, compress, noise_model, scaled
+from recon.chains import Advance, run_chains
 from recon.coarse import CoarseMethod, coarse_reconstruction
 from recon.errors import ScanError
 from recon.noise import NoiseStreams
-from recon.noncartesian import NonCartesianSense
-from recon.operators import CartesianSense, FourierOperator
-from recon.posterior import QUANTILE_LEVELS, SlicePosterior
-from recon.prior import OverlapPrior, Prior
+from recon.posterior import SlicePosterior
+from recon.preparation import (
+    PILOT,
+    PreparedSlice,
+    fit_noise,
+    prepare,
+    prior_of,
+    problem_of,
+)
+from recon.prior import Prior
 from recon.sampler import Problem
 from recon.scan import Scan
-from recon.schedule import PRESETS, Path, Preset, cycle_top, lowest_sigma, wide_start
+from recon.schedule import Path, Preset
 from recon.selfcheck import hold_out, hold_out_readouts, judge
-from recon.solve import solver_for
+from recon.settings import Settings
+from recon.summary import summarise
 
-_CHI2_BAND = (0.9, 1.1)
-_CONSISTENT_BAND = (0.8, 1.3)
-_FITTED_BAND = (0.97, 1.03)
-_OVERRELAXATION = 1.5
-_PILOT = Preset(chains=2, localization=2, annealing=10, cycles=0, cycle=6)
+_Result = TypeVar("_Result")
 _CHECK = Preset(chains=4, localization=2, annealing=18, cycles=2, cycle=6)
-_NOISE_ROUNDS = 8
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to reconstruct; the defaults need no thought."""
-
-    preset: str = "standard"
-    samples: int | None = None
-    """Chains, one independent sample each; None takes the preset's."""
-    seed: int = 0
-    coarse: CoarseMethod = CoarseMethod.CG_SENSE
-    path: Path = Path.PRIOR
-    fit_noise: bool = True
-    """Re-estimate the noise level when the residual contradicts it."""
-    self_check: bool = True
-    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
-
-    @property
-    def resolved(self) -> Preset:
-        """The preset with the number of chains asked for."""
-        preset = PRESETS[self.preset]
-        return preset if self.samples is None else replace(preset, chains=self.samples)
 
 
 @dataclass(frozen=True)
@@ -85,20 +58,6 @@ class Progress:
 
 
 Event = CoarseReady | Progress | SlicePosterior
-
-
-@dataclass(frozen=True)
-class _Slice:
-    """One slice between calibration and posterior; tensors are in internal units."""
-
-    index: int
-    calibration: Calibration
-    """In input units."""
-    problem: Problem
-    coarse: Tensor
-    plan: ChainPlan
-    scale: float
-    warnings: tuple[str, ...]
 
 
 def reconstruct(
@@ -132,10 +91,10 @@ def reconstruct(
         calibration = calibrate(scan, index, model, settings.calibration)
         raw = problem_of(calibration, torch.device(device))
         sliced = prior_of(prior, raw)
-        current = _prepare(calibration, raw, index, prior, settings)
-        yield CoarseReady(index, _output(current, current.coarse))
+        current = prepare(calibration, raw, index, prior, settings)
+        yield CoarseReady(index, current.shown(current.coarse))
         budget = _Budget(raw, index, settings)
-        current = yield from _fit_noise(current, sliced, settings, budget)
+        current = yield from budget.follow(fit_noise(current, sliced, settings), PILOT)
         current = replace(current, warnings=noise_warnings + current.warnings)
         draws = yield from budget.follow(
             run_chains(
@@ -149,7 +108,7 @@ def reconstruct(
             current.plan.preset,
             shown=True,
         )
-        posterior = _summarise(current, draws)
+        posterior = summarise(current, draws)
         if settings.self_check:
             posterior = yield from _self_check(current, sliced, settings, posterior, budget)
         yield posterior
@@ -157,7 +116,7 @@ def reconstruct(
 
 def work(settings: Settings) -> int:
     """Network evaluations per slice, over all chains; a fitted noise level adds to them."""
-    runs = [_PILOT, settings.resolved] + [_CHECK] * settings.self_check
+    runs = [PILOT, settings.resolved] + [_CHECK] * settings.self_check
     return sum(run.chains * run.evaluations for run in runs)
 
 
@@ -172,202 +131,31 @@ class _Budget:
         self.fraction = 0.0
 
     def follow(
-        self, run: Generator[Advance, None, Draws], preset: Preset, *, shown: bool = False
-    ) -> Generator[Event, None, Draws]:
-        """Pass a run on as progress events and return what it returns."""
+        self, run: Generator[Advance, None, _Result], planned: Preset, *, shown: bool = False
+    ) -> Generator[Event, None, _Result]:
+        """Pass a run on as progress events and return what it returns.
+
+        What goes beyond the planned evaluations makes the whole longer.
+        """
+        steps = 0
         while True:
             try:
                 advance = next(run)
             except StopIteration as stop:
-                draws: Draws = stop.value
-                return draws
-            self.done += preset.chains
-            # Another round of noise fitting makes the whole longer; the bar waits, it never falls.
+                result: _Result = stop.value
+                return result
+            steps += 1
+            self.done += planned.chains
+            if steps > planned.evaluations:
+                self.total += planned.chains
+            # The bar waits where the whole grows; it never falls.
             self.fraction = max(self.fraction, min(self.done / self.total, 0.99))
             estimates = self.problem.operator.picture(advance.denoised) if shown else None
             yield Progress(self.index, advance.stage, self.fraction, estimates)
 
 
-def problem_of(calibration: Calibration, device: torch.device) -> Problem:
-    """The calibrated slice as the kernel takes it, in the units of the calibration."""
-    maps = torch.from_numpy(calibration.coil_maps).to(device)
-    mask = torch.from_numpy(calibration.mask.copy()).to(device)
-    overlap = None if calibration.overlap is None else calibration.overlap.to(maps.device)
-    operator: FourierOperator = CartesianSense(maps, mask, overlap)
-    if calibration.trajectory is not None:
-        points = torch.from_numpy(calibration.trajectory.points.copy())
-        operator = NonCartesianSense(maps, points, mask)
-    measurement = torch.from_numpy(calibration.kspace).to(device)
-    return Problem(operator, solver_for(operator), measurement, calibration.noise_std)
-
-
-def prior_of(prior: Prior, problem: Problem) -> Prior:
-    """The prior of the images of a slice's problem, which may hold a strip beyond the edges."""
-    operator = problem.operator
-    if not isinstance(operator, FourierOperator) or operator.overlap is None:
-        return prior
-    return OverlapPrior(prior, operator.overlap)
-
-
-def _prepare(
-    calibration: Calibration, raw: Problem, index: int, prior: Prior, settings: Settings
-) -> _Slice:
-    """Coarse image, scale and plan; `raw` is the problem in input units, its noise replaced."""
-    raw = replace(raw, noise_std=calibration.noise_std)
-    streams = NoiseStreams.keyed(settings.seed, f"coarse-{index}", range(4))
-    coarse = coarse_reconstruction(raw, settings.coarse, streams)
-    scale = float(torch.quantile(raw.operator.picture(coarse.image).abs().flatten(), 0.99))
-    if scale <= 0:
-        raise ScanError("empty-slice", f"slice {index} holds no signal")
-    problem = replace(
-        raw, measurement=raw.measurement / scale, noise_std=calibration.noise_std / scale
-    )
-    low, high = prior.sigma_range
-    sigma = min(max(coarse.localization_sigma() / scale, 4 * problem.noise_std), high)
-    lowest = lowest_sigma(problem.noise_std, (low, high))
-    sigma = max(sigma, 2 * lowest)
-    plan = ChainPlan(
-        settings.resolved, settings.path, sigma, max(sigma / 2, lowest), lowest, sigma / 2
-    )
-    image = coarse.image / scale
-    return _Slice(index, calibration, problem, image, plan, scale, ())
-
-
-def _fit_noise(
-    current: _Slice, prior: Prior, settings: Settings, budget: _Budget
-) -> Generator[Event, None, _Slice]:
-    """A short run with two chains: how wide is the posterior, and does the noise level fit?
-
-    A posterior draw and the truth are exchangeable, so the residual of a draw has the noise's
-    variance. Where it has not, eta^2 <- eta^2 * chi^2 is one step of expectation maximisation on
-    the evidence of the noise level (empirical Bayes). It converges from one side, so it is
-    over-relaxed. Each round starts from its own coarse image: a wrong noise level makes that
-    wrong too, and with it the scale.
-    """
-    started = current.calibration.noise_std
-    for attempt in range(_NOISE_ROUNDS):
-        run = run_chains(
-            current.problem,
-            prior,
-            replace(current.plan, preset=_PILOT, path=Path.PRIOR),
-            current.coarse,
-            (settings.seed, f"pilot-{current.index}-{attempt}"),
-            range(_PILOT.chains),
-        )
-        draws = yield from budget.follow(run, _PILOT)
-        images = draws.images[:, -1]
-        chi2 = float(current.problem.chi2(images).mean())
-        band = _CHI2_BAND if attempt == 0 else _FITTED_BAND
-        if band[0] <= chi2 <= band[1] or not settings.fit_noise:
-            break
-        noise_std = current.calibration.noise_std * chi2 ** (_OVERRELAXATION / 2)
-        calibration = replace(current.calibration, noise_std=noise_std)
-        raw = replace(current.problem, measurement=current.scale * current.problem.measurement)
-        current = _prepare(calibration, raw, current.index, prior, settings)
-        budget.total += _PILOT.chains * _PILOT.evaluations
-    top = cycle_top(_spread(images), current.plan.lowest_sigma, current.plan.localization_sigma)
-    plan = replace(current.plan, cycle_sigma=top)
-    if settings.path is Path.PRIOR:
-        start, handover = wide_start(plan.localization_sigma, prior.sigma_range[1])
-        plan = replace(plan, localization_sigma=start, annealing_sigma=handover)
-    current = replace(current, plan=plan)
-    if current.calibration.noise_std != started:
-        change = current.calibration.noise_std / started
-        text = (
-            f"The noise level was fitted to the residual: {change:.2f} times the estimate from "
-            f"{current.calibration.noise_source}."
-        )
-        current = replace(current, warnings=(text,))
-    return current
-
-
-def _spread(images: Tensor) -> float:
-    """Posterior std per component inside the object, from two draws."""
-    inside = diagnostics.object_mask(images.mean(dim=0).abs().cpu().numpy())
-    difference = (images[0] - images[1]).abs().square()
-    if inside.any():
-        difference = difference[torch.from_numpy(inside).to(difference.device)]
-    return float(difference.mean() / 4) ** 0.5
-
-
-def _output(current: _Slice, images: Tensor) -> NDArray[np.complex64]:
-    """Images of the problem as pictures in input units."""
-    return _in_input_units(current, current.problem.operator.picture(images))
-
-
-def _in_input_units(current: _Slice, pictures: Tensor) -> NDArray[np.complex64]:
-    """Pictures (..., rows, columns) in input units, with their phase put back."""
-    array = pictures.cpu().numpy() * (current.scale * current.calibration.phase)
-    return np.asarray(array, dtype=np.complex64)
-
-
-def _numpy(values: Tensor, scale: float = 1.0) -> NDArray[np.float32]:
-    return np.asarray(scale * values.cpu().numpy(), dtype=np.float32)
-
-
-def _summarise(current: _Slice, draws: Draws) -> SlicePosterior:
-    pictures = current.problem.operator.picture(draws.images)
-    pooled = pictures.flatten(0, 1)
-    magnitude = pictures.abs()
-    mean = pooled.mean(dim=0)
-    inside = diagnostics.object_mask(mean.abs().cpu().numpy())
-    worth = diagnostics.independent_draws(magnitude, torch.from_numpy(inside).to(mean.device))
-    quantiles = diagnostics.interval_ends(magnitude.flatten(0, 1), QUANTILE_LEVELS, worth)
-    std = diagnostics.spread_correction(worth) * magnitude.flatten(0, 1).std(dim=0, correction=0)
-    rhat = _numpy(diagnostics.split_rhat(magnitude))
-    chi2 = _numpy(diagnostics.chi2_per_coil(current.problem, draws.images[:, -1]))
-    converged, warnings = _verdict(rhat[inside], chi2)
-    if draws.step < current.plan.step:
-        warnings = (*warnings, "The chains were unstable once and were run with half the step.")
-    scale = current.scale
-    return SlicePosterior(
-        index=current.index,
-        mean=_in_input_units(current, mean),
-        samples=_output(current, draws.images[:, -1]),
-        coarse=_output(current, current.coarse),
-        magnitude_std=_numpy(std, scale),
-        phase_std=_numpy(diagnostics.circular_std(pooled)),
-        quantiles=_numpy(quantiles, scale),
-        mean_error=_numpy(diagnostics.mean_error(magnitude), scale),
-        rhat=rhat,
-        effective_samples=_numpy(diagnostics.effective_samples(magnitude)),
-        chi2_per_coil=chi2,
-        object_mask=inside,
-        noise_std=current.problem.noise_std * scale,
-        scale=scale,
-        evaluations=current.plan.preset.evaluations,
-        converged=converged,
-        warnings=current.warnings + warnings,
-        self_check=None,
-    )
-
-
-def _verdict(rhat: NDArray[np.float32], chi2: NDArray[np.float32]) -> tuple[bool, tuple[str, ...]]:
-    """Whether the slice may be trusted, and why not in plain words."""
-    warnings = []
-    known = rhat[np.isfinite(rhat)]
-    mixed = float((known < 1.1).mean()) if known.size else 0.0
-    if not known.size:
-        warnings.append(
-            "There are too few draws per chain to check that the chains agree (R-hat). "
-            "Use the standard or thorough preset."
-        )
-    elif mixed < 0.95:
-        warnings.append(
-            f"The chains agree (R-hat below 1.1) in {mixed:.0%} of the object; 95 % is wanted. "
-            "Use a longer preset."
-        )
-    consistent = _CONSISTENT_BAND[0] <= float(chi2.mean()) <= _CONSISTENT_BAND[1]
-    if not consistent:
-        warnings.append(
-            f"The residual is {float(chi2.mean()):.2f} times the noise variance; it should be "
-            "near one. The noise level or the coil maps do not describe this scan."
-        )
-    return mixed >= 0.95 and consistent, tuple(warnings)
-
-
 def _self_check(
-    current: _Slice,
+    current: PreparedSlice,
     prior: Prior,
     settings: Settings,
     posterior: SlicePosterior,

@@ -12,9 +12,9 @@ from models.calibrations import CalibrationEntry, choose_entry
 from models.errors import ModelError
 from models.registry import read_calibration
 from recon.conformal import widened
-from recon.pipeline import Settings
 from recon.posterior import SlicePosterior
 from recon.scan import Scan
+from recon.settings import Settings
 
 REFUSALS = frozenset(
     {"no-calibration", "bad-calibration", "calibration-digest", "calibration-size"}

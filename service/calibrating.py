@@ -37,11 +37,12 @@ from recon.conformal import (
 from recon.errors import ScanError
 from recon.io.files import read_scan
 from recon.phantom import receive
-from recon.pipeline import Settings, reconstruct
+from recon.pipeline import reconstruct
 from recon.posterior import SlicePosterior
 from recon.prior import Prior
 from recon.reference import coil_combination
 from recon.scan import Scan
+from recon.settings import Settings
 from recon.undersampling import Pattern, undersample, undersampling_mask
 
 PresetName = Literal["fast", "standard", "thorough"]

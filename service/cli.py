@@ -20,9 +20,9 @@ from recon.errors import CalibrationError, ReconError, ScanError
 from recon.figure import save_figure
 from recon.io.files import write_scan
 from recon.phantom import simulate as simulate_scan
-from recon.pipeline import Settings
 from recon.posterior import SlicePosterior
 from recon.schedule import Path as AnnealingPath
+from recon.settings import Settings
 from recon.undersampling import undersample as undersample_scan
 from recon.undersampling import undersampling_mask
 from service.calibrated import attributes_of, sentence_of

@@ -18,11 +18,12 @@ from models.registry import load_prior, read_config
 from recon.errors import ScanError
 from recon.evaluation import Evaluation, evaluate
 from recon.io.files import read_mask, read_result, read_result_mask, read_scan, write_result
-from recon.pipeline import Settings, reconstruct
+from recon.pipeline import reconstruct
 from recon.planes import ATTRIBUTE as IMAGE_PLANES
 from recon.posterior import SlicePosterior
 from recon.reference import coil_combination
 from recon.scan import Scan
+from recon.settings import Settings
 from service.calibrated import attributes_of, calibration_for, sentence_of, widen_all
 from service.commands.terminal import follow
 

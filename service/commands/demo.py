@@ -10,7 +10,7 @@ from rich.console import Console
 from recon.figure import save_figure
 from recon.io.files import write_scan
 from recon.phantom import simulate
-from recon.pipeline import Settings
+from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
 from service.commands.terminal import print_evaluation, print_posteriors
 from service.runs import evaluate_files, load_scan, reconstruct_file

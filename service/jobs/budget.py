@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recon.pipeline import CoarseReady, Event, Progress, Settings, work
+from recon.pipeline import CoarseReady, Event, Progress, work
 from recon.posterior import SlicePosterior
 from recon.schedule import PRESETS
+from recon.settings import Settings
 
 _MARGIN = 0.8
 """Share of the time left that is planned for: slices differ, and results must be written."""

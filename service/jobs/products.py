@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recon.pipeline import Settings
 from recon.posterior import SlicePosterior
+from recon.settings import Settings
 from service.calibrated import calibration_for, widen_all
 from service.jobs.job import Job
 from service.jobs.loading import Loaded

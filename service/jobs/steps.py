@@ -25,9 +25,10 @@ from models.registry import ModelError
 from recon.calibration import CalibrationSettings
 from recon.coarse import CoarseMethod
 from recon.errors import ReconError
-from recon.pipeline import Settings, reconstruct, work
+from recon.pipeline import reconstruct, work
 from recon.posterior import SlicePosterior
 from recon.schedule import Path as AnnealingPath
+from recon.settings import Settings
 from service.calibrated import REFUSALS, calibration_for
 from service.jobs.batches import stop_batches_of
 from service.jobs.budget import (

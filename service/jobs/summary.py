@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.calibrations import CalibrationEntry
-from recon.pipeline import Settings
 from recon.planes import ATTRIBUTE, ImagePlane, ImageStack
 from recon.posterior import SlicePosterior
 from recon.scan import Geometry, Scan
+from recon.settings import Settings
 from service.calibrated import summary_of_calibration
 from service.jobs.budget import reached_error
 from service.jobs.job import Job

@@ -15,10 +15,11 @@ import torch
 from recon.errors import ReconError, ScanError
 from recon.io.mrd_scan import scans_from_readouts
 from recon.io.read_limits import ReadLimits
-from recon.pipeline import Event, Progress, Settings, reconstruct
+from recon.pipeline import Event, Progress, reconstruct
 from recon.posterior import SlicePosterior
 from recon.prior import Prior
 from recon.scan import Scan
+from recon.settings import Settings
 from service.exports.images import images_of
 from service.exports.mrd import mrd_images
 from service.scanner.configs import Choice, Mode

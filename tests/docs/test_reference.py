@@ -16,8 +16,8 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from docs.reference_pages import ATTRIBUTES, CARRIED_OVER, error_codes, openapi, result_page
-from recon.pipeline import Settings
 from recon.schedule import PRESETS
+from recon.settings import Settings
 from service.cli import app as command_line
 from service.http.app import create_context
 from service.problems import PROBLEMS

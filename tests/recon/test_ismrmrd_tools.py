@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from recon.io.files import inspect_scan, read_scan
-from recon.pipeline import Settings, reconstruct
+from recon.pipeline import reconstruct
 from recon.posterior import SlicePosterior
 from recon.prior import GaussianPrior
 from recon.quick_look import zero_filled
+from recon.settings import Settings
 
 GENERATOR, REFERENCE = "ismrmrd_generate_cartesian_shepp_logan", "ismrmrd_recon_cartesian_2d"
 SIZE = 64

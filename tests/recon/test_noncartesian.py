@@ -20,15 +20,17 @@ from recon.noncartesian import (
     from_samples,
     gridded,
 )
-from recon.pipeline import Settings, problem_of, reconstruct
+from recon.pipeline import reconstruct
 from recon.planes import ATTRIBUTE, ImageStack
 from recon.posterior import SlicePosterior
+from recon.preparation import problem_of
 from recon.prior import GaussianPrior
 from recon.sampler import Problem
 from recon.scan import Scan, Trajectory
 from recon.schedule import Path as AnnealingPath
 from recon.schedule import Preset
 from recon.selfcheck import hold_out_readouts
+from recon.settings import Settings
 from recon.solve import solver_for
 from tests.contracts import assert_adjoint, assert_normal, complex_normal
 from tests.mrd_files import CENTRE, OBLIQUE, header, readout, write

@@ -13,10 +13,12 @@ from recon.evaluation import evaluate
 from recon.operators import CartesianSense
 from recon.overlap import Overlap
 from recon.phantom import simulate
-from recon.pipeline import CoarseReady, Progress, Settings, prior_of, problem_of, reconstruct
+from recon.pipeline import CoarseReady, Progress, reconstruct
 from recon.posterior import SlicePosterior
+from recon.preparation import prior_of, problem_of
 from recon.reference import coil_combination
 from recon.scan import Scan
+from recon.settings import Settings
 from recon.solve import ConjugateGradientSolver, RowSolver, solver_for
 from recon.undersampling import undersample, undersampling_mask
 from tests.contracts import assert_adjoint, assert_normal, complex_normal, inner, norm

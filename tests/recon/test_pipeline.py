@@ -11,12 +11,13 @@ import torch
 from recon.calibration import calibrate, noise_model
 from recon.errors import CalibrationError, ScanError
 from recon.phantom import simulate
-from recon.pipeline import CoarseReady, Progress, Settings, reconstruct
+from recon.pipeline import CoarseReady, Progress, reconstruct
 from recon.posterior import SlicePosterior
 from recon.prior import GaussianPrior
 from recon.reference import coil_combination
 from recon.scan import Scan
 from recon.schedule import PRESETS
+from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
 
 SIZE = 64

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from recon.phantom import simulate
-from recon.pipeline import Settings, reconstruct, work
+from recon.pipeline import reconstruct, work
 from recon.posterior import SlicePosterior
+from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
 from service.jobs.budget import Speed, plan_for_accuracy, plan_for_deadline, reached_error
 from service.store.files import Storage

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from ismrmrd.serialization import ConfigFile, ProtocolDeserializer
 
-from recon.pipeline import Settings, reconstruct
+from recon.pipeline import reconstruct
 from recon.posterior import SlicePosterior
 from recon.prior import GaussianPrior
 from recon.scan import Scan
+from recon.settings import Settings
 from service.scanner.configs import Mode, configs_of
 from service.scanner.mrd_stream import FileSource
 from service.scanner.parameters import Parameters

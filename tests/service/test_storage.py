@@ -12,8 +12,9 @@ import pytest
 
 from benchmarks.cluster import BUCKET, object_store, s3_client
 from recon.phantom import simulate
-from recon.pipeline import Settings, reconstruct
+from recon.pipeline import reconstruct
 from recon.posterior import SlicePosterior
+from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
 from service.settings import ServiceSettings, SettingsError, load_settings
 from service.store.archive import archived_file

@@ -1,0 +1,155 @@
+"""From a calibrated slice to its problem: coarse image, scale, noise level, widths of chains."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recon import diagnostics
+from recon.calibration import Calibration
+from recon.chains import Advance, ChainPlan, run_chains
+from recon.coarse import coarse_reconstruction
+from recon.errors import ScanError
+from recon.noise import NoiseStreams
+from recon.noncartesian import NonCartesianSense
+from recon.operators import CartesianSense, FourierOperator
+from recon.prior import OverlapPrior, Prior
+from recon.sampler import Problem
+from recon.schedule import Path, Preset, cycle_top, lowest_sigma, wide_start
+from recon.settings import Settings
+from recon.solve import solver_for
+
+PILOT = Preset(chains=2, localization=2, annealing=10, cycles=0, cycle=6)
+_CHI2_BAND = (0.9, 1.1)
+_FITTED_BAND = (0.97, 1.03)
+_OVERRELAXATION = 1.5
+_NOISE_ROUNDS = 8
+
+
+@dataclass(frozen=True)
+class PreparedSlice:
+    """One slice, ready for its chains; tensors are in internal units."""
+
+    index: int
+    calibration: Calibration
+    """In input units."""
+    problem: Problem
+    coarse: Tensor
+    plan: ChainPlan
+    scale: float
+    warnings: tuple[str, ...]
+
+    def shown(self, images: Tensor) -> NDArray[np.complex64]:
+        """Images of the problem as pictures in input units, with their phase put back."""
+        return self.in_input_units(self.problem.operator.picture(images))
+
+    def in_input_units(self, pictures: Tensor) -> NDArray[np.complex64]:
+        """Pictures (..., rows, columns) in input units, with their phase put back."""
+        array = pictures.cpu().numpy() * (self.scale * self.calibration.phase)
+        return np.asarray(array, dtype=np.complex64)
+
+
+def problem_of(calibration: Calibration, device: torch.device) -> Problem:
+    """The calibrated slice as the kernel takes it, in the units of the calibration."""
+    maps = torch.from_numpy(calibration.coil_maps).to(device)
+    mask = torch.from_numpy(calibration.mask.copy()).to(device)
+    overlap = None if calibration.overlap is None else calibration.overlap.to(maps.device)
+    operator: FourierOperator = CartesianSense(maps, mask, overlap)
+    if calibration.trajectory is not None:
+        points = torch.from_numpy(calibration.trajectory.points.copy())
+        operator = NonCartesianSense(maps, points, mask)
+    measurement = torch.from_numpy(calibration.kspace).to(device)
+    return Problem(operator, solver_for(operator), measurement, calibration.noise_std)
+
+
+def prior_of(prior: Prior, problem: Problem) -> Prior:
+    """The prior of the images of a slice's problem, which may hold a strip beyond the edges."""
+    operator = problem.operator
+    if not isinstance(operator, FourierOperator) or operator.overlap is None:
+        return prior
+    return OverlapPrior(prior, operator.overlap)
+
+
+def prepare(
+    calibration: Calibration, raw: Problem, index: int, prior: Prior, settings: Settings
+) -> PreparedSlice:
+    """Coarse image, scale and plan; `raw` is the problem in input units, its noise replaced."""
+    raw = replace(raw, noise_std=calibration.noise_std)
+    streams = NoiseStreams.keyed(settings.seed, f"coarse-{index}", range(4))
+    coarse = coarse_reconstruction(raw, settings.coarse, streams)
+    scale = float(torch.quantile(raw.operator.picture(coarse.image).abs().flatten(), 0.99))
+    if scale <= 0:
+        raise ScanError("empty-slice", f"slice {index} holds no signal")
+    problem = replace(
+        raw, measurement=raw.measurement / scale, noise_std=calibration.noise_std / scale
+    )
+    low, high = prior.sigma_range
+    sigma = min(max(coarse.localization_sigma() / scale, 4 * problem.noise_std), high)
+    lowest = lowest_sigma(problem.noise_std, (low, high))
+    sigma = max(sigma, 2 * lowest)
+    plan = ChainPlan(
+        settings.resolved, settings.path, sigma, max(sigma / 2, lowest), lowest, sigma / 2
+    )
+    image = coarse.image / scale
+    return PreparedSlice(index, calibration, problem, image, plan, scale, ())
+
+
+def fit_noise(
+    current: PreparedSlice, prior: Prior, settings: Settings
+) -> Generator[Advance, None, PreparedSlice]:
+    """A short run with two chains: how wide is the posterior, and does the noise level fit?
+
+    A posterior draw and the truth are exchangeable, so the residual of a draw has the noise's
+    variance. Where it has not, eta^2 <- eta^2 * chi^2 is one step of expectation maximisation on
+    the evidence of the noise level (empirical Bayes). It converges from one side, so it is
+    over-relaxed. Each round starts from its own coarse image: a wrong noise level makes that
+    wrong too, and with it the scale.
+    """
+    started = current.calibration.noise_std
+    for attempt in range(_NOISE_ROUNDS):
+        run = run_chains(
+            current.problem,
+            prior,
+            replace(current.plan, preset=PILOT, path=Path.PRIOR),
+            current.coarse,
+            (settings.seed, f"pilot-{current.index}-{attempt}"),
+            range(PILOT.chains),
+        )
+        draws = yield from run
+        images = draws.images[:, -1]
+        chi2 = float(current.problem.chi2(images).mean())
+        band = _CHI2_BAND if attempt == 0 else _FITTED_BAND
+        if band[0] <= chi2 <= band[1] or not settings.fit_noise:
+            break
+        noise_std = current.calibration.noise_std * chi2 ** (_OVERRELAXATION / 2)
+        calibration = replace(current.calibration, noise_std=noise_std)
+        raw = replace(current.problem, measurement=current.scale * current.problem.measurement)
+        current = prepare(calibration, raw, current.index, prior, settings)
+    top = cycle_top(_spread(images), current.plan.lowest_sigma, current.plan.localization_sigma)
+    plan = replace(current.plan, cycle_sigma=top)
+    if settings.path is Path.PRIOR:
+        start, handover = wide_start(plan.localization_sigma, prior.sigma_range[1])
+        plan = replace(plan, localization_sigma=start, annealing_sigma=handover)
+    current = replace(current, plan=plan)
+    if current.calibration.noise_std != started:
+        change = current.calibration.noise_std / started
+        text = (
+            f"The noise level was fitted to the residual: {change:.2f} times the estimate from "
+            f"{current.calibration.noise_source}."
+        )
+        current = replace(current, warnings=(text,))
+    return current
+
+
+def _spread(images: Tensor) -> float:
+    """Posterior std per component inside the object, from two draws."""
+    inside = diagnostics.object_mask(images.mean(dim=0).abs().cpu().numpy())
+    difference = (images[0] - images[1]).abs().square()
+    if inside.any():
+        difference = difference[torch.from_numpy(inside).to(difference.device)]
+    return float(difference.mean() / 4) ** 0.5

@@ -1,0 +1,31 @@
+"""How to reconstruct."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from recon.calibration import CalibrationSettings
+from recon.coarse import CoarseMethod
+from recon.schedule import PRESETS, Path, Preset
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to reconstruct; the defaults need no thought."""
+
+    preset: str = "standard"
+    samples: int | None = None
+    """Chains, one independent sample each; None takes the preset's."""
+    seed: int = 0
+    coarse: CoarseMethod = CoarseMethod.CG_SENSE
+    path: Path = Path.PRIOR
+    fit_noise: bool = True
+    """Re-estimate the noise level when the residual contradicts it."""
+    self_check: bool = True
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+
+    @property
+    def resolved(self) -> Preset:
+        """The preset with the number of chains asked for."""
+        preset = PRESETS[self.preset]
+        return preset if self.samples is None else replace(preset, chains=self.samples)

@@ -1,0 +1,81 @@
+"""From the draws of the chains to the posterior of a slice, and whether it may be trusted."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recon import diagnostics
+from recon.chains import Draws
+from recon.posterior import QUANTILE_LEVELS, SlicePosterior
+from recon.preparation import PreparedSlice
+
+_CONSISTENT_BAND = (0.8, 1.3)
+
+
+def _numpy(values: Tensor, scale: float = 1.0) -> NDArray[np.float32]:
+    return np.asarray(scale * values.cpu().numpy(), dtype=np.float32)
+
+
+def summarise(current: PreparedSlice, draws: Draws) -> SlicePosterior:
+    """Mean, spread, intervals and diagnostics of all draws, in input units; no self-check yet."""
+    pictures = current.problem.operator.picture(draws.images)
+    pooled = pictures.flatten(0, 1)
+    magnitude = pictures.abs()
+    mean = pooled.mean(dim=0)
+    inside = diagnostics.object_mask(mean.abs().cpu().numpy())
+    worth = diagnostics.independent_draws(magnitude, torch.from_numpy(inside).to(mean.device))
+    quantiles = diagnostics.interval_ends(magnitude.flatten(0, 1), QUANTILE_LEVELS, worth)
+    std = diagnostics.spread_correction(worth) * magnitude.flatten(0, 1).std(dim=0, correction=0)
+    rhat = _numpy(diagnostics.split_rhat(magnitude))
+    chi2 = _numpy(diagnostics.chi2_per_coil(current.problem, draws.images[:, -1]))
+    converged, warnings = _verdict(rhat[inside], chi2)
+    if draws.step < current.plan.step:
+        warnings = (*warnings, "The chains were unstable once and were run with half the step.")
+    scale = current.scale
+    return SlicePosterior(
+        index=current.index,
+        mean=current.in_input_units(mean),
+        samples=current.shown(draws.images[:, -1]),
+        coarse=current.shown(current.coarse),
+        magnitude_std=_numpy(std, scale),
+        phase_std=_numpy(diagnostics.circular_std(pooled)),
+        quantiles=_numpy(quantiles, scale),
+        mean_error=_numpy(diagnostics.mean_error(magnitude), scale),
+        rhat=rhat,
+        effective_samples=_numpy(diagnostics.effective_samples(magnitude)),
+        chi2_per_coil=chi2,
+        object_mask=inside,
+        noise_std=current.problem.noise_std * scale,
+        scale=scale,
+        evaluations=current.plan.preset.evaluations,
+        converged=converged,
+        warnings=current.warnings + warnings,
+        self_check=None,
+    )
+
+
+def _verdict(rhat: NDArray[np.float32], chi2: NDArray[np.float32]) -> tuple[bool, tuple[str, ...]]:
+    """Whether the slice may be trusted, and why not in plain words."""
+    warnings = []
+    known = rhat[np.isfinite(rhat)]
+    mixed = float((known < 1.1).mean()) if known.size else 0.0
+    if not known.size:
+        warnings.append(
+            "There are too few draws per chain to check that the chains agree (R-hat). "
+            "Use the standard or thorough preset."
+        )
+    elif mixed < 0.95:
+        warnings.append(
+            f"The chains agree (R-hat below 1.1) in {mixed:.0%} of the object; 95 % is wanted. "
+            "Use a longer preset."
+        )
+    consistent = _CONSISTENT_BAND[0] <= float(chi2.mean()) <= _CONSISTENT_BAND[1]
+    if not consistent:
+        warnings.append(
+            f"The residual is {float(chi2.mean()):.2f} times the noise variance; it should be "
+            "near one. The noise level or the coil maps do not describe this scan."
+        )
+    return mixed >= 0.95 and consistent, tuple(warnings)
