@@ -33,7 +33,14 @@ from benchmarks.contestants import PEERS, TUNED, Peer, Values, our_preset
 from benchmarks.peer_tables import BUDGETS, CASES, CURVES, draw, outcome
 from benchmarks.record import RESULTS, publish
 from benchmarks.samplers import Denoiser
-from benchmarks.shared_slice import Case, SharedSlice, image_scores, prepare, sample_scores
+from benchmarks.shared_slice import (
+    Case,
+    SharedSlice,
+    image_scores,
+    picture_scores,
+    prepare,
+    sample_scores,
+)
 from benchmarks.single_images import methods
 from models.registry import load_prior
 from recon.noise import NoiseStreams
@@ -136,7 +143,8 @@ class Bench:
         return best
 
     def _try(self, peer: Peer, settings: Values) -> Record:
-        shared, denoiser = self.shared(TUNING), Denoiser(self.prior)
+        shared = self.shared(TUNING)
+        denoiser = shared.denoiser(self.prior)
         spent = peer.spend(settings, TUNED)
         record = peer_record(peer, shared, denoiser, spent, TUNING_SAMPLES)
         return {**record, "settings": dict(settings)}
@@ -193,19 +201,20 @@ def our_record(shared: SharedSlice, denoiser: Denoiser, settings: Settings) -> R
 
     def make() -> Record:
         wall = cpu = 0.0
-        for event in reconstruct(shared.scan, _Counted(denoiser), settings, [0]):
+        prior = _Counted(denoiser, shared.inside.shape)
+        for event in reconstruct(shared.scan, prior, settings, [0]):
             if isinstance(event, CoarseReady):
                 wall, cpu = time.perf_counter(), _cpu()
             if isinstance(event, SlicePosterior):
                 posterior = event
         wall, cpu = time.perf_counter() - wall, _cpu() - cpu
         samples = _inner(shared, posterior.samples)
-        mean = image_scores(shared, _inner(shared, posterior.mean))
+        mean = picture_scores(shared, _inner(shared, posterior.mean))
         return {
             "samples": len(samples),
             **sample_scores(shared, samples, posterior),
-            "all draws PSNR": mean["PSNR"],
-            "all draws SSIM": mean["SSIM"],
+            "all draws PSNR": mean.psnr,
+            "all draws SSIM": mean.ssim,
             "wall": wall,
             "cpu": cpu,
         }
@@ -222,13 +231,15 @@ class _Counted:
     """Our own sampler's prior: the denoiser within its trained levels, counted."""
 
     denoiser: Denoiser
+    shape: tuple[int, ...]
+    """Of the images that count: the strip beyond an edge belongs to its image."""
 
     @property
     def sigma_range(self) -> tuple[float, float]:
         return self.denoiser.prior.sigma_range
 
     def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
-        self.denoiser.images += len(noisy)
+        self.denoiser.images += len(noisy) * (noisy.shape[1:] == self.shape)
         return self.denoiser.prior.denoise(noisy, sigma)
 
 
@@ -286,7 +297,8 @@ def _our_spending(count: int) -> Callable[[SharedSlice, Denoiser], Record]:
 
 
 def _record_of(bench: Bench, job: Job) -> Record:
-    return job.run(bench.shared(job.case), Denoiser(bench.prior))
+    shared = bench.shared(job.case)
+    return job.run(shared, shared.denoiser(bench.prior))
 
 
 def run(prior: Prior, only: str = "") -> dict[str, Record]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from models.denoiser import NetworkPrior
 from recon.noise import NoiseStreams
+from recon.overlap import Overlap
 from recon.prior import Prior
 from recon.sampler import Problem
 from recon.schedule import geometric
@@ -30,8 +31,9 @@ class Denoiser:
     noisy image is shrunk until its noise has that level: peers ask for levels from 0.007 to 230.
     """
 
-    def __init__(self, prior: Prior) -> None:
+    def __init__(self, prior: Prior, overlap: Overlap | None = None) -> None:
         self.prior = prior
+        self.overlap = overlap
         self.images = 0
         """Images denoised so far: network evaluations."""
 
@@ -46,6 +48,13 @@ class Denoiser:
         return self._trained(noisy, sigma)
 
     def _trained(self, noisy: Tensor, sigma: float) -> Tensor:
+        """As `recon.prior.OverlapPrior` where the field of view folds."""
+        if self.overlap is None:
+            return self._image(noisy, sigma)
+        inside, strip = (self._image(each, sigma) for each in self.overlap.split(noisy))
+        return torch.cat([inside, self.overlap.support * strip], dim=self.overlap.axis)
+
+    def _image(self, noisy: Tensor, sigma: float) -> Tensor:
         prior = self.prior
         if not (noisy.requires_grad and isinstance(prior, NetworkPrior)):
             # The network's answer is an inference tensor, which no later gradient could pass.

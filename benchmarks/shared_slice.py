@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.samplers import Denoiser
 from recon import diagnostics
 from recon.calibration import CalibrationSettings, calibrate, compress, noise_model, scaled
-from recon.evaluation import evaluate, volume_scores
+from recon.evaluation import ImageScores, evaluate, volume_scores
 from recon.io.files import read_scan
+from recon.operators import FourierOperator
 from recon.phantom import simulate
 from recon.pipeline import reconstruct
 from recon.posterior import QUANTILE_LEVELS, SlicePosterior
@@ -64,6 +66,11 @@ class SharedSlice:
     inside: np.ndarray
     """(rows, columns) bool: the object, found on the reference, the same for all."""
 
+    def denoiser(self, prior: Prior) -> Denoiser:
+        """The prior as the peers need it, for this slice's images."""
+        operator = self.problem.operator
+        return Denoiser(prior, operator.overlap if isinstance(operator, FourierOperator) else None)
+
 
 def full_scan(name: str) -> Scan:
     """A measured scan; `phantom` and `phantom-tuning` are two simulated heads."""
@@ -102,9 +109,14 @@ def prepare(
     return SharedSlice(case, scan, problem, factor, reference, unseen, inside)
 
 
+def picture_scores(shared: SharedSlice, picture: Tensor) -> ImageScores:
+    """PSNR, SSIM and NMSE of one picture (rows, columns) in internal units."""
+    return volume_scores(shared.reference[None], picture.numpy()[None])
+
+
 def image_scores(shared: SharedSlice, image: Tensor) -> dict[str, float]:
-    """PSNR, SSIM, NMSE and chi2 of one image in internal units."""
-    scores = volume_scores(shared.reference[None], image.numpy()[None])
+    """PSNR, SSIM, NMSE and chi2 of one image of the problem."""
+    scores = picture_scores(shared, shared.problem.operator.picture(image))
     chi2 = float(shared.problem.chi2(image[None])[0])
     return {"PSNR": scores.psnr, "SSIM": scores.ssim, "NMSE": scores.nmse, "chi2": chi2}
 
@@ -112,11 +124,17 @@ def image_scores(shared: SharedSlice, image: Tensor) -> dict[str, float]:
 def sample_scores(
     shared: SharedSlice, samples: Tensor, result: SlicePosterior | None = None
 ) -> dict[str, float]:
-    """Scores of independent draws (n, rows, columns) in internal units, and of their mean.
+    """Scores of independent draws of the problem's images, and of their mean.
 
     Intervals come from the draws as in a result (`diagnostics.interval_ends`); with `result`, our
-    own, which pools all draws of its chains, its intervals are judged as they stand.
+    own, which pools all draws of its chains, `samples` are its pictures, and its intervals and chi2
+    are judged as they stand.
     """
+    if result is None:
+        chi2 = float(shared.problem.chi2(samples).mean())
+        samples = shared.problem.operator.picture(samples)
+    else:
+        chi2 = float(result.chi2_per_coil.mean())
     magnitude = samples.abs()
     if result is None:
         ends = diagnostics.interval_ends(magnitude, QUANTILE_LEVELS, len(samples))
@@ -131,7 +149,7 @@ def sample_scores(
         "mean PSNR": judged.mean.psnr,
         "mean SSIM": judged.mean.ssim,
         "mean NMSE": judged.mean.nmse,
-        "chi2": float(shared.problem.chi2(samples).mean()),
+        "chi2": chi2,
         "cover50": judged.predicted_50,
         "cover90": judged.predicted_90,
         "calibration ratio": calibration_ratio(shared, samples),

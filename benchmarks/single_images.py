@@ -43,27 +43,36 @@ def wavelet(problem: Problem, weight: float) -> Tensor:
 
 
 def total_variation(problem: Problem, weight: float) -> Tensor:
-    """Sigpy's total variation (primal-dual hybrid gradient)."""
-    maps, mask = _cartesian(problem)
+    """Sigpy's total variation (primal-dual hybrid gradient); the first maps where voxels fold."""
+    operator = _cartesian(problem)
+    maps, overlap = operator.coil_maps, operator.overlap
     app = mri_app.TotalVariationRecon(
         problem.measurement.numpy(),
-        maps.numpy(),
+        (maps if overlap is None else overlap.split(maps)[0]).numpy(),
         weight * problem.noise_std,
-        weights=mask.numpy().astype(np.float32),
+        weights=operator.mask.numpy().astype(np.float32),
         device=sigpy.cpu_device,
         max_iter=2 * ITERATIONS,
         show_pbar=False,
     )
-    return torch.from_numpy(np.asarray(app.run(), dtype=np.complex64))
+    image = torch.from_numpy(np.asarray(app.run(), dtype=np.complex64))
+    return image if overlap is None else overlap.padded(image)
 
 
 def bart(problem: Problem, weight: float, regularisation: str) -> Tensor:
-    """BART's `pics` with `regularisation` W (wavelet) or T (total variation), data not rescaled."""
-    maps, mask = _cartesian(problem)
+    """BART's `pics` with `regularisation` W (wavelet) or T (total variation), data not rescaled.
+
+    It takes both sets of maps where voxels fold.
+    """
+    operator = _cartesian(problem)
+    sets, overlap = [operator.coil_maps], operator.overlap
+    if overlap is not None:
+        inside, strip = overlap.split(operator.coil_maps)
+        sets = [inside, torch.zeros_like(inside).index_copy(overlap.axis, overlap.positions, strip)]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        _write(place / "kspace", (problem.measurement * mask).numpy())
-        _write(place / "maps", maps.numpy())
+        _write(place / "kspace", (problem.measurement * operator.mask).numpy()[None])
+        _write(place / "maps", torch.stack(sets).numpy())
         penalty = f"{regularisation}:3:0:{weight * problem.noise_std:.6g}"
         command = ["bart", "pics", "-S", "-w", "1", "-i", str(ITERATIONS), "-R", penalty]
         subprocess.run(
@@ -73,10 +82,14 @@ def bart(problem: Problem, weight: float, regularisation: str) -> Tensor:
             capture_output=True,
             env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         )
-        image = torch.from_numpy(_read(place / "image", problem.backprojection.shape))
+        images = torch.from_numpy(_read(place / "image", (len(sets), *operator.mask.shape)))
+    image = images[0]
+    if overlap is not None:
+        beyond = images[1].index_select(overlap.axis, overlap.positions)
+        image = torch.cat([image, beyond], dim=overlap.axis)
     # Where half a side is odd, BART's transform is minus the centred one.
-    overlap = (problem.operator.forward(image).conj() * problem.measurement).sum()
-    return image * (overlap / overlap.abs())
+    agreement = (operator.forward(image).conj() * problem.measurement).sum()
+    return image * (agreement / agreement.abs())
 
 
 def methods() -> dict[str, tuple[Callable[..., Tensor], tuple[dict[str, float | str], ...]]]:
@@ -94,20 +107,24 @@ def methods() -> dict[str, tuple[Callable[..., Tensor], tuple[dict[str, float | 
     return found
 
 
-def _cartesian(problem: Problem) -> tuple[Tensor, Tensor]:
+def _cartesian(problem: Problem) -> CartesianSense:
     if not isinstance(problem.operator, CartesianSense):
         raise TypeError("these methods are for Cartesian scans")
-    return problem.operator.coil_maps, problem.operator.mask
+    return problem.operator
 
 
-def _write(path: Path, coils: np.ndarray) -> None:
-    """(coils, rows, columns) as a BART file: dimensions x, y, z, coil, first fastest."""
-    count, rows, columns = coils.shape
-    path.with_suffix(".hdr").write_text(f"# Dimensions\n{rows} {columns} 1 {count}\n")
-    ordered = np.transpose(coils, (1, 2, 0)).astype(np.complex64)
+def _write(path: Path, sets: np.ndarray) -> None:
+    """(sets, coils, rows, columns) as a BART file: dimensions x, y, z, coil, set, first fastest."""
+    count, coils, rows, columns = sets.shape
+    path.with_suffix(".hdr").write_text(f"# Dimensions\n{rows} {columns} 1 {coils} {count}\n")
+    ordered = np.transpose(sets, (2, 3, 1, 0)).astype(np.complex64)
     path.with_suffix(".cfl").write_bytes(ordered.tobytes(order="F"))
 
 
-def _read(path: Path, shape: torch.Size) -> np.ndarray:
-    values = np.fromfile(path.with_suffix(".cfl"), dtype=np.complex64)
-    return np.ascontiguousarray(values[: shape.numel()].reshape(tuple(shape), order="F"))
+def _read(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """(sets, rows, columns) of one coil."""
+    count, rows, columns = shape
+    values = np.fromfile(path.with_suffix(".cfl"), dtype=np.complex64)[: count * rows * columns]
+    return np.ascontiguousarray(
+        np.transpose(values.reshape((rows, columns, count), order="F"), (2, 0, 1))
+    )

@@ -10,12 +10,17 @@ import pytest
 import torch
 
 from benchmarks.closed_form import white_image
+from benchmarks.samplers import Denoiser
 from benchmarks.shared_slice import Case, SharedSlice, sample_scores
 from benchmarks.single_images import bart, methods, wavelet
+from models.denoiser import NetworkPrior
+from recon.calibration import calibrate, noise_model
 from recon.operators import CartesianSense, fft2c
 from recon.phantom import simulate
+from recon.preparation import prior_of, problem_of
 from recon.sampler import Problem
 from recon.solve import solver_for
+from tests.problems import folded_scan
 
 SIDE, SPREAD, SAMPLES = 46, 0.1, 8
 NOISE_STD = 0.01
@@ -71,6 +76,37 @@ def test_bart_gets_the_same_problem_as_sigpy() -> None:
     torch.testing.assert_close(measured, expected, rtol=0, atol=5 * NOISE_STD)
     assert float((measured - shared.problem.measurement).abs().max()) < 5 * NOISE_STD
     assert fft2c(found).shape == (SIDE, SIDE)
+
+
+class Halving(torch.nn.Module):
+    """A network for images of any shape."""
+
+    def forward(self, image: torch.Tensor, _label: torch.Tensor) -> torch.Tensor:
+        return 0.5 * image
+
+
+@pytest.mark.skipif(shutil.which("bart") is None, reason="BART is not on this machine")
+def test_bart_gets_both_sets_of_maps_where_voxels_fold() -> None:
+    scan = folded_scan().scan
+    problem = problem_of(calibrate(scan, 0, noise_model(scan)[0]), torch.device("cpu"))
+    found = bart(problem, 0.001, "W")
+    assert found.shape == problem.backprojection.shape
+    assert float(problem.chi2(found[None])[0]) < 1.2
+    # The maps of a voxel are orthonormal: fully sampled, A^H y is the least squares answer.
+    error = (found - problem.backprojection).abs().square().mean().sqrt()
+    assert float(error) < 0.5 * problem.noise_std
+
+
+def test_the_peers_denoiser_takes_the_strip_as_our_own_prior_does() -> None:
+    scan = folded_scan().scan
+    calibration = calibrate(scan, 0, noise_model(scan)[0])
+    problem = problem_of(calibration, torch.device("cpu"))
+    prior = NetworkPrior(Halving(), (0.05, 2.0))
+    noisy = white_image(2, *problem.backprojection.shape, seed=4)
+    denoiser = Denoiser(prior, calibration.overlap)
+    expected = prior_of(prior, problem).denoise(noisy, 0.3)
+    torch.testing.assert_close(denoiser(noisy, 0.3), expected)
+    assert denoiser.images == 2
 
 
 def test_methods_have_settings_to_choose_from() -> None:
