@@ -13,13 +13,14 @@ EXPERIMENTS = {
     "growth": "network evaluations against dimension and signal-to-noise ratio",
     "refinement": "error of the refined image against that of the coarse one",
     "speed": "time beside the network's own, against chains, coils, matrix and kind of mask",
+    "frontier": "evaluations that reach what `thorough` finds, and where the presets lie",
     "inverse_problems": "inpainting, super-resolution, deblurring with the shipped prior; DPS",
     "coverage": "true values inside the intervals, before and after the conformal factor",
     "three_steps": "coarse image, localized draw, posterior draw of an MR slice, as pictures",
     "peers": "our samplers and other people's on the same scans, maps, noise and prior; hours",
 }
 
-SEPARATE = {"coverage", "inverse_problems", "peers", "speed"}
+SEPARATE = {"coverage", "frontier", "inverse_problems", "peers", "speed"}
 
 
 def main(names: list[str]) -> int:
