@@ -63,6 +63,7 @@ CASES = (
     Case("brain_t1_8ch", 4),
     Case("brain_t1_8ch", 4, center_fraction=0.13),
     Case("brain_t1_8ch", 8, center_fraction=0.08),
+    Case("brain_wrap_8ch", 4),
     Case("head_t1_sagittal_1ch", 3),
     Case("complex_t2", 4),
     Case("complex_t2", 6),
@@ -99,7 +100,8 @@ def best_l1(scan: Scan, reference: np.ndarray) -> tuple[float, np.ndarray]:
     problem = problem_of(calibration, torch.device("cpu"))
     tried = []
     for weight in LAMBDAS:
-        image = l1_wavelet(problem, weight * calibration.noise_std, 100).numpy()
+        found = l1_wavelet(problem, weight * calibration.noise_std, 100)
+        image = problem.operator.picture(found).numpy()
         tried.append((volume_scores(reference, image[None]).psnr, weight, image))
     _, weight, image = max(tried, key=lambda each: each[0])
     return weight, image * calibration.phase

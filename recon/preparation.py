@@ -96,7 +96,20 @@ def prepare(
         settings.resolved, settings.path, sigma, max(sigma / 2, lowest), lowest, sigma / 2
     )
     image = coarse.image / scale
-    return PreparedSlice(index, calibration, problem, image, plan, scale, ())
+    return PreparedSlice(index, calibration, problem, image, plan, scale, _folding(calibration))
+
+
+def _folding(calibration: Calibration) -> tuple[str, ...]:
+    """What to say where the field of view is smaller than the object."""
+    overlap = calibration.overlap
+    if overlap is None:
+        return ()
+    lines = f"{len(overlap.positions)} {'columns' if overlap.axis == -1 else 'rows'}"
+    return (
+        f"The field of view is smaller than the object: voxels of {lines} at its edges hold "
+        "two places. A second set of coil maps tells them apart; the "
+        "picture shows the root of the sum of their squares.",
+    )
 
 
 def fit_noise(
@@ -142,7 +155,7 @@ def fit_noise(
             f"The noise level was fitted to the residual: {change:.2f} times the estimate from "
             f"{current.calibration.noise_source}."
         )
-        current = replace(current, warnings=(text,))
+        current = replace(current, warnings=(*current.warnings, text))
     return current
 
 

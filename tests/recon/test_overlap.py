@@ -181,6 +181,8 @@ def test_two_sets_explain_what_one_cannot(folded: Folded) -> None:
         (coarse,) = (each.image for each in events if isinstance(each, CoarseReady))
         assert coarse.shape == posterior.mean.shape == scan.image_shape
         found.append(float(posterior.chi2_per_coil.mean()))
+        said = any("smaller than the object" in text for text in posterior.warnings)
+        assert said is (calibration.second_crop < 1)
         reference = coil_combination(folded.scan, scan.mask, CalibrationSettings())
         errors.append(evaluate([posterior], reference, 0.5).slices[0].mean.nmse)
     assert 0.85 < found[0] < 1.15
