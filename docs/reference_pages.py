@@ -28,6 +28,7 @@ from recon.planes import ATTRIBUTE as IMAGE_PLANES
 from recon.posterior import QUANTILE_LEVELS, SelfCheck, SlicePosterior
 from service.cli import app as command_line
 from service.http.app import create_app, create_context
+from service.problems import PROBLEMS
 from service.settings import CONFIG_VARIABLE, ServiceSettings
 from service.settings import table as settings_table
 from service.store.database import create_database
@@ -79,8 +80,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Links to figures and model cards are written as a reader of the repository finds them."""
     del page
+    markdown = problems_section(markdown)
     markdown = re.sub(rf"\]\(\.\./{_WEIGHTS}/([\w-]+)/README\.md", r"](model-cards/\1.md", markdown)
     return markdown.replace(f"](../{_RESULTS}/", f"]({_RESULTS}/")
+
+
+def problems_section(markdown: str) -> str:
+    """The advice on every type of problem, in the place of the comment `problems`."""
+    sections = (
+        f"### {kind}\n\n*{each.title} ({each.status}).* {each.advice}\n"
+        for kind, each in PROBLEMS.items()
+    )
+    return markdown.replace("<!-- problems -->", "\n".join(sections))
 
 
 def _formula(source: str, *_: object, **__: object) -> str:

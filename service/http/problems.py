@@ -59,10 +59,10 @@ def problems(*kinds: str) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may answer these problems, beside those of every route."""
     by_status: dict[int | str, list[str]] = {}
     for kind in (*_ALWAYS, *kinds, *_FAILURES):
-        by_status.setdefault(PROBLEMS[kind][0], []).append(kind)
+        by_status.setdefault(PROBLEMS[kind].status, []).append(kind)
     return {
         status: {
-            "description": "; ".join(PROBLEMS[kind][1] for kind in kinds),
+            "description": "; ".join(PROBLEMS[kind].title for kind in kinds),
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
         for status, kinds in by_status.items()

@@ -144,11 +144,10 @@ def get_limits(context: InContext) -> Limits:
 
 @router.get("/problems/{kind}", include_in_schema=False)
 def describe_problem(kind: str) -> Response:
-    """What a problem type means."""
+    """What a problem type means, and what to do about it."""
     if kind not in PROBLEMS:
         raise ProblemError("not-found", "there is no such problem type")
-    status, title = PROBLEMS[kind]
-    return JSONResponse({"type": f"/problems/{kind}", "status": status, "title": title})
+    return JSONResponse({"type": f"/problems/{kind}", **PROBLEMS[kind]._asdict()})
 
 
 @router.get("/livez")

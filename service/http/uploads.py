@@ -255,7 +255,7 @@ async def _finish(context: Context, upload: Upload) -> Upload:
         body = Received(path, upload.sha256, upload.length)
         scan, _ = await keep_scan(context, upload.owner, body)
     except ProblemError as problem:
-        if problem.status == PROBLEMS["invalid-scan"][0]:
+        if problem.status == PROBLEMS["invalid-scan"].status:
             await run_in_threadpool(context.uploads.remove, upload.id)
         raise
     kept = partial(context.uploads.become, upload, sha256=upload.sha256, scan=scan.id)

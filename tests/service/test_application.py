@@ -167,7 +167,8 @@ def test_names_of_choices_are_those_of_the_pipeline() -> None:
 
 def test_every_problem_type_can_be_looked_up(make: Callable[..., Context]) -> None:
     context = make()
-    for kind, (status, title) in PROBLEMS.items():
+    for kind, expected in PROBLEMS.items():
         found = ask(context, "GET", f"/problems/{kind}").json()
-        assert (found["status"], found["title"]) == (status, title)
+        assert found == {"type": f"/problems/{kind}", **expected._asdict()}
+        assert found["advice"].endswith(".")
     problem(ask(context, "GET", "/problems/none"), 404, "not-found")
