@@ -170,7 +170,7 @@ def _judged(
             "GROUP BY workflow_uuid, function_name"
         ).fetchall()
         jobs = connection.execute("SELECT state, count(*) FROM service_jobs GROUP BY state")
-        by_state = dict(jobs.fetchall())
+        by_state: dict[str, int] = dict(jobs.fetchall())
     doubled = [row for row in recorded if row[2] > 1]
     assert not doubled, doubled[:3]
     assert by_state["succeeded"] == len(good)

@@ -35,7 +35,7 @@ RESULT = ROOT / "benchmarks" / "results" / "augmentations.json"
 SETS = ("complex_t2", "open_ms")
 SIGMAS = (0.05, 0.1, 0.2)
 FULL = Augmentation()
-WITHOUT = {
+WITHOUT: dict[str, dict[str, object]] = {
     "nothing left out": {},
     "flips and transposes": {"flips": False},
     "rotation and zoom": {"resampled": 0.0},

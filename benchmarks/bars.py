@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.closed_form import weighted_problem
-from benchmarks.record import Check, Outcome, publish
+from benchmarks.record import Check, Outcome, Row, publish
 from recon.noise import NoiseStreams
 from recon.sampler import init, step
 from recon.schedule import STEP, prior_path
@@ -230,11 +230,11 @@ def outcome(bars: Bars) -> Outcome:
         )
     blind = {1: (0.195, 0.238), 2: (0.341, 0.126), 3: (0.366, 0.0161), 4: (0.368, 6.6e-4)}
     for separation, kl, fisher in bars.blind:
-        expected = blind.get(round(separation), (0.368, 4.5e-8))
+        divergence, information = blind.get(round(separation), (0.368, 4.5e-8))
         name = f"two modes at ±{separation:g}"
-        checks.append(Check(f"{name}: KL", kl, expected[0], 6e-4))
-        checks.append(Check(f"{name}: Fisher divergence, ratio", fisher / expected[1], 1, 0.015))
-    rows = [
+        checks.append(Check(f"{name}: KL", kl, divergence, 6e-4))
+        checks.append(Check(f"{name}: Fisher divergence, ratio", fisher / information, 1, 0.015))
+    rows: list[Row] = [
         {
             "run": each.name,
             "evaluations": each.evaluations,

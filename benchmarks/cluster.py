@@ -286,7 +286,7 @@ def _nan(kspace: np.ndarray) -> np.ndarray:
     return kspace
 
 
-BROKEN: dict[str, tuple[Callable[[Path, Path], None], str]] = {
+BROKEN: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "empty": (lambda _, path: path.write_bytes(b""), "not-hdf5/empty-file"),
     "text": (lambda _, path: path.write_text("no scan"), "not-hdf5"),
     "cut": (_cut, "invalid-scan/unreadable"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import bm3d
@@ -69,7 +70,7 @@ def bm3d_rows(images: list[Tensor]) -> list[dict[str, float]]:
     return rows
 
 
-def prior_rows(priors: dict[str, Prior], images: list[Tensor]) -> list[dict[str, float]]:
+def prior_rows(priors: Mapping[str, Prior], images: list[Tensor]) -> list[dict[str, float]]:
     """One row per noise level: mean PSNR of every prior."""
     rows = []
     for sigma in SIGMAS:
@@ -107,7 +108,7 @@ def _resized(image: Tensor, side: int) -> Tensor:
     return torch.fft.ifft2(torch.fft.ifftshift(cut), norm="forward").to(torch.complex64)
 
 
-def picture(priors: dict[str, Prior], image: Tensor, file: Path) -> None:
+def picture(priors: Mapping[str, Prior], image: Tensor, file: Path) -> None:
     """One slice at each noise level: noisy, every prior, BM3D with known phase."""
     columns = ["noisy", *priors, "BM3D"]
     figure, axes = plt.subplots(len(SIGMAS), len(columns), figsize=(2.4 * len(columns), 12))

@@ -18,6 +18,7 @@ The error is KL(result | p(x | y)), averaged over y; 0.05 is asked for.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.closed_form import weighted_problem
-from benchmarks.record import Check, Outcome, publish
+from benchmarks.record import Check, Outcome, Row, publish
 from recon.noise import NoiseStreams
 from recon.prior import GaussianPrior
 from recon.sampler import State, init, step
@@ -122,7 +123,7 @@ class _Impulses(NoiseStreams):
         super().__init__([], pooled=draws)
         self._next = 0
 
-    def normal(self, shape: object, device: object = "cpu") -> Tensor:
+    def normal(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         del device
         drawn = torch.zeros(self.chains, *shape, dtype=torch.complex128)
         drawn[self._next] = 1
@@ -162,7 +163,7 @@ class _Silence(NoiseStreams):
     def __init__(self) -> None:
         super().__init__([], pooled=1)
 
-    def normal(self, shape: object, device: object = "cpu") -> Tensor:
+    def normal(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         del device
         return torch.zeros(1, *shape, dtype=torch.complex128)
 
@@ -213,8 +214,8 @@ def run() -> Growth:
 
 def slope(places: list[float], costs: list[float]) -> float:
     """Exponent of a power law by least squares on logarithmic axes."""
-    kept = [(math.log(p), math.log(c)) for p, c in zip(places, costs, strict=True) if c == c]
-    return float(np.polyfit(*zip(*kept, strict=True), 1)[0]) if len(kept) > 1 else math.nan
+    kept = np.log([(p, c) for p, c in zip(places, costs, strict=True) if c == c])
+    return float(np.polyfit(kept[:, 0], kept[:, 1], 1)[0]) if len(kept) > 1 else math.nan
 
 
 def slopes(growth: Growth) -> dict[tuple[str, str], float]:
@@ -237,7 +238,7 @@ def outcome(growth: Growth) -> Outcome:
     costs = (*growth.by_dimension, *growth.by_ratio)
     reached = sum(math.isfinite(cost.evaluations) for cost in costs)
     checks = (Check("settings for which the grid meets the error", reached, len(costs), 0),)
-    rows = [
+    rows: list[Row] = [
         {"sampler": c.sampler, "d": c.dimension, "rho": c.ratio, "evaluations": c.evaluations}
         for c in costs
     ]

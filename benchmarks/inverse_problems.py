@@ -30,7 +30,7 @@ from scipy import linalg
 from torch import Tensor
 
 from benchmarks.closed_form import white_image
-from benchmarks.record import Check, Outcome, publish
+from benchmarks.record import Check, Outcome, Row, publish
 from benchmarks.samplers import Denoiser, dps
 from models.denoiser import NetworkPrior
 from models.registry import load_prior
@@ -199,8 +199,7 @@ def outcome(inverse: Inverse) -> Outcome:
     """The data are explained, and the error falls with Langevin time as the paper found."""
     checks = []
     for task in TASKS:
-        rows = [s for s in inverse.scores if s.task == task]
-        walks = rows[1:]
+        walks = [s for s in inverse.scores if s.task == task][1:]
         checks += [
             Check(f"{task}: longest Langevin explains the data, chi²", walks[-1].chi2, 1, 0.15),
             Check(
@@ -210,7 +209,7 @@ def outcome(inverse: Inverse) -> Outcome:
                 0,
             ),
         ]
-    rows = [
+    rows: list[Row] = [
         {
             "task": s.task,
             "sampler": s.sampler,
@@ -232,7 +231,7 @@ def outcome(inverse: Inverse) -> Outcome:
 def draw(inverse: Inverse) -> Figure:
     """Curves of both measures, and one image per task."""
     figure = plt.figure(figsize=(12, 7.2), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.25, 1))
+    left, right = np.asarray(figure.subfigures(1, 2, width_ratios=(1.25, 1)))
     curves = left.subplots(3, 2, sharex=True)
     for row, task in zip(curves, TASKS, strict=True):
         rows = [s for s in inverse.scores if s.task == task]

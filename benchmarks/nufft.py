@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable
+from functools import partial
 
 import finufft
 import numpy as np
@@ -28,8 +29,8 @@ def main() -> None:
     exact = _sums(images, points[chosen].astype(np.float64))
 
     def report(name: str, forward: Callable[[], np.ndarray], adjoint: Callable[[], object]) -> None:
-        seconds, values = _timed(forward)
-        back, _ = _timed(adjoint)
+        seconds = _seconds(forward)
+        back, values = _seconds(adjoint), forward()
         error = np.linalg.norm(values[:, chosen] - exact) / np.linalg.norm(exact)
         print(f"{name:28} {seconds:8.3f} s {back:8.3f} s   {error:.1e}")
 
@@ -40,9 +41,9 @@ def main() -> None:
     for eps in (1e-3, 1e-6):
         report(
             f"finufft, eps {eps:g}",
-            lambda eps=eps: finufft.nufft2d2(row, column, images, eps=eps, isign=-1, nthreads=2),
-            lambda eps=eps: finufft.nufft2d1(
-                row, column, values, (SIZE, SIZE), eps=eps, isign=1, nthreads=2
+            partial(finufft.nufft2d2, row, column, images, eps=eps, isign=-1, nthreads=2),
+            partial(
+                finufft.nufft2d1, row, column, values, (SIZE, SIZE), eps=eps, isign=1, nthreads=2
             ),
         )
     _torchkbnufft(report, points, images)
@@ -50,21 +51,24 @@ def main() -> None:
     for width, over in ((4, 1.25), (6, 2.0)):
         report(
             f"sigpy, width {width}, grid {over:g}",
-            lambda width=width, over=over: (
-                SIZE * sigpy.nufft(images, coordinates, oversamp=over, width=width)
-            ),
-            lambda width=width, over=over: sigpy.nufft_adjoint(
-                values, coordinates, (COILS, SIZE, SIZE), oversamp=over, width=width
+            partial(sigpy.nufft, SIZE * images, coordinates, oversamp=over, width=width),
+            partial(
+                sigpy.nufft_adjoint,
+                values,
+                coordinates,
+                (COILS, SIZE, SIZE),
+                oversamp=over,
+                width=width,
             ),
         )
     place = torch.from_numpy(points)
     kernel = toeplitz_kernel(place, torch.ones(len(points), dtype=torch.float64), (SIZE, SIZE))
     stack = torch.from_numpy(images)
-    seconds, _ = _timed(lambda: toeplitz(kernel.float(), stack))
+    seconds = _seconds(lambda: toeplitz(kernel.float(), stack))
     print(f"{'A^H A by Toeplitz embedding':28} {seconds:8.3f} s")
 
 
-def _torchkbnufft(report: Callable, points: np.ndarray, images: np.ndarray) -> None:
+def _torchkbnufft(report: Callable[..., None], points: np.ndarray, images: np.ndarray) -> None:
     if importlib.util.find_spec("torchkbnufft") is None:
         print("torchkbnufft is not installed")
         return
@@ -99,14 +103,15 @@ def _sums(images: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.einsum("kr,crk->ck", by_row, images.astype(np.complex128) @ by_column.T)
 
 
-def _timed(run: Callable) -> tuple[float, object]:
+def _seconds(run: Callable[[], object]) -> float:
+    """The best of three, after one to warm up."""
     run()
-    best, value = float("inf"), None
+    best = float("inf")
     for _ in range(3):
         start = time.perf_counter()
-        value = run()
+        run()
         best = min(best, time.perf_counter() - start)
-    return best, value
+    return best
 
 
 if __name__ == "__main__":

@@ -263,9 +263,9 @@ def jobs(bench: Bench) -> Iterator[Job]:
     """Everything to run, the long runs last."""
     for case in (each for each in CASES if each.available):
         for name, settings in OURS.items():
-            yield Job(case, name, lambda s, d, given=settings: our_record(s, d, given))
+            yield Job(case, name, partial(our_record, settings=settings))
         for name, (method, tried) in methods().items():
-            yield Job(case, name, lambda s, d, m=method, t=tried: single_record(s, d, m, t))
+            yield Job(case, name, partial(single_record, method=method, tried=tried))
         for peer in PEERS:
             yield Job(case, f"{peer.name}, tuned", _spending(bench, peer, TUNED, SAMPLES))
     for case in (each for each in CURVES if each.available):

@@ -19,7 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks.record import Check, Outcome, publish
+from benchmarks.record import Check, Outcome, Row, publish
 from benchmarks.shared_slice import Case, image_scores, prepare
 from models.registry import load_prior
 from recon.coarse import CoarseMethod, coarse_reconstruction
@@ -88,7 +88,7 @@ def outcome(steps: Steps) -> Outcome:
             0,
         ),
     )
-    rows = tuple({"step": name, **scores} for name, scores in steps.scores.items())
+    rows: tuple[Row, ...] = tuple({"step": name, **scores} for name, scores in steps.scores.items())
     return Outcome(checks, rows, "one slice and one chain")
 
 

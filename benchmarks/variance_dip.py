@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.closed_form import weighted_problem, white_image
-from benchmarks.record import Check, Outcome, publish
+from benchmarks.record import Check, Outcome, Row, publish
 from recon.noise import NoiseStreams
 from recon.prior import GaussianPrior
 from recon.sampler import Level, Problem, State, init, renoise, step
@@ -89,7 +89,7 @@ def follow(problem: Problem, state: State, noise: NoiseStreams, until: float) ->
     for _ in range(math.ceil(until * precision / size)):
         state, _ = step(problem, prior, level, state, noise)
         found.append(_variance(state.image))
-    times = size / precision * np.arange(len(found))
+    times = np.asarray(size / precision * np.arange(len(found)), np.float64)
     return Curve("", times, np.array(found), np.zeros(len(found)))
 
 
@@ -134,7 +134,8 @@ def run() -> Dips:
 
 def outcome(dips: Dips) -> Outcome:
     """Minima of the curves and their places, and the detector's two variances."""
-    checks, rows = [], []
+    checks: list[Check] = []
+    rows: list[Row] = []
     reference = {
         "η² = 0.01": 0.50495,
         "η² = 0.1": 6 / 11,
@@ -158,8 +159,8 @@ def outcome(dips: Dips) -> Outcome:
             }
         )
     for curve, time in zip(dips.plain, (0.006863, 0.0630), strict=True):
-        at = float(curve.times[int(np.argmin(curve.exact))])
-        checks.append(Check(f"{curve.name}: time of the minimum", at, time, 3e-4))
+        reached = float(curve.times[int(np.argmin(curve.exact))])
+        checks.append(Check(f"{curve.name}: time of the minimum", reached, time, 3e-4))
     checks.append(Check("marginal variance, re-noised", dips.renoised, 1.0, 0.02))
     checks.append(Check("marginal variance, tempered only", dips.tempered, 0.775, 0.02))
     return Outcome(
