@@ -18,7 +18,7 @@ from hashlib import file_digest
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
@@ -35,7 +35,7 @@ from service.http.receiving import (
     require_quota,
     require_room,
 )
-from service.http.scans import find_scan
+from service.http.scans import NewScan, find_scan, tags_of
 from service.http.schemas import ScanOut
 from service.problems import PROBLEMS, ProblemError
 from service.store.keys import Key
@@ -98,8 +98,13 @@ async def describe_tus(context: InContext) -> Response:
     responses=problems("tus-version", "upload-too-large", "quota-exceeded"),
     openapi_extra={"parameters": [_TUS, _header("Upload-Length", form="^[0-9]{1,18}$")]},
 )
-async def create_upload(request: Request, context: InContext, key: Writer) -> Response:
-    """Begin an upload of `Upload-Length` bytes; `Upload-Metadata` is not kept."""
+async def create_upload(
+    request: Request, context: InContext, key: Writer, query: Annotated[NewScan, Query()]
+) -> Response:
+    """Begin an upload of `Upload-Length` bytes; `Upload-Metadata` is not kept.
+
+    Tags are those of the scan that it will become, as of one that is sent in one piece.
+    """
     _require_version(request)
     length = _number(request, "upload-length")
     if length == 0:
@@ -114,7 +119,8 @@ async def create_upload(request: Request, context: InContext, key: Writer) -> Re
             f"this key has {most} unfinished uploads; finish or delete one of them",
             headers={"Retry-After": "60"},
         )
-    upload = await run_in_threadpool(context.uploads.create, key.id, length)
+    tags = tags_of(query.tag)
+    upload = await run_in_threadpool(context.uploads.create, key.id, length, tags)
     return _answer(upload, 201, Location=f"/v1/uploads/{upload.id}")
 
 
@@ -253,7 +259,7 @@ async def _finish(context: Context, upload: Upload) -> Upload:
         path = context.storage.scan(upload.sha256)
     try:
         body = Received(path, upload.sha256, upload.length)
-        scan, _ = await keep_scan(context, upload.owner, body)
+        scan, _ = await keep_scan(context, upload.owner, body, tags=upload.tags)
     except ProblemError as problem:
         if problem.status == PROBLEMS["invalid-scan"].status:
             await run_in_threadpool(context.uploads.remove, upload.id)

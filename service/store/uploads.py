@@ -16,9 +16,9 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from service.store.durable import replacing, sync
@@ -39,6 +39,8 @@ class Upload:
     """Of the complete upload, once somebody has looked."""
     scan: str | None = None
     """Id of the scan that it has become."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """That the scan will have."""
 
     @property
     def complete(self) -> bool:
@@ -53,10 +55,10 @@ class Uploads:
         self._folder = folder
         self._seconds = 3600 * hours
 
-    def create(self, owner: str, length: int) -> Upload:
+    def create(self, owner: str, length: int, tags: Mapping[str, str] | None = None) -> Upload:
         """A new, empty upload."""
         expires = time.time() + self._seconds
-        upload = Upload(secrets.token_hex(16), owner, length, 0, expires)
+        upload = Upload(secrets.token_hex(16), owner, length, 0, expires, tags=dict(tags or {}))
         self._lock(upload.id).touch(exist_ok=False)
         self.content(upload.id).touch(exist_ok=False)
         self._store(upload)

@@ -21,8 +21,9 @@ WHOLE = {"Prefer": "return=representation"}
 PART = TUS | {"Content-Type": "application/offset+octet-stream"}
 
 
-def begun(client: httpx.Client, length: int) -> str:
-    answer = client.post("/v1/uploads", headers=TUS | {"Upload-Length": str(length)})
+def begun(client: httpx.Client, length: int, *tags: str) -> str:
+    headers = TUS | {"Upload-Length": str(length)}
+    answer = client.post("/v1/uploads", params={"tag": list(tags)}, headers=headers)
     assert answer.status_code == 201, answer.text
     return answer.headers["location"]
 
@@ -65,6 +66,18 @@ def test_parts_make_the_same_scan(client: httpx.Client, tmp_path: Path) -> None:
     problem(client.patch(link, content=b"x", headers=part(0, b"x")), 409, "offset-mismatch")
     assert client.delete(link, headers=TUS).status_code == 204
     assert client.get(f"/v1/scans/{scan['id']}").status_code == 200
+
+
+def test_tags_of_an_upload_are_those_of_its_scan(client: httpx.Client, tmp_path: Path) -> None:
+    content = tiny_scan(tmp_path / "scan.h5", seed=78).read_bytes()
+    link = begun(client, len(content), "study:A12", "arm:left:upper")
+    answer = client.patch(link, content=content, headers=part(0, content) | WHOLE)
+    assert answer.json()["tags"] == {"study": "A12", "arm": "left:upper"}
+    found = client.get("/v1/scans", params={"tag": "study:A12"}).json()["items"]
+    assert answer.json()["id"] in [each["id"] for each in found]
+    headers = TUS | {"Upload-Length": "5"}
+    nameless = client.post("/v1/uploads", params={"tag": "no-colon"}, headers=headers)
+    problem(nameless, 422, "invalid-parameter")
 
 
 def test_a_damaged_part_does_not_count(client: httpx.Client, scan: Path) -> None:
