@@ -27,8 +27,12 @@ _LEAST_OWN_NOISE = 1e-3
 _LEAST_OVERLAP = 2e-3
 """Energy of second places, over the image's at low resolution, from which on they count: 0.005 and
 more on a scan that folds, 0.0015 and less on heads that just reach the edges."""
+_NOISE_ENERGIES = 4
+"""The noise's mean energy times this is taken off the second image's, voxel by voxel."""
 _OVERLAP_CUT = 0.02
 """Of the loudest line of the strip: what lies below is left out."""
+_MOST_OVERLAP = 0.5
+"""Share of the axis beyond which it is no fold, but noise or maps that fail."""
 _OVERLAP_MARGIN = 2
 """Lines added on either side of the strip."""
 
@@ -243,15 +247,15 @@ def _espirit(
     return eigen_maps(torch.from_numpy(centre.copy()), (rows, columns), width, sets)
 
 
-def _overlap(second: Complex, there: NDArray[np.bool_]) -> Overlap | None:
+def _overlap(energy: NDArray[np.floating], there: NDArray[np.bool_]) -> Overlap | None:
     """The strip that holds what is seen of second places, or None where that is next to nothing.
 
-    `second` is the low-resolution image by the second maps, in units of the root mean square of
-    the first; `there` where the second eigenvalue speaks for one. A voxel folds over the nearest
-    edge, and the axis that folds more is taken: across the other one it is mostly the kernel,
-    which sees no finer than a sixth of the field of view, that looks over the edge.
+    `energy` is that of the low-resolution image by the second maps, without its noise, in units of
+    the mean of the first; `there` where the second eigenvalue speaks for one. A voxel folds over
+    the nearest edge, and the axis that folds more is taken: across the other one it is mostly the
+    kernel, which sees no finer than a sixth of the field of view, that looks over the edge.
     """
-    energy = np.where(there, np.abs(second) ** 2, 0)
+    energy = np.where(there, energy, 0)
     depth = [np.minimum(np.arange(size), np.arange(size)[::-1]) for size in energy.shape]
     across = depth[1][None, :] < depth[0][:, None]
     folded = {-1: np.where(across, energy, 0), -2: np.where(across, 0, energy)}
@@ -264,6 +268,8 @@ def _overlap(second: Complex, there: NDArray[np.bool_]) -> Overlap | None:
     held = np.zeros(size, np.bool_)
     for shift in range(-_OVERLAP_MARGIN, _OVERLAP_MARGIN + 1):
         held[(loud + shift) % size] = True
+    if held.mean() > _MOST_OVERLAP:
+        return None
     places = np.flatnonzero(held)
     # In the order in which the places follow each other across the edge.
     gaps = np.diff(places, append=places[0] + size)
@@ -272,14 +278,18 @@ def _overlap(second: Complex, there: NDArray[np.bool_]) -> Overlap | None:
     return Overlap(axis, size, torch.from_numpy(places.copy()), torch.from_numpy(support.copy()))
 
 
-def _low_resolution(kspace: Complex, maps: Complex, region: tuple[int, int]) -> Complex:
-    """Coil combination of the Hann-windowed calibration region, (rows, columns)."""
-    windows = []
-    for size, width in zip(kspace.shape[-2:], region, strict=True):
+def _window(shape: tuple[int, ...], region: tuple[int, int]) -> NDArray[np.float64]:
+    """(rows, columns) Hann window over the centre of k-space."""
+    sides = []
+    for size, width in zip(shape, region, strict=True):
         distance = np.abs(np.arange(size) - size // 2)
-        inside = distance < width / 2
-        windows.append(inside * np.cos(np.pi * distance / width) ** 2)
-    filtered = kspace * windows[0][:, None] * windows[1][None, :]
+        sides.append((distance < width / 2) * np.cos(np.pi * distance / width) ** 2)
+    return np.asarray(sides[0][:, None] * sides[1][None, :])
+
+
+def _low_resolution(kspace: Complex, maps: Complex, window: NDArray[np.float64]) -> Complex:
+    """Coil combination of the windowed calibration region, (rows, columns)."""
+    filtered = kspace * window
     axes = (-2, -1)
     image = np.fft.fftshift(
         np.fft.ifft2(np.fft.ifftshift(filtered, axes=axes), norm="ortho"), axes=axes
@@ -321,14 +331,18 @@ def calibrate(
         maps = found.maps[0].numpy() * (eigenvalues[0] > settings.map_crop)
         if sets == 2:
             second = found.maps[1].numpy() * (eigenvalues[1] > settings.second_crop)
-    image = _low_resolution(grid, maps, (max(width, 8), max(width, 8)))
+    window = _window(grid.shape[1:], (max(width, 8), max(width, 8)))
+    image = _low_resolution(grid, maps, window)
     phase = _smooth_phase(image)
     maps = maps * phase
     if second is not None:
         region = calibration_region(scan.sampled, max(scan.image_shape))
-        beyond = _low_resolution(grid, second, region)
-        level = np.sqrt(np.mean(np.abs(_low_resolution(grid, maps, region)) ** 2))
-        overlap = _overlap(beyond / level, second.any(axis=0))
+        window = _window(grid.shape[1:], region)
+        beyond = _low_resolution(grid, second, window)
+        noise = 2 * model.noise_std**2 * np.mean(window**2)
+        energy = np.maximum(np.abs(beyond) ** 2 - _NOISE_ENERGIES * noise, 0)
+        level = np.mean(np.abs(_low_resolution(grid, maps, window)) ** 2)
+        overlap = _overlap(energy / max(level, 1e-30), second.any(axis=0))
         if overlap is not None:
             strip = np.take(second * _smooth_phase(beyond), overlap.positions, axis=overlap.axis)
             maps = np.concatenate([maps, strip], axis=overlap.axis)

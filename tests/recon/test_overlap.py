@@ -143,9 +143,14 @@ def test_the_strip_is_found_along_the_axis_that_folds(folded: Folded) -> None:
         )
 
 
+@pytest.mark.parametrize("snr", [5, 40])
+@pytest.mark.parametrize("coils", [2, 8])
 @pytest.mark.parametrize("acceleration", [1, 4])
-def test_a_field_of_view_that_holds_the_head_has_no_strip(acceleration: int) -> None:
-    full, _ = simulate(1, 8, 96, 96)
+def test_a_field_of_view_that_holds_the_head_has_no_strip(
+    acceleration: int, coils: int, snr: float
+) -> None:
+    """Not with noise either, which makes eigenvalues of one without any signal."""
+    full, _ = simulate(1, coils, 96, 96, snr=snr)
     mask = undersampling_mask((96, 96), "equispaced", acceleration, 0.15, 0)
     scan = undersample(full, mask) if acceleration > 1 else full
     assert calibrate(scan, 0, noise_model(scan)[0]).overlap is None
