@@ -13,6 +13,7 @@ EXPERIMENTS = {
     "growth": "network evaluations against dimension and signal-to-noise ratio",
     "refinement": "error of the refined image against that of the coarse one",
     "speed": "time beside the network's own, against chains, coils, matrix and kind of mask",
+    "folding": "a field of view smaller than the head, with one set of coil maps and with two",
     "frontier": "evaluations that reach what `thorough` finds, and where the presets lie",
     "inverse_problems": "inpainting, super-resolution, deblurring with the shipped prior; DPS",
     "coverage": "true values inside the intervals, before and after the conformal factor",

@@ -2,8 +2,9 @@
 
     python -m benchmarks.scans [--scans FOLDER] [--preset standard] [--only NAME]
 
-Writes one row per case to benchmarks/results/scans.json and .csv and a picture of each. Without
-the folder of scans the analytic phantom is used, so that the script runs anywhere.
+Writes one row per case to benchmarks/results/scans.json and .csv and a picture of each; with
+`--only` the rows are printed and the tables stay as they are. Without the folder of scans the
+analytic phantom is used, so that the script runs anywhere.
 """
 
 from __future__ import annotations
@@ -193,6 +194,8 @@ def main() -> None:
             print(json.dumps(rows[-1]), flush=True)
             stem = f"{case.name}-{path}-{model}".replace(" ", "-").replace("=", "")
             save_figure(RESULTS / f"{stem}.png", posterior, reference)
+    if arguments.only:
+        return
     (RESULTS / "scans.json").write_text(json.dumps(rows, indent=2) + "\n")
     with (RESULTS / "scans.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])

@@ -69,14 +69,23 @@ def simulate(
     return replace(scan, attributes={**scan.attributes, "snr": float(snr)}), image
 
 
-def receive(image: NDArray[np.complex64], coils: int, noise_std: float, seed: int = 0) -> Scan:
+def receive(
+    image: NDArray[np.complex64],
+    coils: int,
+    noise_std: float,
+    seed: int = 0,
+    columns: int | None = None,
+) -> Scan:
     """The fully sampled scan of `image` (slices, rows, columns) by a birdcage with coupled coils.
 
     `noise_std` is that of a real component in the optimal coil combination; a noise scan is part
-    of the result unless it is zero.
+    of the result unless it is zero. With `columns` the field of view is that many of the image's
+    columns, at least half of them and central; what lies beyond folds back inside.
     """
-    slices, rows, columns = image.shape
-    weighted = image[:, None] * receiver_maps(coils, rows, columns)
+    weighted = image[:, None] * receiver_maps(coils, *image.shape[1:])
+    if columns is not None:
+        weighted = _folded(weighted, columns)
+    slices, _, rows, columns = weighted.shape
     import sigpy  # lazy: a second, for one step
 
     kspace = sigpy.fft(weighted, axes=(-2, -1)).astype(np.complex64)
@@ -95,6 +104,18 @@ def receive(image: NDArray[np.complex64], coils: int, noise_std: float, seed: in
             "noise_std": noise_std,
         },
     )
+
+
+def _folded(images: NDArray[np.complex64], columns: int) -> NDArray[np.complex64]:
+    """Images (..., wide) seen with a field of view of `columns`, round the same centre voxel."""
+    first = images.shape[-1] // 2 - columns // 2
+    beyond = images.shape[-1] - first - columns
+    if min(first, beyond) < 0 or max(first, beyond) > columns:
+        raise ScanError("phantom-size", "the field of view is half the image's columns or more")
+    inside = images[..., first : first + columns].copy()
+    inside[..., :beyond] += images[..., first + columns :]
+    inside[..., columns - first :] += images[..., :first]
+    return inside
 
 
 def coil_mixing(coils: int) -> NDArray[np.complex128]:

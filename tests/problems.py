@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.operators import CartesianSense, MeasurementOperator, fft2c, ifft2c
-from recon.phantom import coil_mixing, receiver_maps, simulate
+from recon.phantom import receive, receiver_maps, simulate
 from recon.prior import GaussianPrior
 from recon.sampler import Problem
 from recon.scan import Scan
@@ -156,31 +156,16 @@ class Folded:
     """(2, rows, columns) the object at these places; the second is outside the field of view."""
 
 
-def folded_scan(
-    rows: int = 72, wide: int = 88, columns: int = 46, coils: int = 6, noise_std: float = 0.01
-) -> Folded:
+def folded_scan(rows: int = 72, wide: int = 88, columns: int = 46, coils: int = 6) -> Folded:
     """The phantom on `wide` columns, received with a field of view of `columns` of them."""
     image = simulate(1, 1, rows, wide, math.inf)[1][0]
     maps = receiver_maps(coils, rows, wide)
     margin = (wide - columns) // 2
-    assert wide - columns == 2 * margin < columns
     near = slice(margin, margin + columns)
     # Beyond one edge continues at the other; in between nothing lies outside.
     order = np.r_[margin + columns : wide, [wide] * (columns - 2 * margin), 0:margin]
     beyond = np.concatenate([image, np.zeros((rows, 1), image.dtype)], axis=1)[:, order]
     maps_beyond = np.concatenate([maps, maps[..., :1]], axis=-1)[..., order]
     both = np.stack([maps[..., near], maps_beyond])
-    places = np.stack([image[:, near], beyond])
-    weighted = (both * places[:, None]).sum(axis=0)
-    kspace = fft2c(torch.from_numpy(weighted)).numpy()
-    mixing = noise_std * coil_mixing(coils)
-    draw = np.random.default_rng(3)
-    noise = draw.standard_normal((2, coils, rows * columns + 4096))
-    received = mixing @ (noise[0] + 1j * noise[1])
-    kspace = kspace + received[:, : rows * columns].reshape(kspace.shape)
-    scan = Scan(
-        kspace=kspace[None].astype(np.complex64),
-        mask=np.ones((rows, columns), dtype=np.bool_),
-        noise_samples=received[:, rows * columns :].astype(np.complex64),
-    )
-    return Folded(scan, both.astype(np.complex128), places)
+    scan = receive(image[None], coils, 0.01, seed=3, columns=columns)
+    return Folded(scan, both.astype(np.complex128), np.stack([image[:, near], beyond]))

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from recon.errors import ScanError
-from recon.phantom import coil_mixing, receiver_maps, simulate
+from recon.phantom import coil_mixing, receive, receiver_maps, simulate
 
 
 def inverse_fft(kspace: NDArray[np.complex64]) -> NDArray[np.complex64]:
@@ -74,6 +74,19 @@ def test_noise_of_the_optimal_combination_is_the_same_everywhere() -> None:
     ):
         parts = np.stack([quadrant.real, quadrant.imag])
         assert abs(np.mean(parts**2) - 1) < 4.5 * math.sqrt(2 / parts.size)
+
+
+def test_a_small_field_of_view_is_every_second_sample_of_a_large_one() -> None:
+    """Half the field of view: k-space at twice the distance, by the definition of aliasing."""
+    image = simulate(1, 1, 48, 64, math.inf)[1]
+    wide, narrow = receive(image, 3, 0.0), receive(image, 3, 0.0, columns=32)
+    assert narrow.kspace.shape == (1, 3, 48, 32)
+    expected = wide.kspace[..., ::2] * 2**0.5  # orthonormal on half as many columns
+    np.testing.assert_allclose(narrow.kspace, expected, atol=1e-5)
+    with pytest.raises(ScanError):
+        receive(image, 3, 0.0, columns=31)
+    with pytest.raises(ScanError):
+        receive(image, 3, 0.0, columns=65)
 
 
 def test_streams_are_keyed_by_seed_and_slice() -> None:
