@@ -110,7 +110,7 @@ def _folded(images: NDArray[np.complex64], columns: int) -> NDArray[np.complex64
     """Images (..., wide) seen with a field of view of `columns`, round the same centre voxel."""
     first = images.shape[-1] // 2 - columns // 2
     beyond = images.shape[-1] - first - columns
-    if min(first, beyond) < 0 or max(first, beyond) > columns:
+    if not columns <= images.shape[-1] <= 2 * columns:
         raise ScanError("phantom-size", "the field of view is half the image's columns or more")
     inside = images[..., first : first + columns].copy()
     inside[..., :beyond] += images[..., first + columns :]
