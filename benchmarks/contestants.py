@@ -142,5 +142,5 @@ PEERS = tuple(
 
 def our_preset(evaluations: int, chains: int) -> Preset:
     """Our sampler with a number of evaluations per chain, its cycles those of `standard`."""
-    cycles = max(0, (evaluations - 22) // 9)
-    return Preset(chains, 2, evaluations - 2 - 9 * cycles, cycles, 9)
+    cycles = max(0, (evaluations - 42) // 6)
+    return Preset(chains, 2, evaluations - 2 - 6 * cycles, cycles, 6)

@@ -46,7 +46,7 @@ MEAN_GAP, STD_GAP = 0.1, 0.05
 
 @dataclass(frozen=True)
 class Schedule:
-    """One way to spend evaluations; `standard` with something changed."""
+    """One way to spend evaluations, after two of localization."""
 
     name: str
     annealing: int = 20
@@ -61,14 +61,18 @@ class Schedule:
 
 
 SCHEDULES = (
-    Schedule("as standard"),
-    Schedule("18 steps first", annealing=18),
-    Schedule("10 steps first", annealing=10),
-    Schedule("cycles of 5", cycle=5),
-    Schedule("cycles of 14", cycle=14),
-    Schedule("h = 1", step=1.0),
-    Schedule("h = 1.6", step=1.6),
-    Schedule("start 3 times narrower", narrower=3),
+    Schedule("10 first, cycles of 9", annealing=10),
+    Schedule("18 first, cycles of 9", annealing=18),
+    Schedule("20 first, cycles of 9"),
+    Schedule("20 first, cycles of 5", cycle=5),
+    Schedule("20 first, cycles of 14", cycle=14),
+    Schedule("24 first, cycles of 7 (fast)", annealing=24, cycle=7),
+    Schedule("30 first, cycles of 5", annealing=30, cycle=5),
+    Schedule("40 first, cycles of 5", annealing=40, cycle=5),
+    Schedule("40 first, cycles of 6 (standard)", annealing=40, cycle=6),
+    Schedule("20 first, cycles of 9, h = 1", step=1.0),
+    Schedule("20 first, cycles of 9, h = 1.6", step=1.6),
+    Schedule("20 first, cycles of 9, start / 3", narrower=3),
 )
 
 
@@ -151,7 +155,7 @@ def points(case: Case, prior: Prior) -> Iterator[Point]:
         return draws.images
 
     goal = PRESETS["thorough"]
-    best, spread = judge(drawn(goal, SCHEDULES[0]))
+    best, spread = judge(drawn(goal, Schedule("thorough")))
     pilot = PILOT.chains * PILOT.evaluations
     evaluations = pilot + goal.chains * goal.evaluations
     yield Point(case.name, "thorough", goal.chains, goal.cycles, evaluations, best, 0.0, 1.0)
@@ -191,7 +195,7 @@ def preset_point(found: list[Point], case: str, name: str) -> Point:
         point
         for point in found
         if (point.case, point.chains, point.cycles) == (case, preset.chains, preset.cycles)
-        and point.schedule == ("as standard" if preset.annealing == 20 else "18 steps first")
+        and point.schedule.endswith(f"({name})")
     )
 
 

@@ -39,8 +39,8 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "fast": Preset(chains=4, localization=2, annealing=18, cycles=3, cycle=9),
-    "standard": Preset(chains=8, localization=2, annealing=20, cycles=10, cycle=9),
+    "fast": Preset(chains=4, localization=2, annealing=24, cycles=3, cycle=7),
+    "standard": Preset(chains=8, localization=2, annealing=40, cycles=10, cycle=6),
     "thorough": Preset(chains=16, localization=6, annealing=44, cycles=10, cycle=20),
 }
 
