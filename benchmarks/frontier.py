@@ -200,7 +200,7 @@ def preset_point(found: list[Point], case: str, name: str) -> Point:
 
 
 def outcome(found: list[Point]) -> Outcome:
-    """Whether the presets lie where they should, and the cheapest point that reaches the goal."""
+    """Whether `standard` reaches the goal on every scan."""
     checks = []
     for case in dict.fromkeys(point.case for point in found):
         standard = preset_point(found, case, "standard")
@@ -208,12 +208,6 @@ def outcome(found: list[Point]) -> Outcome:
             Check(f"{case}: standard, dB below thorough", max(standard.below, 0), 0, MEAN_GAP),
             Check(f"{case}: standard, std over thorough's", standard.std_ratio, 1, STD_GAP),
         ]
-        reaching = [p for p in found if p.case == case and p.reaches and p.schedule != "thorough"]
-        if reaching:
-            least = min(reaching, key=lambda point: point.evaluations)
-            text = f"{case}: standard over the fewest evaluations that do ({least.schedule}, "
-            text += f"{least.chains} chains, {least.cycles} cycles)"
-            checks.append(Check(text, standard.evaluations / least.evaluations, 1, 0.5))
     rows = tuple({**vars(point), "reaches": point.reaches} for point in found)
     return Outcome(tuple(checks), rows, "one slice, one mask and one seed per scan")
 
@@ -233,7 +227,7 @@ def draw(found: list[Point]) -> Figure:
                     [point.evaluations for point in shown],
                     [max(point.below, 2e-3) for point in shown],
                     "o",
-                    color=f"C{number}",
+                    color=plt.colormaps["tab20"](number),
                     fillstyle="full" if wanted else "none",
                     label=schedule.name if wanted else None,
                     markersize=5,
