@@ -19,7 +19,9 @@ CASES = (
     Case("brain_t1_8ch", 4),
     Case("brain_t1_8ch", 8),
     Case("head_t1_sagittal_1ch", 4),
+    Case("head_t1_sagittal_1ch", 8),
     Case("brain_wrap_8ch", 4),
+    Case("brain_wrap_8ch", 8),
 )
 CURVES = CASES[:2]
 BUDGETS = (10, 20, 40, 80, 160, 320)
