@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.contestants import PEERS
@@ -106,49 +107,58 @@ def draw(records: Mapping[str, Record]) -> Figure:
     """PSNR of the mean against evaluations, and against calibration on each scan."""
     shown = [case for case in CASES if f"{case.name} | {STANDARD}" in records]
     curved = [case for case in CURVES if _curve(records, case, "ours")]
-    columns = max(len(shown), len(curved), 1)
+    columns = 4
+    rows = max(1, -(-(len(shown) + len(curved)) // columns))
     figure, axes = plt.subplots(
-        2, columns, figsize=(4.2 * columns, 8), layout="constrained", squeeze=False
+        rows, columns, figsize=(4.2 * columns, 3.8 * rows), layout="constrained", squeeze=False
     )
-    for place, case in zip(axes[0], curved, strict=False):
-        for k, name in enumerate((*(peer.name for peer in PEERS), "ours")):
-            points = _curve(records, case, name)
-            style = {"color": "k", "lw": 2} if name == "ours" else {"color": f"C{k}", "lw": 1}
-            if points:
-                place.plot(*zip(*points, strict=True), "o-", ms=3, label=name, **style)
-        pooled = _curve(records, case, "ours", "all draws PSNR")
-        place.plot(*zip(*pooled, strict=True), "k^--", ms=3, label="ours, all draws of 4 chains")
-        place.set(
-            xscale="log",
-            xlabel="network evaluations per sample",
-            ylabel="PSNR of the mean of 4, dB",
-        )
-        place.set_title(f"{case.name}: quality against evaluations", fontsize=9)
-        place.legend(fontsize=7)
-    for place in axes[0][len(curved) :]:
+    places = iter(axes.flat)
+    for case in curved:
+        _draw_curves(next(places), records, case)
+    for case in shown:
+        _draw_calibration(next(places), records, case)
+    for place in places:
         place.axis("off")
+    handles = {
+        label: handle
+        for place in axes.flat
+        for handle, label in zip(*place.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=6, fontsize=8)
+    return figure
+
+
+def _draw_curves(place: Axes, records: Mapping[str, Record], case: Case) -> None:
+    for k, name in enumerate((*(peer.name for peer in PEERS), "ours")):
+        points = _curve(records, case, name)
+        colour, width = ("k", 2) if name == "ours" else (f"C{k}", 1)
+        if points:
+            place.plot(*zip(*points, strict=True), "o-", ms=3, label=name, color=colour, lw=width)
+    pooled = _curve(records, case, "ours", "all draws PSNR")
+    place.plot(*zip(*pooled, strict=True), "k^--", ms=3, label="ours, all draws of 4 chains")
+    place.set(
+        xscale="log", xlabel="network evaluations per sample", ylabel="PSNR of the mean of 4, dB"
+    )
+    place.set_title(f"{case.name}: quality against evaluations", fontsize=9)
+
+
+def _draw_calibration(place: Axes, records: Mapping[str, Record], case: Case) -> None:
     colours = {f"{peer.name}, tuned": f"C{k}" for k, peer in enumerate(PEERS)}
     colours |= {f"{peer.name}, published": f"C{k}" for k, peer in enumerate(PEERS)}
-    for place, case in zip(axes[1], shown, strict=False):
-        for row in table(records):
-            name = str(row["contestant"])
-            if row["scan"] != case.name or row["sample PSNR"] is None:
-                continue
-            marker = "*" if name.startswith("our") else "o" if name.endswith("tuned") else "x"
-            face = {FAST: "grey", STANDARD: "k"}.get(name, colours.get(name, "tab:pink"))
-            point = row["calibration ratio"], row["mean PSNR"]
-            place.plot(*point, marker, color=face, ms=11 if marker == "*" else 6, label=name)
-        place.axvline(1, color="k", lw=0.7, ls=":")
-        place.set(
-            xscale="log",
-            xlabel="calibration ratio (1: honest)",
-            ylabel="PSNR of the mean of 8, dB",
-        )
-        place.set_title(case.name, fontsize=9)
-        place.legend(fontsize=6)
-    for place in axes[1][len(shown) :]:
-        place.axis("off")
-    return figure
+    for row in table(records):
+        name = str(row["contestant"])
+        if row["scan"] != case.name or row["sample PSNR"] is None:
+            continue
+        marker = "*" if name.startswith("our") else "o" if name.endswith("tuned") else "x"
+        face = {FAST: "grey", STANDARD: "k"}.get(name, colours.get(name, "tab:pink"))
+        point = row["calibration ratio"], row["mean PSNR"]
+        size = 11 if marker == "*" else 6
+        place.plot(*point, marker, color=face, ms=size, label=name, ls="none")
+    place.axvline(1, color="k", lw=0.7, ls=":")
+    place.set(
+        xscale="log", xlabel="calibration ratio (1: honest)", ylabel="PSNR of the mean of 8, dB"
+    )
+    place.set_title(case.name, fontsize=9)
 
 
 def _curve(
