@@ -17,7 +17,7 @@ from recon.settings import Settings
 
 _MARGIN = 0.8
 """Share of the time left that is planned for: slices differ, and results must be written."""
-_DRAWS_PER_CYCLE = 0.45
+_DRAWS_PER_CYCLE = 0.35
 """Effective draws per cycle of a chain, for planning; what was reached is measured."""
 _PROBED_STEPS = 6
 
