@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.record import Check, Outcome, publish
-from benchmarks.shared_slice import Case, full_scan
+from benchmarks.shared_slice import Case, undersampled
 from models.registry import load_prior
 from recon import diagnostics
 from recon.calibration import calibrate, compress, noise_model
@@ -35,7 +35,6 @@ from recon.prior import Prior
 from recon.reference import coil_combination
 from recon.schedule import PRESETS, STEP, Preset
 from recon.settings import Settings
-from recon.undersampling import undersample, undersampling_mask
 from service.runs import DEFAULT_MODEL
 
 CASES = (Case("brain_t1_8ch", 4), Case("brain_t1_8ch", 8))
@@ -127,10 +126,7 @@ def finished(run: Iterator[Advance]) -> object:
 
 def points(case: Case, prior: Prior) -> Iterator[Point]:
     """All points of a scan; the first is `thorough` itself."""
-    full = full_scan(case.scan)
-    shape = (full.mask.shape[0], full.mask.shape[1])
-    mask = undersampling_mask(shape, "equispaced", case.acceleration, case.center_fraction, 0)
-    scan, settings = undersample(full, mask), Settings(preset="thorough")
+    (full, scan), settings = undersampled(case), Settings(preset="thorough")
     model = compress(noise_model(scan)[0], scan, settings.calibration)
     calibration = calibrate(scan, 0, model)
     raw = problem_of(calibration, torch.device("cpu"))

@@ -10,6 +10,7 @@ problem's solver can draw exactly instead.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 from models.denoiser import NetworkPrior
 from recon.noise import NoiseStreams
 from recon.overlap import Overlap
-from recon.prior import Prior
+from recon.prior import OverlapPrior, Prior
 from recon.sampler import Problem
 from recon.schedule import geometric
 
@@ -33,7 +34,8 @@ class Denoiser:
 
     def __init__(self, prior: Prior, overlap: Overlap | None = None) -> None:
         self.prior = prior
-        self.overlap = overlap
+        image = _Differentiable(prior)
+        self._trained = (image if overlap is None else OverlapPrior(image, overlap)).denoise
         self.images = 0
         """Images denoised so far: network evaluations."""
 
@@ -47,14 +49,18 @@ class Denoiser:
             return noisy + (sigma / low) ** 2 * (self._trained(noisy, low) - noisy)
         return self._trained(noisy, sigma)
 
-    def _trained(self, noisy: Tensor, sigma: float) -> Tensor:
-        """As `recon.prior.OverlapPrior` where the field of view folds."""
-        if self.overlap is None:
-            return self._image(noisy, sigma)
-        inside, strip = (self._image(each, sigma) for each in self.overlap.split(noisy))
-        return torch.cat([inside, self.overlap.support * strip], dim=self.overlap.axis)
 
-    def _image(self, noisy: Tensor, sigma: float) -> Tensor:
+@dataclass(frozen=True)
+class _Differentiable:
+    """A prior within its trained levels, through which gradients pass where it is a network."""
+
+    prior: Prior
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        return self.prior.sigma_range
+
+    def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
         prior = self.prior
         if not (noisy.requires_grad and isinstance(prior, NetworkPrior)):
             # The network's answer is an inference tensor, which no later gradient could pass.

@@ -80,16 +80,21 @@ def full_scan(name: str) -> Scan:
     return simulate(rows=PHANTOM_SIDE, columns=PHANTOM_SIDE, seed=seed)[0]
 
 
+def undersampled(case: Case) -> tuple[Scan, Scan]:
+    """The full scan of a case, and what is left of it."""
+    full = full_scan(case.scan)
+    shape = (full.mask.shape[0], full.mask.shape[1])
+    mask = undersampling_mask(shape, "equispaced", case.acceleration, case.center_fraction, 0)
+    return full, undersample(full, mask)
+
+
 def prepare(
     case: Case,
     levels: Callable[[Callable[[], tuple[float, float]]], tuple[float, float]],
     prior: Prior,
 ) -> SharedSlice:
     """The slice of a case. `levels` may keep the noise std and the scale that our pilot found."""
-    full = full_scan(case.scan)
-    shape = (full.mask.shape[0], full.mask.shape[1])
-    mask = undersampling_mask(shape, "equispaced", case.acceleration, case.center_fraction, 0)
-    scan = undersample(full, mask)
+    full, scan = undersampled(case)
     model = compress(noise_model(scan)[0], scan, CalibrationSettings())
     calibration = calibrate(scan, 0, model)
 

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from recon.errors import CalibrationError
 from recon.espirit import EigenMaps, eigen_maps
 from recon.noncartesian import gridded
-from recon.overlap import Overlap
+from recon.overlap import Overlap, find_overlap
 from recon.scan import Scan, Trajectory
 
 MINIMUM_CALIBRATION = 12
@@ -24,17 +24,8 @@ _NO_NOISE_FLOOR = 1.6
 _FLOOR_OF_SIGNAL = 2e-3
 _QUIET_ROUNDS = 5
 _LEAST_OWN_NOISE = 1e-3
-_LEAST_OVERLAP = 2e-3
-"""Energy of second places, over the image's at low resolution, from which on they count: 0.005 and
-more on a scan that folds, 0.0015 and less on heads that just reach the edges."""
 _NOISE_ENERGIES = 4
 """The noise's mean energy times this is taken off the second image's, voxel by voxel."""
-_OVERLAP_CUT = 0.02
-"""Of the loudest line of the strip: what lies below is left out."""
-_MOST_OVERLAP = 0.5
-"""Share of the axis beyond which it is no fold, but noise or maps that fail."""
-_OVERLAP_MARGIN = 2
-"""Lines added on either side of the strip."""
 
 Complex = NDArray[np.complex64]
 
@@ -247,37 +238,6 @@ def _espirit(
     return eigen_maps(torch.from_numpy(centre.copy()), (rows, columns), width, sets)
 
 
-def _overlap(energy: NDArray[np.floating], there: NDArray[np.bool_]) -> Overlap | None:
-    """The strip that holds what is seen of second places, or None where that is next to nothing.
-
-    `energy` is that of the low-resolution image by the second maps, without its noise, in units of
-    the mean of the first; `there` where the second eigenvalue speaks for one. A voxel folds over
-    the nearest edge, and the axis that folds more is taken: across the other one it is mostly the
-    kernel, which sees no finer than a sixth of the field of view, that looks over the edge.
-    """
-    energy = np.where(there, energy, 0)
-    depth = [np.minimum(np.arange(size), np.arange(size)[::-1]) for size in energy.shape]
-    across = depth[1][None, :] < depth[0][:, None]
-    folded = {-1: np.where(across, energy, 0), -2: np.where(across, 0, energy)}
-    axis = max(folded, key=lambda each: float(folded[each].sum()))
-    if folded[axis].sum() < _LEAST_OVERLAP * energy.size:
-        return None
-    size = energy.shape[axis]
-    profile = folded[axis].sum(axis=-3 - axis)
-    loud = np.flatnonzero(profile > _OVERLAP_CUT * profile.max())
-    held = np.zeros(size, np.bool_)
-    for shift in range(-_OVERLAP_MARGIN, _OVERLAP_MARGIN + 1):
-        held[(loud + shift) % size] = True
-    if held.mean() > _MOST_OVERLAP:
-        return None
-    places = np.flatnonzero(held)
-    # In the order in which the places follow each other across the edge.
-    gaps = np.diff(places, append=places[0] + size)
-    places = np.roll(places, -1 - int(np.argmax(gaps)))
-    support = np.take(there, places, axis=axis)
-    return Overlap(axis, size, torch.from_numpy(places.copy()), torch.from_numpy(support.copy()))
-
-
 def _window(shape: tuple[int, ...], region: tuple[int, int]) -> NDArray[np.float64]:
     """(rows, columns) Hann window over the centre of k-space."""
     sides = []
@@ -342,7 +302,7 @@ def calibrate(
         noise = 2 * model.noise_std**2 * np.mean(window**2)
         energy = np.maximum(np.abs(beyond) ** 2 - _NOISE_ENERGIES * noise, 0)
         level = np.mean(np.abs(_low_resolution(grid, maps, window)) ** 2)
-        overlap = _overlap(energy / max(level, 1e-30), second.any(axis=0))
+        overlap = find_overlap(energy / max(level, 1e-30), second.any(axis=0))
         if overlap is not None:
             strip = np.take(second * _smooth_phase(beyond), overlap.positions, axis=overlap.axis)
             maps = np.concatenate([maps, strip], axis=overlap.axis)

@@ -187,7 +187,8 @@ def hermitian_eigen(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (ascending) and vectors of Hermitian blocks (n, size, size), all of them finite.
 
     In single precision LAPACK (MKL 2024.2, two threads) gave NaN for one line of a scan, without
-    an error, and gave up on another; such lines are done again in double precision.
+    an error: such lines are done again in double precision. It gave up on another, which it does
+    for all lines together: then all are.
     """
     try:
         values, vectors = torch.linalg.eigh(blocks)

@@ -104,7 +104,7 @@ def test_lines_on_which_single_precision_fails_are_solved_in_double(
 
     def raising(blocks: Tensor) -> tuple[Tensor, Tensor]:
         if blocks.dtype == torch.complex64:
-            raise torch.linalg.LinAlgError("did not converge")  # type: ignore[attr-defined]
+            raise torch.linalg.LinAlgError("did not converge")
         values, vectors = decompose(blocks)
         return values, vectors
 
