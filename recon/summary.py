@@ -38,7 +38,7 @@ def summarise(current: PreparedSlice, draws: Draws) -> SlicePosterior:
     return SlicePosterior(
         index=current.index,
         mean=current.in_input_units(mean),
-        samples=current.shown(draws.images[:, -1]),
+        samples=current.in_input_units(pictures[:, -1]),
         coarse=current.shown(current.coarse),
         magnitude_std=_numpy(std, scale),
         phase_std=_numpy(diagnostics.circular_std(pooled)),
