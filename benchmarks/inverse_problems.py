@@ -33,6 +33,7 @@ from benchmarks.closed_form import white_image
 from benchmarks.record import Check, Outcome, Row, publish
 from benchmarks.samplers import Denoiser, dps
 from models.denoiser import NetworkPrior
+from models.noise_experts import NoiseExperts
 from models.registry import load_prior
 from models.training_data import ImageFile, SliceSet
 from recon.image_operators import (
@@ -144,7 +145,10 @@ def langevin(
 def features(prior: NetworkPrior, batch: Tensor) -> np.ndarray:
     """(positions, channels) float64: the bottleneck of the network on each image."""
     kept: list[Tensor] = []
-    deepest = list(prior.network.get_submodule("down").children())[-1]
+    network = prior.network
+    if isinstance(network, NoiseExperts):
+        network = network.at(FEATURE_SIGMA)
+    deepest = list(network.get_submodule("down").children())[-1]
     middle = list(deepest.children())[-1]
     hook = middle.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
     try:

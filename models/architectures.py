@@ -9,6 +9,7 @@ from torch import nn
 
 from models.diffusers_unet import DiffusersUNet, DiffusersUNetConfig
 from models.network import UNet, UNetConfig
+from models.noise_experts import NoiseExperts, NoiseExpertsConfig
 from models.residual_unet import ResidualUNet, ResidualUNetConfig
 from models.song_unet import SongUNet, SongUNetConfig
 
@@ -16,14 +17,18 @@ TrainableConfig = Annotated[ResidualUNetConfig | UNetConfig, Field(discriminator
 """The architectures that `models.train` trains."""
 
 NetworkConfig = Annotated[
-    ResidualUNetConfig | UNetConfig | DiffusersUNetConfig | SongUNetConfig,
+    ResidualUNetConfig | NoiseExpertsConfig | UNetConfig | DiffusersUNetConfig | SongUNetConfig,
     Field(discriminator="architecture"),
 ]
 """Every architecture there is. All map (batch, 2, rows, columns) and a label (batch,) to images."""
 
 
 def build_network(
-    config: ResidualUNetConfig | UNetConfig | DiffusersUNetConfig | SongUNetConfig,
+    config: ResidualUNetConfig
+    | NoiseExpertsConfig
+    | UNetConfig
+    | DiffusersUNetConfig
+    | SongUNetConfig,
 ) -> nn.Module:
     """The network that `config` describes, on torch's current default device.
 
@@ -33,6 +38,8 @@ def build_network(
     match config:
         case ResidualUNetConfig():
             return ResidualUNet(config)
+        case NoiseExpertsConfig():
+            return NoiseExperts(config)
         case UNetConfig():
             return UNet(config)
         case DiffusersUNetConfig():

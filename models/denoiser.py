@@ -9,7 +9,7 @@ Table 1 (column "Ours") and Eq. 7; Ho et al. 2020, "Denoising Diffusion Probabil
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Literal, Self
 
 import torch
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from models.batching import FittingBatches
+from models.noise_experts import NoiseExperts
 
 SIGMA_DATA = 0.25
 """RMS of one component of a training image whose 99th percentile is 1."""
@@ -159,24 +160,35 @@ class NetworkPrior:
         self.compute_dtype = compute_dtype
         self.parameterization = parameterization
         self.scale = scale
-        self._batches = FittingBatches(self.network)
+        parts = network.parts if isinstance(network, NoiseExperts) else (network,)
+        self._batches = {part: FittingBatches(part) for part in parts}
 
     @torch.inference_mode()
     def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
         """E[clean | noisy] for complex `noisy` (batch, rows, columns), noise std per component."""
-        levels = torch.full((noisy.shape[0],), self.scale * sigma, device=noisy.device)
-        return self._batches.run(self._denoise, noisy, levels)
+        level = self.scale * sigma
+        network = self.network.at(level) if isinstance(self.network, NoiseExperts) else self.network
+        levels = torch.full((noisy.shape[0],), level, device=noisy.device)
+        return self._run(network, noisy, levels)
 
     @torch.inference_mode()
     def denoise_each(self, noisy: Tensor, sigmas: Tensor) -> Tensor:
         """`denoise` with a noise level for each image, `sigmas` (batch,)."""
         levels = (self.scale * sigmas).to(noisy.device, torch.float32)
-        return self._batches.run(self._denoise, noisy, levels)
+        if not isinstance(self.network, NoiseExperts):
+            return self._run(self.network, noisy, levels)
+        clean = torch.empty_like(noisy)
+        for network, chosen in self.network.split(levels):
+            clean[chosen] = self._run(network, noisy[chosen], levels[chosen])
+        return clean
 
-    def _denoise(self, noisy: Tensor, levels: Tensor) -> Tensor:
+    def _run(self, network: nn.Module, noisy: Tensor, levels: Tensor) -> Tensor:
+        return self._batches[network].run(partial(self._denoise, network), noisy, levels)
+
+    def _denoise(self, network: nn.Module, noisy: Tensor, levels: Tensor) -> Tensor:
         channels = self.scale * torch.view_as_real(noisy).movedim(-1, 1)
         with torch.autocast(
             noisy.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32
         ):
-            clean = self.parameterization.denoise(self.network, channels, levels)
+            clean = self.parameterization.denoise(network, channels, levels)
         return torch.view_as_complex(clean.movedim(1, -1).contiguous()) / self.scale

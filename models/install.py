@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
-from models.architectures import TrainableConfig
+from models.architectures import NetworkConfig, TrainableConfig
 from models.calibrations import MAX_CALIBRATION_BYTES, parse_calibration
 from models.errors import ModelError
 from models.model_folder import (
@@ -31,6 +32,7 @@ from models.model_folder import (
     read_capped,
     read_model,
 )
+from models.noise_experts import NoiseExpertsConfig, coarse_part, joined
 from models.registry import (
     SHIPPED_FOLDER,
     build_prior,
@@ -39,6 +41,7 @@ from models.registry import (
     smoke_test,
     user_folder,
 )
+from models.residual_unet import ResidualUNetConfig
 
 
 class _TrainingRun(BaseModel):
@@ -60,23 +63,32 @@ def package(
     data_attributions: tuple[str, ...],
     lowest_sigma: float | None = None,
     weights_dtype: WeightsDtype = "bfloat16",
+    above: str | None = None,
 ) -> Path:
     """Make the model `out_folder/<name>` out of a training run and return its folder.
 
     `lowest_sigma` is the noise level below which samplers should not trust the network; None
     takes the lowest one it was trained at. The error of its score grows as that of the denoiser
-    over sigma squared, so that it becomes useless before the denoiser does. Raises ModelError.
+    over sigma squared, so that it becomes useless before the denoiser does. `above` is a model
+    that takes over from its own lowest noise level on (`models.noise_experts`); of one that is
+    already made of two networks, the one for much noise. Raises ModelError.
     """
     check_name(name)
+    coarse = None if above is None else _read_above(above)
     text = read_capped(run_folder / "training.json", MAX_CONFIG_BYTES, "config-size")
     content = read_capped(run_folder / "weights.safetensors", MAX_WEIGHTS_BYTES, "weights-size")
     try:
         run = _TrainingRun.model_validate_json(text)
         tensors = parse_safetensors(content, f"the weights in {run_folder}")
+        network: NetworkConfig = run.network
+        low, high = lowest_sigma or run.sigma_range[0], run.sigma_range[1]
+        if coarse is not None:
+            network, tensors = coarse.with_fine(run.network, tensors)
+            high = coarse.sigma_range[1]
         description = ModelDescription(
             name=name,
-            network=run.network,
-            sigma_range=(lowest_sigma or run.sigma_range[0], run.sigma_range[1]),
+            network=network,
+            sigma_range=(low, high),
             weights_dtype=weights_dtype,
             training=training,
             licence=licence,
@@ -85,6 +97,37 @@ def package(
     except (ValidationError, ModelError) as error:
         raise ModelError("bad-run", f"{run_folder} is not a training run: {error}") from error
     return write_model(out_folder, description, tensors)
+
+
+class _Above(NamedTuple):
+    """The network for much noise of an installed model."""
+
+    network: ResidualUNetConfig
+    tensors: dict[str, Tensor]
+    sigma_range: tuple[float, float]
+
+    def with_fine(
+        self, fine: TrainableConfig, tensors: dict[str, Tensor]
+    ) -> tuple[NoiseExpertsConfig, dict[str, Tensor]]:
+        """Configuration and weights of a run's network with this one above it."""
+        if not isinstance(fine, ResidualUNetConfig):
+            raise ModelError("other-network", "a model is put above residual U-Nets only")
+        experts = NoiseExpertsConfig(fine=fine, coarse=self.network, switch=self.sigma_range[0])
+        return experts, joined(tensors, self.tensors)
+
+
+def _read_above(name: str) -> _Above:
+    config, tensors = read_model(find_model(name))
+    network, (low, high) = config.network, config.sigma_range
+    if isinstance(network, NoiseExpertsConfig):
+        return _Above(network.coarse, coarse_part(tensors), (network.switch, high))
+    if not isinstance(network, ResidualUNetConfig):
+        raise ModelError(
+            "other-network",
+            f"model '{name}' is a {network.architecture}; residual U-Nets and models with one for "
+            "much noise can be put above another",
+        )
+    return _Above(network, tensors, (low, high))
 
 
 def write_model(

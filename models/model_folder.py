@@ -34,6 +34,7 @@ from torch import Tensor
 from models.architectures import NetworkConfig, build_network
 from models.denoiser import TRAINED_HERE, EdmParameterization, Parameterization
 from models.errors import ModelError
+from models.noise_experts import NoiseExpertsConfig
 from models.residual_unet import ResidualUNetConfig
 
 FILES = ("config.json", "weights.safetensors", "README.md")
@@ -87,7 +88,8 @@ class ModelDescription(BaseModel):
         low, high = self.sigma_range
         if not 0 < low < high < float("inf"):
             raise ValueError("sigma_range must be two increasing positive numbers")
-        if isinstance(self.network, ResidualUNetConfig) and self.parameterization != TRAINED_HERE:
+        own = isinstance(self.network, ResidualUNetConfig | NoiseExpertsConfig)
+        if own and self.parameterization != TRAINED_HERE:
             raise ValueError("a residual U-Net knows the noise labels of our own training only")
         lowest, highest = (level / self.scale for level in self.parameterization.sigma_range)
         if low < lowest * (1 - 1e-6) or high > highest * (1 + 1e-6):

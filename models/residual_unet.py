@@ -22,7 +22,6 @@ from models.padding import on_padded
 _FREQUENCIES = 8
 _EMBEDDING = 64
 _PHASE_WIDTH = 4.0
-_PHASE_REACH = 8
 
 
 class ResidualUNetConfig(BaseModel):
@@ -35,7 +34,7 @@ class ResidualUNetConfig(BaseModel):
         (64, 96, 128, 192), min_length=2, max_length=6
     )
     blocks: int = Field(2, ge=1, le=8, description="residual blocks per level, down and up")
-    patch: int = Field(2, ge=1, le=4, description="side of the pixel blocks that become channels")
+    patch: int = Field(2, ge=1, le=8, description="side of the pixel blocks that become channels")
 
     @property
     def multiple(self) -> int:
@@ -73,20 +72,22 @@ class ResidualUNet(nn.Module):
             self.tail.bias.zero_()  # type: ignore[union-attr]
 
     def forward(self, image: Tensor, noise_label: Tensor) -> Tensor:
-        embedded = self._embed(noise_label)
+        log_sigma = noise_label.float() / 100 - 7
+        embedded = self._embed(log_sigma[:, None])
         return on_padded(
-            lambda padded: self._aligned(padded, embedded), image, self.config.multiple
+            lambda padded: self._aligned(padded, log_sigma.exp(), embedded),
+            image,
+            self.config.multiple,
         )
 
-    def _embed(self, noise_label: Tensor) -> Tensor:
-        log_sigma = noise_label.float()[:, None] / 100 - 7
+    def _embed(self, log_sigma: Tensor) -> Tensor:
         angle = log_sigma * (0.25 + 0.5 * torch.arange(_FREQUENCIES, device=log_sigma.device))
         embedded: Tensor = self.embedding(torch.cat([angle.sin(), angle.cos()], 1))
         return embedded
 
-    def _aligned(self, image: Tensor, embedded: Tensor) -> Tensor:
+    def _aligned(self, image: Tensor, sigma: Tensor, embedded: Tensor) -> Tensor:
         """The features' network between alignment and its inverse."""
-        phase = smooth_phase(image)
+        phase = smooth_phase(image, sigma)
         # Real products: complex tensors would leave autocast and channels-last.
         aligned = torch.stack(
             [(image * phase).sum(1), image[:, 1] * phase[:, 0] - image[:, 0] * phase[:, 1]], 1
@@ -144,19 +145,24 @@ def _through(blocks: nn.Module, features: Tensor, embedded: Tensor) -> Tensor:
     return features
 
 
-def smooth_phase(image: Tensor) -> Tensor:
-    """Unit vectors (batch, 2, rows, columns): phase of the image after a Gaussian of 4 pixels.
+def smooth_phase(image: Tensor, sigma: Tensor) -> Tensor:
+    """Unit vectors (batch, 2, rows, columns): phase of the image after a Gaussian.
 
-    Where noise outweighs the signal of a neighbourhood it is a random smooth phase, which does no
-    harm: it is put back. No gradient passes through it.
+    Its width is 4 pixels, from noise of 2 on twice `sigma` (batch,): the noise that is left then
+    stays below the signal. Where noise outweighs the signal of a neighbourhood all the same it is a
+    random smooth phase, which does no harm: it is put back. No gradient passes through it.
     """
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-        place = torch.arange(-_PHASE_REACH, _PHASE_REACH + 1, device=image.device)
-        window = torch.exp(-((place / _PHASE_WIDTH) ** 2) / 2)
-        window = window / window.sum()
-        padded = functional.pad(image.float(), (_PHASE_REACH,) * 4).flatten(0, 1)[:, None]
-        rows = functional.conv2d(padded, window.view(1, 1, 1, -1))
-        smooth = functional.conv2d(rows, window.view(1, 1, -1, 1)).view_as(image)
+        width = (2 * sigma.float()).clamp_min(_PHASE_WIDTH)
+        rows, columns = (_gaussian(width, side)[:, None] for side in image.shape[-2:])
+        smooth = rows @ image.float() @ columns
         length = smooth.square().sum(1, keepdim=True).sqrt()
         flat = torch.tensor([1.0, 0.0], device=image.device).view(1, 2, 1, 1)
         return torch.where(length > 1e-12, smooth / length.clamp_min(1e-12), flat)
+
+
+def _gaussian(width: Tensor, side: int) -> Tensor:
+    """(batch, side, side): blurs a line of `side` pixels, cut off at two widths; not normalised."""
+    place = torch.arange(side, device=width.device)
+    distance = (place[:, None] - place).abs() / width[:, None, None]
+    return torch.exp(-(distance**2) / 2) * (distance <= 2)

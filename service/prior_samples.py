@@ -16,7 +16,8 @@ from recon.noise import NoiseStreams
 from recon.prior import Prior
 from recon.sampler import State, diffuse
 
-_HIGHEST = 10.0
+_HIGHEST = 100.0
+"""Noise that hides a whole head: its norm is about 90 on 256 x 256 pixels."""
 _BEND = 7
 
 

@@ -212,6 +212,13 @@ def package_command(
     weights_dtype: Annotated[
         Precision, typer.Option(help="How weights are stored.")
     ] = Precision.BFLOAT16,
+    above: Annotated[
+        str | None,
+        typer.Option(
+            help="Model that takes over from its own lowest noise level on: a network for much "
+            "noise, or a model that has one (brain-small)."
+        ),
+    ] = None,
     out: Out = None,
 ) -> None:
     """Make a model that `--model` accepts out of a training run."""
@@ -224,6 +231,7 @@ def package_command(
         data_attributions=tuple(attribution),
         lowest_sigma=lowest_sigma,
         weights_dtype=_DTYPES[weights_dtype],
+        above=above,
     )
     _print_written(made)
 

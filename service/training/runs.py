@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.errors import ModelError
 from models.model_folder import read_model
+from models.noise_experts import NoiseExpertsConfig, fine_part
 from models.processes import Process
 from models.registry import find_model
 from models.residual_unet import ResidualUNetConfig
@@ -84,6 +85,10 @@ def run_plan(plan: TrainingPlan, process: Process) -> Iterator[Preparing | Ready
     if plan.start_from is not None:
         model = read_model(find_model(plan.start_from))
         initial = model.tensors
+        if isinstance(model.config.network, NoiseExpertsConfig):
+            # What is trained is the network for little noise; `models package --above` puts the
+            # other one back.
+            initial = fine_part(initial)
         training = training.model_copy(update={"initial": model.config.weights_sha256})
     if not process.first:
         process.wait()  # the first process converts; afterwards the cache answers at once

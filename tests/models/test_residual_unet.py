@@ -49,11 +49,28 @@ def test_the_smooth_phase_is_that_of_the_image() -> None:
     row = torch.linspace(0, 2 * math.pi * 0.4, 64)[:, None].expand(64, 64)
     magnitude = 1 + 0.5 * torch.rand(64, 64, generator=torch.Generator().manual_seed(1))
     image = torch.view_as_real(torch.polar(magnitude, row)).movedim(-1, 0)[None]
-    found = torch.angle(as_complex(smooth_phase(image)))[0]
+    found = torch.angle(as_complex(smooth_phase(image, torch.tensor([0.1]))))[0]
     error = torch.angle(torch.exp(1j * (found - row)))[10:-10, 10:-10]
     assert float(error.abs().max()) < 0.05
-    flat = smooth_phase(torch.zeros(1, 2, 20, 20))
+    flat = smooth_phase(torch.zeros(1, 2, 20, 20), torch.tensor([0.1]))
     assert torch.equal(flat[0, :, 3, 4], torch.tensor([1.0, 0.0]))
+
+
+def test_the_phase_is_found_under_any_noise() -> None:
+    """Noise of 20 on a bright square of 96 pixels: its one phase is found within 0.3 rad."""
+    generator = torch.Generator().manual_seed(2)
+    image = torch.zeros(4, 2, 128, 128)
+    image[:, 1, 16:112, 16:112] = 1.0
+    noisy = image + 20 * torch.randn(image.shape, generator=generator)
+    found = torch.angle(as_complex(smooth_phase(noisy, torch.full((4,), 20.0))))
+    assert float((found[:, 40:88, 40:88] - math.pi / 2).abs().mean()) < 0.3
+
+
+def test_images_of_a_batch_have_widths_of_their_own() -> None:
+    image = images(40, 48)
+    together = smooth_phase(image, torch.tensor([0.1, 9.0]))
+    alone = [smooth_phase(image[k : k + 1], torch.tensor([s])) for k, s in enumerate((0.1, 9.0))]
+    torch.testing.assert_close(together, torch.cat(alone))
 
 
 def test_the_noise_level_reaches_every_level_of_the_network() -> None:

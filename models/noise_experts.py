@@ -1,0 +1,91 @@
+"""Two networks for two ranges of noise: where little noise leaves detail, and where it does not.
+
+Balaji et al. 2022 ("eDiff-I: Text-to-Image Diffusion Models with an Ensemble of Expert Denoisers")
+give noise levels networks of their own. Here the second one also works on large pixel blocks: under
+much noise only the coarse shape of an image can be known, and a network that sees all of a head at
+a quarter of the cost learns it from whole slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from models.residual_unet import ResidualUNet, ResidualUNetConfig
+
+
+class NoiseExpertsConfig(BaseModel):
+    """Both networks, and the noise level from which on the second one is asked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: Literal["noise-experts"] = "noise-experts"
+    fine: ResidualUNetConfig = ResidualUNetConfig()
+    coarse: ResidualUNetConfig
+    switch: float = Field(gt=0, allow_inf_nan=False, description="noise std per component")
+
+
+class NoiseExperts(nn.Module):
+    """Raw network for EDM preconditioning: maps what `ResidualUNet` maps, by one of two.
+
+    `at` names the one for a level that is known beforehand; a batch of several levels is split.
+    """
+
+    def __init__(self, config: NoiseExpertsConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.fine = ResidualUNet(config.fine)
+        self.coarse = ResidualUNet(config.coarse)
+
+    @property
+    def parts(self) -> tuple[ResidualUNet, ResidualUNet]:
+        """Both networks: for little noise and for much."""
+        return self.fine, self.coarse
+
+    def at(self, sigma: float) -> ResidualUNet:
+        """The network for noise of `sigma`."""
+        return self.coarse if sigma >= self.config.switch else self.fine
+
+    def split(self, sigma: Tensor) -> list[tuple[ResidualUNet, Tensor]]:
+        """The networks that are needed for `sigma` (batch,), and a mask (batch,) for each.
+
+        On a GPU this waits for `sigma`.
+        """
+        much = sigma >= self.config.switch
+        both = (self.fine, ~much), (self.coarse, much)
+        return [(network, chosen) for network, chosen in both if bool(chosen.any())]
+
+    def forward(self, image: Tensor, noise_label: Tensor) -> Tensor:
+        output = torch.empty_like(image)
+        for network, chosen in self.split((noise_label / 100 - 7).exp()):
+            output[chosen] = network(image[chosen], noise_label[chosen]).to(output.dtype)
+        return output
+
+
+def fine_part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the network for little noise, under the names it has by itself."""
+    return _part(tensors, "fine.")
+
+
+def coarse_part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the network for much noise, under the names it has by itself."""
+    return _part(tensors, "coarse.")
+
+
+def joined(fine: Mapping[str, Tensor], coarse: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of `NoiseExperts` from those of its networks."""
+    return {f"fine.{name}": value for name, value in fine.items()} | {
+        f"coarse.{name}": value for name, value in coarse.items()
+    }
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -1,0 +1,118 @@
+"""Two networks that share the noise levels of one prior."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models import install, registry
+from models.denoiser import NetworkPrior, precondition
+from models.install import package
+from models.model_folder import ModelError
+from models.noise_experts import (
+    NoiseExperts,
+    NoiseExpertsConfig,
+    coarse_part,
+    fine_part,
+    joined,
+)
+from models.registry import load_prior, read_config, verify_model
+from models.residual_unet import ResidualUNet, ResidualUNetConfig
+from tests.models.model_files import ABOUT, write_run
+
+FINE = ResidualUNetConfig(channels=(8, 12), blocks=1)
+COARSE = ResidualUNetConfig(channels=(8, 8), blocks=1, patch=4)
+SWITCH = 0.7
+
+
+@pytest.fixture
+def experts() -> NoiseExperts:
+    torch.manual_seed(4)
+    return NoiseExperts(NoiseExpertsConfig(fine=FINE, coarse=COARSE, switch=SWITCH)).eval()
+
+
+def images(count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(6)
+    return torch.randn(count, 30, 44, dtype=torch.complex64, generator=generator)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.69, SWITCH, 5.0])
+def test_each_level_is_answered_by_its_network(experts: NoiseExperts, sigma: float) -> None:
+    asked = experts.coarse if sigma >= SWITCH else experts.fine
+    expected = NetworkPrior(asked, (0.02, 50.0)).denoise(images(2), sigma)
+    found = NetworkPrior(experts, (0.02, 50.0)).denoise(images(2), sigma)
+    assert torch.equal(found, expected)
+
+
+def test_a_batch_of_several_levels_is_split(experts: NoiseExperts) -> None:
+    """Each image comes back in its place, as if it had been alone."""
+    prior, sigmas = NetworkPrior(experts, (0.02, 50.0)), (2.0, 0.1, 0.3, 9.0)
+    together = prior.denoise_each(images(4), torch.tensor(sigmas))
+    alone = [prior.denoise(images(4)[k : k + 1], sigma) for k, sigma in enumerate(sigmas)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-5)
+
+
+def test_gradients_pass_through_both(experts: NoiseExperts) -> None:
+    """As samplers with gradients of the denoiser need them (`benchmarks.samplers`)."""
+    noisy = torch.randn(2, 2, 32, 32, requires_grad=True)
+    clean = precondition(experts, noisy, torch.tensor([0.1, 3.0]))
+    clean.square().sum().backward()  # type: ignore[no-untyped-call]
+    assert noisy.grad is not None
+    assert bool((noisy.grad.abs().amax(dim=(1, 2, 3)) > 0).all())
+
+
+def test_weights_are_taken_apart_and_joined(experts: NoiseExperts) -> None:
+    tensors = experts.state_dict()
+    fine, coarse = fine_part(tensors), coarse_part(tensors)
+    assert fine.keys() == ResidualUNet(FINE).state_dict().keys()
+    assert coarse.keys() == ResidualUNet(COARSE).state_dict().keys()
+    assert joined(fine, coarse) == tensors
+
+
+def _run(folder: Path, network: ResidualUNetConfig, sigma_range: tuple[float, float]) -> Path:
+    folder.mkdir()
+    torch.manual_seed(0)
+    save_file(ResidualUNet(network).state_dict(), folder / "weights.safetensors")
+    (folder / "training.json").write_text(
+        json.dumps({"network": network.model_dump(mode="json"), "sigma_range": sigma_range})
+    )
+    return folder
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's folder of models, with one of a network for much noise, `much`."""
+    folder = tmp_path / "models"
+    monkeypatch.setenv("MRI_POSTERIOR_MODELS", str(folder))
+    for module in (registry, install):
+        monkeypatch.setattr(module, "SHIPPED_FOLDER", tmp_path / "shipped")
+    package(_run(tmp_path / "coarse", COARSE, (SWITCH, 50.0)), folder, "much", **ABOUT)
+    return folder
+
+
+def test_a_run_is_packaged_with_a_model_above_it(own: Path, tmp_path: Path) -> None:
+    """And the model that comes of it can itself be put above the next run."""
+    run = _run(tmp_path / "run", FINE, (0.02, 10.0))
+    package(run, own, "both", above="much", **ABOUT)
+    package(run, own, "again", above="both", **ABOUT)
+    for name in ("both", "again"):
+        config = read_config(name)
+        assert config.network == NoiseExpertsConfig(fine=FINE, coarse=COARSE, switch=SWITCH)
+        assert config.sigma_range == (0.02, 50.0)
+        verify_model(name)
+    found, much = (load_prior(name).denoise(images(1), 2.0) for name in ("again", "much"))
+    assert torch.equal(found, much)
+
+
+def test_only_residual_networks_share_noise_levels(own: Path, tmp_path: Path) -> None:
+    other = write_run(tmp_path / "other", random=False)
+    with pytest.raises(ModelError, match="put above residual U-Nets only"):
+        package(other, own, "wrong", above="much", **ABOUT)
+    package(other, own, "unet", **ABOUT)
+    with pytest.raises(ModelError, match="'unet' is a monai-unet"):
+        package(_run(tmp_path / "run", FINE, (0.02, 10.0)), own, "wrong", above="unet", **ABOUT)
