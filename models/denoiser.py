@@ -18,9 +18,7 @@ from torch import Tensor, nn
 
 from models.batching import FittingBatches
 from models.noise_experts import NoiseExperts
-
-SIGMA_DATA = 0.25
-"""RMS of one component of a training image whose 99th percentile is 1."""
+from models.reduction import SIGMA_DATA
 
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 

@@ -1,9 +1,9 @@
 """Two networks for two ranges of noise: where little noise leaves detail, and where it does not.
 
 Balaji et al. 2022 ("eDiff-I: Text-to-Image Diffusion Models with an Ensemble of Expert Denoisers")
-give noise levels networks of their own. Here the second one also works on large pixel blocks: under
-much noise only the coarse shape of an image can be known, and a network that sees all of a head at
-a quarter of the cost learns it from whole slices.
+give noise levels networks of their own. Under much noise only the coarse shape of an image can be
+known, and that is in the centre of k-space: the second network may work on that alone
+(`ResidualUNetConfig.reduction`), sees whole heads and costs a sixteenth.
 """
 
 from __future__ import annotations

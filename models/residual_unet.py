@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.padding import on_padded
+from models.reduction import on_reduced
 
 _FREQUENCIES = 8
 _EMBEDDING = 64
@@ -34,7 +35,10 @@ class ResidualUNetConfig(BaseModel):
         (64, 96, 128, 192), min_length=2, max_length=6
     )
     blocks: int = Field(2, ge=1, le=8, description="residual blocks per level, down and up")
-    patch: int = Field(2, ge=1, le=8, description="side of the pixel blocks that become channels")
+    patch: int = Field(2, ge=1, le=4, description="side of the pixel blocks that become channels")
+    reduction: int = Field(
+        1, ge=1, le=8, description="only the central 1/n x 1/n of k-space, for much noise"
+    )
 
     @property
     def multiple(self) -> int:
@@ -72,12 +76,15 @@ class ResidualUNet(nn.Module):
             self.tail.bias.zero_()  # type: ignore[union-attr]
 
     def forward(self, image: Tensor, noise_label: Tensor) -> Tensor:
-        log_sigma = noise_label.float() / 100 - 7
-        embedded = self._embed(log_sigma[:, None])
+        sigma = (noise_label.float() / 100 - 7).exp()
+        if self.config.reduction == 1:
+            return self._on_any_size(image, sigma)
+        return on_reduced(self._on_any_size, image, sigma, self.config.reduction)
+
+    def _on_any_size(self, image: Tensor, sigma: Tensor) -> Tensor:
+        embedded = self._embed(sigma.log()[:, None])
         return on_padded(
-            lambda padded: self._aligned(padded, log_sigma.exp(), embedded),
-            image,
-            self.config.multiple,
+            lambda padded: self._aligned(padded, sigma, embedded), image, self.config.multiple
         )
 
     def _embed(self, log_sigma: Tensor) -> Tensor:

@@ -25,9 +25,10 @@ from torch.utils.data import DataLoader
 
 from models.architectures import TrainableConfig, build_network
 from models.augment import Augmentation, complex_patches
-from models.denoiser import SIGMA_DATA, NetworkPrior, precondition
+from models.denoiser import NetworkPrior, precondition
 from models.errors import ModelError
 from models.processes import Process
+from models.reduction import SIGMA_DATA
 from models.registry import compute_dtype_for
 from models.residual_unet import ResidualUNetConfig
 from models.training_data import BatchStream, ImageFile, SliceSet

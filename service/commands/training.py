@@ -14,7 +14,9 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from models.errors import ModelError
+from models.noise_experts import NoiseExpertsConfig
 from models.processes import Process
+from models.registry import read_config
 from models.train import Progress, TrainingConfig
 from service.runs import choose_device
 from service.training.images import Prepared
@@ -98,9 +100,14 @@ def train(
                 else:
                     _show(event, bar, task)
     if shown:
+        above = f" --above {chosen.start_from}" if _has_two_networks(chosen.start_from) else ""
         console.print(
-            f"trained: {chosen.out}; make a model of it with `mri-posterior models package`"
+            f"trained: {chosen.out}; make a model of it with `mri-posterior models package{above}`"
         )
+
+
+def _has_two_networks(name: str | None) -> bool:
+    return name is not None and isinstance(read_config(name).network, NoiseExpertsConfig)
 
 
 def _plan(

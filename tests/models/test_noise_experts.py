@@ -26,7 +26,7 @@ from models.residual_unet import ResidualUNet, ResidualUNetConfig
 from tests.models.model_files import ABOUT, write_run
 
 FINE = ResidualUNetConfig(channels=(8, 12), blocks=1)
-COARSE = ResidualUNetConfig(channels=(8, 8), blocks=1, patch=4)
+COARSE = ResidualUNetConfig(channels=(8, 8), blocks=1, reduction=4)
 SWITCH = 0.7
 
 

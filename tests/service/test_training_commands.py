@@ -127,4 +127,5 @@ def test_a_folder_without_images_says_what_was_refused(folder: Path) -> None:
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_recipes_are_valid_and_relative_to_their_folder(recipe: Path) -> None:
     plan = read_plan(recipe)
-    assert plan.data[0].resolve() == (RECIPES.parents[2] / "shared" / "data" / "train").resolve()
+    archive = (RECIPES.parents[2] / "shared" / "data" / "train").resolve()
+    assert all(path.resolve().is_relative_to(archive) for path in plan.data)
