@@ -3,9 +3,11 @@
     python -m benchmarks.denoising [--model NAME ...] [--slices 6] [--keep-bm3d]
 
 PSNR in dB of the magnitude (peak 1, the slice's 99th percentile) of D(x + sigma z). BM3D (PyPI
-`bm3d`) knows sigma and is given three versions of the same image, of which the best counts: real
-and imaginary part one by one; the noisy magnitude; and, easier than what the priors get, the clean
-magnitude plus real noise, which amounts to knowing the phase. Writes benchmarks/results/denoising.*
+`bm3d`) knows sigma and is given three versions of the same image: real and imaginary part one by
+one; the noisy magnitude; and the clean magnitude plus real noise, which amounts to knowing the
+phase. The priors are given the complex image and, for the last version, the clean magnitude with
+complex noise, whose real part is the image that BM3D is given; of what they return the real part
+counts then. Writes benchmarks/results/denoising.*
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SETS = ("open_ms", "complex_t2")
 VERSIONS = ("real and imaginary", "noisy magnitude", "known phase")
+_KNOWN_PHASE_SEED = 10_000
 SIDES = (96, 128, 160, 192, 224, 256)
 
 
@@ -41,14 +44,21 @@ def bm3d_psnr(clean: Tensor, noisy: Tensor, sigma: float, seed: int) -> tuple[fl
         return torch.from_numpy(bm3d.bm3d(image.double().numpy(), sigma)).float()
 
     truth = clean.abs()
-    generator = torch.Generator().manual_seed(seed)
-    known_phase = truth + sigma * torch.randn(truth.shape, generator=generator)
     parts = torch.complex(filtered(noisy.real), filtered(noisy.imag))
     return (
         psnr(parts.abs(), truth),
         psnr(filtered(noisy.abs()), truth),
-        psnr(filtered(known_phase).clamp_min(0), truth),
+        psnr(filtered(known_phase(clean, sigma, seed).real).clamp_min(0), truth),
     )
+
+
+def known_phase(clean: Tensor, sigma: float, seed: int) -> Tensor:
+    """The magnitude with complex noise, as of an image whose phase was known and taken out."""
+    parts = [
+        sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed + part))
+        for part in (0, 1_000_000)
+    ]
+    return torch.complex(clean.abs() + parts[0], parts[1])
 
 
 def bm3d_rows(images: list[Tensor]) -> list[dict[str, float]]:
@@ -56,7 +66,7 @@ def bm3d_rows(images: list[Tensor]) -> list[dict[str, float]]:
     rows = []
     for sigma in SIGMAS:
         scores = [
-            bm3d_psnr(clean, add_noise(clean, sigma, index), sigma, 10_000 + index)
+            bm3d_psnr(clean, add_noise(clean, sigma, index), sigma, _KNOWN_PHASE_SEED + index)
             for index, clean in enumerate(images)
         ]
         means = np.mean(scores, axis=0)
@@ -71,18 +81,24 @@ def bm3d_rows(images: list[Tensor]) -> list[dict[str, float]]:
 
 
 def prior_rows(priors: Mapping[str, Prior], images: list[Tensor]) -> list[dict[str, float]]:
-    """One row per noise level: mean PSNR of every prior."""
+    """One row per noise level: mean PSNR of every prior, without and with the phase known."""
     rows = []
     for sigma in SIGMAS:
         row = {}
         for name, prior in priors.items():
-            scores = [
-                psnr(
-                    prior.denoise(add_noise(clean, sigma, index)[None], sigma)[0].abs(), clean.abs()
+            scores, with_phase = [], []
+            for index, clean in enumerate(images):
+                noisy = torch.stack(
+                    [
+                        add_noise(clean, sigma, index),
+                        known_phase(clean, sigma, _KNOWN_PHASE_SEED + index),
+                    ]
                 )
-                for index, clean in enumerate(images)
-            ]
+                found = prior.denoise(noisy, sigma)
+                scores.append(psnr(found[0].abs(), clean.abs()))
+                with_phase.append(psnr(found[1].real.clamp_min(0), clean.abs()))
             row[name] = round(float(np.mean(scores)), 2)
+            row[f"{name} known phase"] = round(float(np.mean(with_phase)), 2)
         rows.append(row)
         print(sigma, json.dumps(row), flush=True)
     return rows

@@ -141,7 +141,7 @@ class SmokeTest(NamedTuple):
 
 
 def smoke_test(prior: NetworkPrior, name: str) -> SmokeTest:
-    """Run the network once on an empty and once on a noisy 64 x 64 image.
+    """Run the network on a 64 x 64 image: empty at its lowest and highest level, and noisy.
 
     Raises ModelError when the network fails, when an output is not finite, or when noise of an
     empty image is not reduced.
@@ -151,11 +151,11 @@ def smoke_test(prior: NetworkPrior, name: str) -> SmokeTest:
     generator = torch.Generator().manual_seed(0)
     noise = torch.view_as_complex(sigma * torch.randn((1, 64, 64, 2), generator=generator))
     try:
-        empty = prior.denoise(torch.zeros_like(noise), low)
+        empty = [prior.denoise(torch.zeros_like(noise), level) for level in (low, high)]
         clean = prior.denoise(noise, sigma)
     except RuntimeError as error:
         raise ModelError("does-not-run", f"the network of '{name}' fails: {error}") from error
-    if not bool(empty.isfinite().all() and clean.isfinite().all()):
+    if not all(bool(image.isfinite().all()) for image in (*empty, clean)):
         raise ModelError("output-not-finite", f"model '{name}' computes NaN or infinite values")
     remaining = float(torch.view_as_real(clean).square().mean().sqrt())
     if remaining >= 0.9 * sigma:

@@ -155,8 +155,8 @@ def sample(
     name: Name,
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write (PNG).")],
     count: Annotated[int, typer.Option(min=1, max=64, help="Images.")] = 8,
-    size: Annotated[int, typer.Option(min=32, max=512, help="Rows and columns.")] = 192,
-    evaluations: Annotated[int, typer.Option(min=2, max=2000, help="Network evaluations.")] = 80,
+    size: Annotated[int, typer.Option(min=32, max=512, help="Rows and columns.")] = 256,
+    evaluations: Annotated[int, typer.Option(min=2, max=2000, help="Network evaluations.")] = 120,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:

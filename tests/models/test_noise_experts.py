@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models import install, registry
@@ -23,7 +23,7 @@ from models.noise_experts import (
 )
 from models.registry import load_prior, read_config, verify_model
 from models.residual_unet import ResidualUNet, ResidualUNetConfig
-from tests.models.model_files import ABOUT, write_run
+from tests.models.model_files import ABOUT, replace_tensors, write_run
 
 FINE = ResidualUNetConfig(channels=(8, 12), blocks=1)
 COARSE = ResidualUNetConfig(channels=(8, 8), blocks=1, reduction=4)
@@ -107,6 +107,19 @@ def test_a_run_is_packaged_with_a_model_above_it(own: Path, tmp_path: Path) -> N
         verify_model(name)
     found, much = (load_prior(name).denoise(images(1), 2.0) for name in ("again", "much"))
     assert torch.equal(found, much)
+
+
+def test_verifying_runs_the_network_for_much_noise(own: Path, tmp_path: Path) -> None:
+    """Its weights are finite; what it computes with them is not."""
+    made = package(_run(tmp_path / "run", FINE, (0.02, 10.0)), own, "both", above="much", **ABOUT)
+    tensors = load_file(made / "weights.safetensors")
+    replace_tensors(
+        made,
+        {k: torch.full_like(v, 3e38) if k.startswith("coarse.") else v for k, v in tensors.items()},
+    )
+    with pytest.raises(ModelError) as caught:
+        verify_model("both")
+    assert caught.value.code == "output-not-finite"
 
 
 def test_only_residual_networks_share_noise_levels(own: Path, tmp_path: Path) -> None:
