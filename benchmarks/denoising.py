@@ -3,11 +3,11 @@
     python -m benchmarks.denoising [--model NAME ...] [--slices 6] [--keep-bm3d]
 
 PSNR in dB of the magnitude (peak 1, the slice's 99th percentile) of D(x + sigma z). BM3D (PyPI
-`bm3d`) knows sigma and is given three versions of the same image: real and imaginary part one by
-one; the noisy magnitude; and the clean magnitude plus real noise, which amounts to knowing the
-phase. The priors are given the complex image and, for the last version, the clean magnitude with
-complex noise, whose real part is the image that BM3D is given; of what they return the real part
-counts then. Writes benchmarks/results/denoising.*
+`bm3d`, to be installed by hand: mind its licence) knows sigma and is given three versions of the
+same image: real and imaginary part one by one; the noisy magnitude; and the clean magnitude plus
+real noise, which amounts to knowing the phase. The priors are given the complex image and, for the
+last version, the clean magnitude with complex noise, whose real part is the image that BM3D is
+given; of what they return the real part counts then. Writes benchmarks/results/denoising.*
 """
 
 from __future__ import annotations

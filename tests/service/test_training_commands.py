@@ -6,6 +6,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from models.errors import ModelError
@@ -93,6 +95,43 @@ def test_a_run_begins_with_an_installed_model(
         invoke(folder / "plan.toml", "--from", "brain-preview")
     with pytest.raises(ModelError, match="there is no model"):
         invoke(folder / "plan.toml", "--from", "nothing-here", "--out", folder / "other")
+
+
+RESIDUAL = """
+data = ["images"]
+out = "OUT"
+
+[training]
+steps = 1
+batch = 1
+patch_sizes = [16, 16]
+learning_rate = 1e-9
+
+[training.network]
+architecture = "residual-unet"
+channels = [8, 12]
+blocks = 1
+"""
+
+
+def test_a_run_goes_on_with_the_network_for_little_noise(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model of two; it says how the other one is put back."""
+    monkeypatch.setenv("MRI_POSTERIOR_MODELS", str(folder / "models"))
+    for name in ("much", "both", "next"):
+        (folder / f"{name}.toml").write_text(RESIDUAL.replace("OUT", f"runs/{name}"))
+    about = ("--training", "t", "--licence", "l", "--attribution", "a")
+    invoke(folder / "much.toml")
+    invoke(folder / "both.toml", "--seed", "1")
+    for name, *above in (("much", "--lowest-sigma", "0.7"), ("both", "--above", "much")):
+        made = ["models", "package", str(folder / "runs" / name), name, *above, *about]
+        assert CliRunner().invoke(app, made).exit_code == 0
+    _, output = invoke(folder / "next.toml", "--from", "both", "--seed", "2")
+    assert "`mri-posterior models package --above both`" in output
+    begun = load_file(folder / "models" / "both" / "weights.safetensors")
+    for key, value in load_file(folder / "runs" / "next" / "weights.safetensors").items():
+        torch.testing.assert_close(value, begun[f"fine.{key}"].float(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
