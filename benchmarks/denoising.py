@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.reduction import resized_complex
 from models.registry import load_prior
 from models.training_data import ImageFile, SliceSet
 from models.validate import SIGMAS, add_noise, denoising_psnr, psnr
@@ -108,20 +109,12 @@ def against_matrix_size(prior: Prior, images: list[Tensor]) -> dict[int, dict[fl
     """Complex PSNR after the k-space of 256 x 256 images was cut to smaller matrices."""
     table = {}
     for side in SIDES:
-        smaller = [_resized(image, side) for image in images]
+        smaller = [resized_complex(image, (side, side)) for image in images]
         table[side] = {
             sigma: round(score, 2) for sigma, score in denoising_psnr(prior, smaller).items()
         }
         print(side, table[side], flush=True)
     return table
-
-
-def _resized(image: Tensor, side: int) -> Tensor:
-    """The same field of view on a smaller matrix: larger pixels."""
-    rows, columns = ((size - side) // 2 for size in image.shape)
-    kspace = torch.fft.fftshift(torch.fft.fft2(image, norm="forward"))
-    cut = kspace[rows : rows + side, columns : columns + side]
-    return torch.fft.ifft2(torch.fft.ifftshift(cut), norm="forward").to(torch.complex64)
 
 
 def picture(priors: Mapping[str, Prior], image: Tensor, file: Path) -> None:

@@ -23,13 +23,7 @@ NetworkConfig = Annotated[
 """Every architecture there is. All map (batch, 2, rows, columns) and a label (batch,) to images."""
 
 
-def build_network(
-    config: ResidualUNetConfig
-    | NoiseExpertsConfig
-    | UNetConfig
-    | DiffusersUNetConfig
-    | SongUNetConfig,
-) -> nn.Module:
+def build_network(config: NetworkConfig) -> nn.Module:
     """The network that `config` describes, on torch's current default device.
 
     Raises ValueError or RuntimeError when no such network exists (for example, channels that

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.batching import FittingBatches
 from models.noise_experts import NoiseExperts
-from models.reduction import SIGMA_DATA
+from models.reduction import SIGMA_DATA, edm_scales
 
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 
@@ -44,15 +44,12 @@ class EdmParameterization(BaseModel):
     def denoise(self, network: nn.Module, noisy: Tensor, sigma: Tensor) -> Tensor:
         """E[clean | noisy] in the network's units; shapes as in `precondition`."""
         sigma = sigma.to(torch.float32)
-        total = sigma**2 + self.sigma_data**2
-        skip = self.sigma_data**2 / total
-        out = sigma * self.sigma_data * total.rsqrt()
+        skip, out, into = edm_scales(sigma, self.sigma_data)
         # MONAI's embedding resolves labels of 0 to 1000: 100 per e-fold from sigma = 0.001.
         scaled = self.noise_label == "scaled-log"
         label = 100 * (sigma.log() + 7) if scaled else sigma.log() / 4
-        shape = (-1, 1, 1, 1)
-        raw = network(noisy * total.rsqrt().view(shape), label).to(torch.float32)
-        return skip.view(shape) * noisy + out.view(shape) * raw
+        raw = network(noisy * into, label).to(torch.float32)
+        return skip * noisy + out * raw
 
 
 class VariancePreservingParameterization(BaseModel):

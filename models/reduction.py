@@ -25,31 +25,39 @@ def on_reduced(
     shape = (image.shape[-2], image.shape[-1])
     smaller = (-(-shape[0] // factor), -(-shape[1] // factor))
     left = sigma * math.sqrt(math.prod(smaller) / math.prod(shape))
-    noisy = image.float() * (sigma**2 + SIGMA_DATA**2).sqrt().view(-1, 1, 1, 1)
+    skip, out, into = edm_scales(sigma, SIGMA_DATA)
+    small_skip, small_out, small_into = edm_scales(left, SIGMA_DATA)
+    noisy = image.float() / into
     small = resized(noisy, smaller)
-    scale = (left**2 + SIGMA_DATA**2).rsqrt().view(-1, 1, 1, 1)
-    raw = network(small * scale, left).float()
-    clean = (SIGMA_DATA * scale) ** 2 * small + SIGMA_DATA * left.view(-1, 1, 1, 1) * scale * raw
-    total = (sigma**2 + SIGMA_DATA**2).view(-1, 1, 1, 1)
-    skipped = SIGMA_DATA**2 / total * noisy
-    return (resized(clean, shape) - skipped) / (
-        SIGMA_DATA * sigma.view(-1, 1, 1, 1) * total.rsqrt()
-    )
+    clean = small_skip * small + small_out * network(small_into * small, left).float()
+    return (resized(clean, shape) - skip * noisy) / out
+
+
+def edm_scales(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Factors of the skip, the output and the input, each (batch, 1, 1, 1), for `sigma` (batch,).
+
+    Karras et al. 2022, Table 1 (column "Ours").
+    """
+    level = sigma.to(torch.float32).view(-1, 1, 1, 1)
+    total = level**2 + sigma_data**2
+    return sigma_data**2 / total, level * sigma_data * total.rsqrt(), total.rsqrt()
 
 
 def resized(image: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Real and imaginary parts (batch, 2, rows, columns) on another matrix, same field of view.
+    """`resized_complex` of real and imaginary parts (batch, 2, rows, columns)."""
+    complex_image = torch.view_as_complex(image.movedim(1, -1).contiguous())
+    return torch.view_as_real(resized_complex(complex_image, shape)).movedim(-1, 1)
+
+
+def resized_complex(image: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Images (..., rows, columns) complex64 on another matrix, same field of view.
 
     k-space is cut or filled with zeros; values keep their size.
     """
-    kspace = torch.fft.fftshift(
-        torch.fft.fft2(torch.view_as_complex(image.movedim(1, -1).contiguous()), norm="forward"),
-        dim=(-2, -1),
-    )
+    kspace = torch.fft.fftshift(torch.fft.fft2(image, norm="forward"), dim=(-2, -1))
     for axis, size in zip((-2, -1), shape, strict=True):
         kspace = _cut_or_filled(kspace, axis, size)
-    changed = torch.fft.ifft2(torch.fft.ifftshift(kspace, dim=(-2, -1)), norm="forward")
-    return torch.view_as_real(changed).movedim(-1, 1)
+    return torch.fft.ifft2(torch.fft.ifftshift(kspace, dim=(-2, -1)), norm="forward")
 
 
 def _cut_or_filled(kspace: Tensor, axis: int, size: int) -> Tensor:

@@ -61,7 +61,7 @@ def test_gradients_pass_through_both(experts: NoiseExperts) -> None:
     """As samplers with gradients of the denoiser need them (`benchmarks.samplers`)."""
     noisy = torch.randn(2, 2, 32, 32, requires_grad=True)
     clean = precondition(experts, noisy, torch.tensor([0.1, 3.0]))
-    clean.square().sum().backward()  # type: ignore[no-untyped-call]
+    clean.square().sum().backward()
     assert noisy.grad is not None
     assert bool((noisy.grad.abs().amax(dim=(1, 2, 3)) > 0).all())
 
