@@ -20,23 +20,31 @@ def png(
 ) -> bytes:
     """An 8-bit PNG from the lower end of the window to the upper one.
 
-    With evenly spaced `colours` (red, green, blue) it is a palette picture, otherwise grey;
-    `see_through` makes the darkest of them transparent.
+    With evenly spaced `colours` (red, green, blue) it is a palette picture, otherwise grey. Where a
+    value is not finite the picture is transparent: what is not known has no colour. `see_through`
+    makes the darkest colour transparent too.
     """
-    values = np.nan_to_num(np.asarray(image, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    values = np.asarray(image, np.float32)
+    known = np.isfinite(values)
     low, high = window
-    level = np.clip((values - low) / max(high - low, 1e-30), 0, 1)
-    picture = Image.fromarray((255 * level + 0.5).astype(np.uint8))
-    if colours is not None:
-        picture.putpalette(_palette(colours).tobytes())
+    level = np.clip((np.where(known, values, low) - low) / max(high - low, 1e-30), 0, 1)
+    if colours is None and known.all():
+        picture, clear = Image.fromarray((255 * level + 0.5).astype(np.uint8)), None
+    else:
+        # The first place of the palette is for what is not known, the others are colours.
+        places = np.where(known, 1 + (254 * level + 0.5).astype(np.uint8), 0).astype(np.uint8)
+        table = _palette(colours or ((0, 0, 0), (255, 255, 255)), 255)
+        picture = Image.fromarray(places)
+        picture.putpalette(np.concatenate([table[:1], table]).tobytes())
+        clear = b"\0\0" if see_through else b"\0"
     buffer = BytesIO()
-    picture.save(buffer, "PNG", **({"transparency": 0} if see_through and colours else {}))
+    picture.save(buffer, "PNG", **({} if clear is None else {"transparency": clear}))
     return buffer.getvalue()
 
 
-def _palette(colours: Sequence[tuple[int, int, int]]) -> NDArray[np.uint8]:
-    """(256, 3) by linear interpolation."""
+def _palette(colours: Sequence[tuple[int, int, int]], count: int) -> NDArray[np.uint8]:
+    """(count, 3) by linear interpolation."""
     table = np.array(colours, float)
-    at = np.linspace(0, len(table) - 1, 256)
+    at = np.linspace(0, len(table) - 1, count)
     columns = [np.interp(at, np.arange(len(table)), channel) for channel in table.T]
     return np.stack(columns, axis=1).round().astype(np.uint8)

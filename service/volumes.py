@@ -1,13 +1,13 @@
 """What a reconstruction shows, as volumes of real numbers: the one list of pictures there is.
 
 Each is float32 (slices, rows, columns), never complex: viewers show the real part of complex
-volumes, which means nothing. They are made when they are asked for, from the arrays beside the
-result file or from the result file itself.
+volumes, which means nothing. NaN stands where there is no value, and is never drawn. They are made
+when they are asked for, from the arrays beside the result file or from the result file itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,8 @@ Stack = NDArray[np.float32]
 GREY = "gray"
 _STOPS = 33
 _BRIGHTEST = 99.7
+_STANDS_OUT = 0.08
+"""Share of a slice's 99th percentile above which there is signal, as in the object's mask."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,19 @@ class Picture:
     """Where black and white lie; None: from 0 to the 99.7th percentile."""
 
 
+def _known(values: NDArray[Any]) -> NDArray[Any]:
+    return np.where(np.isfinite(values), values, np.nan)
+
+
 def _inside(values: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
-    return np.where(mask & np.isfinite(values), values, 0)
+    return np.where(mask & np.isfinite(values), values, np.nan)
 
 
 def _relative(std: NDArray[Any], mean: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
-    return _inside(100 * std / np.maximum(np.abs(mean), 1e-30), mask)
+    """In per cent of the mean, where there is one: near the noise the ratio says nothing."""
+    magnitude = np.abs(mean)
+    least = _STANDS_OUT * np.percentile(magnitude, 99, axis=(1, 2), keepdims=True)
+    return _inside(100 * std / np.maximum(magnitude, 1e-30), mask & (magnitude > least))
 
 
 _MASK = "quality/object_mask"
@@ -87,7 +96,7 @@ PICTURES: dict[str, Picture] = {
     ),
     "relative": Picture(
         "Relative std.",
-        "Standard deviation over mean, inside the object",
+        "Standard deviation over mean, where the mean stands out of the noise",
         "%",
         "magma",
         overlay=True,
@@ -114,7 +123,7 @@ PICTURES: dict[str, Picture] = {
         overlay=True,
         file=None,
         maps=("quality/mean_error",),
-        make=lambda error: np.nan_to_num(error, posinf=0),
+        make=_known,
     ),
     "rhat": Picture(
         "R̂",
@@ -179,8 +188,19 @@ def window_of(name: str, stack: Stack) -> tuple[float, float]:
     fixed = PICTURES[name].window
     if fixed is not None:
         return fixed
-    high = float(np.percentile(stack, _BRIGHTEST))
+    known = stack[np.isfinite(stack)]
+    high = float(np.percentile(known, _BRIGHTEST)) if known.size else 1.0
     return 0.0, high if high > 0 else 1.0
+
+
+def not_computed(name: str, summary: Mapping[str, Any]) -> str | None:
+    """Why a picture is not there, in words, or None: it is; from the summary of a job."""
+    if name != "rhat" or any(each["rhat_below_1.1"] is not None for each in summary["slices"]):
+        return None
+    return (
+        f"R̂ was not computed: it needs four draws of every chain or more, and the preset "
+        f"{summary['preset']} keeps fewer. Use standard or thorough."
+    )
 
 
 @cache

@@ -26,7 +26,7 @@ from service.jobs.job import Job, JobState
 from service.pictures import png
 from service.problems import ProblemError
 from service.store.names import PICTURE_FILES, RESULT_FILES
-from service.volumes import PICTURES, colour_stops, read_stack, window_of
+from service.volumes import PICTURES, colour_stops, not_computed, read_stack, window_of
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["results"])
 
@@ -171,6 +171,7 @@ def get_picture(
 def finished_picture(context: Context, job: Job, query: PictureQuery) -> NDArray[np.float32]:
     """The slice that is asked for, of a job that has results; raises ProblemError."""
     position = slice_position(job, query.slice)
+    require_computed(job, query.product)
     try:
         return read_stack(files_of(context, job), query.product, query.sample, position)[0]
     except (IndexError, FileNotFoundError) as error:
@@ -187,6 +188,13 @@ def _so_far(context: Context, job: Job, query: PictureQuery) -> NDArray[np.float
     if picture is None:
         raise ProblemError("job-not-finished", "there is no picture of this slice yet")
     return picture
+
+
+def require_computed(job: Job, picture: str) -> None:
+    """Refuse a picture that the job has not made. Raises ProblemError."""
+    reason = not_computed(picture, job.summary or {})
+    if reason is not None:
+        raise ProblemError("not-found", reason)
 
 
 def files_of(context: Context, job: Job) -> Callable[[str], Path]:

@@ -1,4 +1,4 @@
-"""/view: the viewer's bundle, where it was built, and pages of plain HTML that need no bundle."""
+"""/ and /view: the viewer's bundle, where it was built, and plain HTML that needs no bundle."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 import service
@@ -18,7 +18,7 @@ from service.http.principal import Reader, owner_of
 from service.http.results import PictureQuery, finished_picture
 from service.http.scans import Id
 from service.jobs.job import Job, JobState
-from service.volumes import PICTURES, Picture, colour_stops, window_of
+from service.volumes import PICTURES, Picture, colour_stops, not_computed, window_of
 
 _VIEWER = Path(service.__file__).parent / "viewer"
 BUNDLE = _VIEWER / "dist"
@@ -105,6 +105,15 @@ def add_view(app: FastAPI) -> None:
     app.mount("/view/assets", assets, name="view-assets")
     app.include_router(router)
 
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        return RedirectResponse("/view")
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        headers = {"Cache-Control": "public, max-age=86400"}
+        return FileResponse(_VIEWER / "icon.svg", media_type="image/svg+xml", headers=headers)
+
 
 def _name(job: Job) -> str:
     return str(job.request.get("tags", {}).get("label") or job.id)
@@ -126,14 +135,10 @@ def _picture(context: Context, job: Job, query: PictureQuery) -> str:
     slices = {entry["slice"]: entry for entry in job.summary["slices"]}
     shown = query.slice if query.slice in slices else sorted(slices)[len(slices) // 2]
     entry = slices[shown]
-    picture = PICTURES[query.product]
-    chosen = query.model_copy(update={"slice": shown})
-    window = query.ends or window_of(query.product, finished_picture(context, job, chosen))
-    source = (
-        f"/v1/reconstructions/{job.id}/preview.png?slice={shown}&amp;product={query.product}"
-        f"&amp;sample={query.sample}&amp;colours=own&amp;window={window[0]:.9g},{window[1]:.9g}"
+    reasons = {name: not_computed(name, job.summary) for name in PICTURES}
+    kinds = "".join(
+        _option(name, kind.label, query.product, reasons[name]) for name, kind in PICTURES.items()
     )
-    kinds = "".join(_option(name, kind.label, query.product) for name, kind in PICTURES.items())
     indices = "".join(_option(str(index), str(index), str(shown)) for index in sorted(slices))
     samples = "".join(
         _option(str(i), str(i), str(query.sample)) for i in range(job.summary["samples"])
@@ -143,13 +148,30 @@ def _picture(context: Context, job: Job, query: PictureQuery) -> str:
         f"<form method=get><label>Picture <select name=product>{kinds}</select></label> "
         f"<label>Slice <select name=slice>{indices}</select></label> "
         f"<label>Sample <select name=sample>{samples}</select></label> <button>Show</button></form>"
-        f"<figure><img src='{source}' alt='{escape(picture.meaning)}, slice {shown}'>"
-        f"{_colour_bar(picture, window)}<figcaption>{escape(picture.meaning)}</figcaption></figure>"
+        f"{_figure(context, job, query.model_copy(update={'slice': shown}))}"
         f"{_calibration(job.summary.get('calibration'))}"
         f"<p>χ² {entry['chi2']:.2f}, {'converged' if entry['converged'] else 'not converged'}</p>"
         f"<ul>{warnings}</ul>"
         f"<p><a href='/v1/reconstructions/{job.id}/results/report.json'>report.json</a> · "
         f"<a href='/v1/reconstructions/{job.id}/results/result.h5'>result.h5</a></p>"
+    )
+
+
+def _figure(context: Context, job: Job, query: PictureQuery) -> str:
+    """The picture with its colour bar, or why there is none."""
+    reason = not_computed(query.product, job.summary or {})
+    if reason is not None:
+        return f"<p role=alert>{escape(reason)}</p>"
+    picture = PICTURES[query.product]
+    low, high = query.ends or window_of(query.product, finished_picture(context, job, query))
+    source = (
+        f"/v1/reconstructions/{job.id}/preview.png?slice={query.slice}&amp;product={query.product}"
+        f"&amp;sample={query.sample}&amp;colours=own&amp;window={low:.9g},{high:.9g}"
+    )
+    return (
+        f"<figure><img src='{source}' alt='{escape(picture.meaning)}, slice {query.slice}'>"
+        f"{_colour_bar(picture, (low, high))}"
+        f"<figcaption>{escape(picture.meaning)}</figcaption></figure>"
     )
 
 
@@ -182,9 +204,10 @@ def _calibration(said: dict[str, Any] | None) -> str:
     )
 
 
-def _option(value: str, label: str, chosen: str) -> str:
+def _option(value: str, label: str, chosen: str, reason: str | None = None) -> str:
     selected = " selected" if value == chosen else ""
-    return f"<option value='{value}'{selected}>{escape(label)}</option>"
+    disabled = "" if reason is None else f" disabled title='{escape(reason)}'"
+    return f"<option value='{value}'{selected}{disabled}>{escape(label)}</option>"
 
 
 def _time(seconds: float) -> str:
@@ -196,6 +219,7 @@ def _html(title: str, body: str, status: int = 200) -> Response:
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width'>"
         f"<title>{escape(title)} · mri-posterior</title>"
+        "<link rel=icon href=/favicon.ico type=image/svg+xml>"
         "<link rel=stylesheet href=/view/plain.css></head><body>"
         f"<p class=notice>{_NOTICE}</p><nav><a href=/view>Viewer</a> "
         "<a href=/view/plain>Plain pages</a> <a href=/docs>API</a></nav>"

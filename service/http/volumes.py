@@ -12,11 +12,18 @@ from service.http.context import InContext
 from service.http.job_answers import find_job
 from service.http.principal import Reader
 from service.http.problems import problems
-from service.http.results import files_of, matches, results_of
+from service.http.results import files_of, matches, require_computed, results_of
 from service.http.scans import Id
 from service.jobs.job import Job
 from service.problems import ProblemError
-from service.volumes import PICTURES, colour_stops, nifti, read_stack, window_of
+from service.volumes import (
+    PICTURES,
+    colour_stops,
+    nifti,
+    not_computed,
+    read_stack,
+    window_of,
+)
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["results"])
 
@@ -43,6 +50,7 @@ class PictureOut(BaseModel):
     colours: list[tuple[int, int, int]] = Field(
         description="red, green, blue from the lowest to the highest value, evenly spaced"
     )
+    missing: str | None = Field(description="why it was not computed; null: it was")
     href: str
 
 
@@ -67,6 +75,7 @@ def list_volumes(context: InContext, key: Reader, job_id: Id) -> PictureList:
                 unit=picture.unit,
                 overlay=picture.overlay,
                 colours=list(colour_stops(picture.colours)),
+                missing=not_computed(name, job.summary or {}),
                 href=f"{here}/{name}.nii",
             )
             for name, picture in PICTURES.items()
@@ -88,6 +97,7 @@ def get_volume(
     kind = name.removesuffix(".nii")
     if kind not in PICTURES:
         raise ProblemError("not-found", f"volumes are {', '.join(PICTURES)}")
+    require_computed(job, kind)
     digest = next(entry["sha256"] for entry in entries if entry["name"] == "result.h5")
     tag = f'"{digest[:32]}-{kind}-{sample}"'
     if matches(request, tag):

@@ -218,6 +218,36 @@ def test_a_polygon_by_clicks(tab: Tab, done: dict[str, Any]) -> None:
     assert np.allclose(polygon, [(5, 5), (5, 20), (20, 12)], atol=0.1)
 
 
+def test_a_map_that_was_not_computed_cannot_be_chosen(tab: Tab, done: dict[str, Any]) -> None:
+    page = pictures(tab, done)
+    button = page.get_by_role("radio", name="R̂")
+    assert button.is_disabled()
+    reason = page.locator("label", has=button).get_attribute("title")
+    assert "needs four draws" in reason
+    names = page.get_by_label("Overlay", exact=True).locator("option").all_inner_texts()
+    assert not [name for name in names if name.startswith("R̂")]
+
+
+def test_the_api_page_shows_an_operation(tab: Tab) -> None:
+    page = tab.page
+    page.goto("/docs")
+    operation = page.locator(".opblock", has_text="/v1/reconstructions/{job_id}/roi")
+    operation.locator(".opblock-summary-control").first.click()
+    operation.get_by_text("posterior mean, standard deviation, 90 % interval").first.wait_for()
+    operation.locator(".parameters", has_text="job_id").first.wait_for()
+    operation.locator(".responses-table").get_by_text("mc_error").first.wait_for()
+    assert "Unable to render" not in page.locator("body").inner_text()
+    assert not [line for line in tab.said if line.startswith("error")]
+
+
+def test_the_first_address_leads_to_the_viewer(tab: Tab, client: httpx.Client) -> None:
+    tab.page.goto("/")
+    tab.page.get_by_role("heading", name="Reconstructions", exact=True).wait_for()
+    assert tab.page.url.endswith("/view")
+    icon = client.get("/favicon.ico")
+    assert (icon.status_code, icon.headers["content-type"]) == (200, "image/svg+xml")
+
+
 def test_a_broken_file_is_refused_in_words(tab: Tab, client: httpx.Client) -> None:
     page = tab.page
     page.goto("/view")

@@ -109,6 +109,8 @@ export interface Picture {
   unit: string;
   overlay: boolean;
   colours: [number, number, number][];
+  /** Why it was not computed; null: it was. */
+  missing: string | null;
   href: string;
 }
 

@@ -82,7 +82,7 @@ export class Controls {
     );
     this.slices.classList.toggle("one", summary.slices.length === 1);
 
-    const overlays = pictures.filter(({ overlay }) => overlay);
+    const overlays = pictures.filter(({ overlay, missing }) => overlay && missing === null);
     this.overlay = h(
       "select",
       { id: "overlay" },
@@ -169,10 +169,11 @@ export class Controls {
   private makeChoices(): HTMLElement {
     const options = this.pictures.map((picture, at) => {
       const radio = h("input", { type: "radio", name: "picture", value: picture.name });
+      radio.disabled = picture.missing !== null;
       radio.addEventListener("change", () => this.events.pictureChosen(picture));
       this.radios.set(picture.name, radio);
       const key = at < 10 ? h("kbd", { "aria-hidden": "true" }, (at + 1) % 10) : null;
-      return h("label", { title: picture.meaning }, radio, h("span", {}, picture.label, key));
+      return h("label", { title: picture.missing ?? picture.meaning }, radio, h("span", {}, picture.label, key));
     });
     return h(
       "section",

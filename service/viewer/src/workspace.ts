@@ -125,7 +125,7 @@ export class Workspace {
 
   showNumber(at: number): void {
     const picture = this.pictures[at];
-    if (picture) this.show(picture);
+    if (picture?.missing === null) this.show(picture);
   }
 
   lay(picture: Picture | null): void {
@@ -134,7 +134,7 @@ export class Workspace {
   }
 
   nextOverlay(by: number): void {
-    const choices: (Picture | null)[] = [null, ...this.pictures.filter(({ overlay }) => overlay)];
+    const choices: (Picture | null)[] = [null, ...this.pictures.filter(({ overlay, missing }) => overlay && missing === null)];
     const at = choices.indexOf(this.overlay) + by;
     this.lay(choices[(at + choices.length) % choices.length] ?? null);
   }
