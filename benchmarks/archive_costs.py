@@ -33,7 +33,7 @@ from models.denoiser import NetworkPrior
 from models.network import UNet, UNetConfig
 from service.jobs.batches import Batches, NewItem, output_digest
 from service.jobs.job import JobState
-from service.jobs.records import Jobs
+from service.jobs.job_table import Jobs
 from service.jobs.workflows import Queue, launch
 from service.requests import Priority, ReconstructionParameters
 from service.settings import ServiceSettings, load_settings

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recon.noise import NoiseStreams
 from recon.operators import MeasurementOperator
-from recon.sampler import Problem
+from recon.sampler import InverseProblem
 
 
 @final
@@ -65,10 +65,10 @@ class WeightingSolver:
 
 def weighted_problem(
     real: Tensor, measurement: Tensor, noise_std: float, imaginary: Tensor | None = None
-) -> Problem:
+) -> InverseProblem:
     """`measurement` (1, rows, columns) of an image whose pixels were weighted, plus noise."""
     operator = Weighting(real, real if imaginary is None else imaginary)
-    return Problem(operator, WeightingSolver(operator), measurement, noise_std)
+    return InverseProblem(operator, WeightingSolver(operator), measurement, noise_std)
 
 
 def white_image(*shape: int, seed: int) -> Tensor:

@@ -21,7 +21,7 @@ from benchmarks.samplers import (
     split_gibbs,
 )
 from recon.noise import NoiseStreams
-from recon.sampler import Problem
+from recon.sampler import InverseProblem
 from recon.schedule import Preset
 
 TUNED = 110
@@ -42,14 +42,14 @@ class Peer:
     """Settings and a number of evaluations to the settings that spend about that many."""
 
     def draw(
-        self, problem: Problem, denoiser: Denoiser, noise: NoiseStreams, settings: Values
+        self, problem: InverseProblem, denoiser: Denoiser, noise: NoiseStreams, settings: Values
     ) -> Tensor:
         """One image (chains, rows, columns) per noise stream."""
         return self.sample(problem, denoiser, noise, **settings)
 
 
 def _any_dps(
-    problem: Problem, denoiser: Denoiser, noise: NoiseStreams, **settings: float | str
+    problem: InverseProblem, denoiser: Denoiser, noise: NoiseStreams, **settings: float | str
 ) -> Tensor:
     """Deepinv's where the settings name its guidance, the paper's constant step otherwise."""
     chosen: Sampler = dps_of_deepinv if "guidance" in settings else dps

@@ -34,11 +34,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from benchmarks.record import Check, Outcome, publish
-from models.calibrations import Calibration, write_calibration
+from models.conformal_factors import ConformalFactors, write_factors
 from models.registry import load_prior, read_config
 from recon.conformal import Comparison, conformal_factor
 from recon.phantom import simulate
-from service.calibrating import (
+from service.conformal_measurement import (
     Compared,
     ComparisonFolder,
     FullFile,
@@ -183,7 +183,7 @@ def ship(file: Path) -> None:
         entries.append(entry_of(summary, len(volumes), DATA))
         print(summary.factor, summary.before, summary.after)
     weights = read_config(DEFAULT_MODEL).weights_sha256
-    write_calibration(file, Calibration(weights_sha256=weights, entries=tuple(entries)))
+    write_factors(file, ConformalFactors(weights_sha256=weights, entries=tuple(entries)))
 
 
 def _group(name: str, r: float, made: dict[tuple[str, float], list[Comparison]]) -> Group:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.samplers import Denoiser
 from recon.noise import NoiseStreams
-from recon.sampler import Problem
+from recon.sampler import InverseProblem
 
 SPAN = 1.5
 """Largest real or imaginary part that is represented; DiffPIR clips there. The 99th percentile of
@@ -63,7 +63,7 @@ class _ChannelDenoiser(nn.Module):
         return _channels(self.denoiser(_image(noisy), 2 * SPAN * level))
 
 
-def _physics(problem: Problem) -> Any:  # noqa: ANN401
+def _physics(problem: InverseProblem) -> Any:  # noqa: ANN401
     """The problem as deepinv's physics and data term, with measurements as real channels."""
     deepinv = load_deepinv()
 
@@ -92,7 +92,7 @@ def _physics(problem: Problem) -> Any:  # noqa: ANN401
     return Physics(noise_model=deepinv.physics.GaussianNoise(level))
 
 
-def _measured(problem: Problem, chains: int) -> Tensor:
+def _measured(problem: InverseProblem, chains: int) -> Tensor:
     flat = torch.full_like(problem.backprojection, 1 + 1j)
     shifted = (problem.measurement / SPAN + problem.operator.forward(flat)) / 2
     channels = torch.view_as_real(shifted).movedim(-1, 0)
@@ -100,7 +100,7 @@ def _measured(problem: Problem, chains: int) -> Tensor:
 
 
 def diffpir(
-    problem: Problem,
+    problem: InverseProblem,
     denoiser: Denoiser,
     noise: NoiseStreams,
     *,
@@ -125,7 +125,7 @@ def diffpir(
 
 
 def dps_of_deepinv(
-    problem: Problem,
+    problem: InverseProblem,
     denoiser: Denoiser,
     noise: NoiseStreams,
     *,

@@ -30,7 +30,7 @@ from recon import diagnostics
 from recon.calibration import calibrate, compress, noise_model
 from recon.chains import Advance, Draws, run_chains
 from recon.evaluation import volume_scores
-from recon.preparation import PILOT, PreparedSlice, fit_noise, prepare, prior_of, problem_of
+from recon.preparation import PILOT, PreparedSlice, fit_noise, inverse_problem, prepare, prior_of
 from recon.prior import Prior
 from recon.reference import coil_combination
 from recon.schedule import PRESETS, STEP, Preset
@@ -129,7 +129,7 @@ def points(case: Case, prior: Prior) -> Iterator[Point]:
     (full, scan), settings = undersampled(case), Settings(preset="thorough")
     model = compress(noise_model(scan)[0], scan, settings.calibration)
     calibration = calibrate(scan, 0, model)
-    raw = problem_of(calibration, torch.device("cpu"))
+    raw = inverse_problem(calibration, torch.device("cpu"))
     prior = prior_of(prior, raw)
     current = finished(fit_noise(prepare(calibration, raw, 0, prior, settings), prior, settings))
     assert isinstance(current, PreparedSlice)

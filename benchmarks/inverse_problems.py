@@ -45,7 +45,7 @@ from recon.image_operators import (
 )
 from recon.noise import NoiseStreams
 from recon.phantom import simulate
-from recon.sampler import Problem, init, step
+from recon.sampler import InverseProblem, init, step
 from recon.schedule import STEP, lowest_sigma, prior_path
 from service.runs import DEFAULT_MODEL
 
@@ -113,7 +113,7 @@ def operator_of(task: str, index: int) -> ImageOperator:
     return Inpainting(torch.rand((SIDE, SIDE), generator=generator) >= missing)
 
 
-def measure(task: str, truth: Tensor, index: int) -> Problem:
+def measure(task: str, truth: Tensor, index: int) -> InverseProblem:
     """The noisy measurement of `truth` as a problem for the kernel."""
     operator = operator_of(task, index)
     clean = operator.forward(truth)
@@ -123,7 +123,7 @@ def measure(task: str, truth: Tensor, index: int) -> Problem:
     return image_problem(operator, clean + noise, NOISE_STD)
 
 
-def coarse_draw(problem: Problem, prior: NetworkPrior, task: str, index: int) -> Tensor:
+def coarse_draw(problem: InverseProblem, prior: NetworkPrior, task: str, index: int) -> Tensor:
     """One DPS draw (rows, columns)."""
     noise = NoiseStreams.keyed(index, "inverse-dps", range(1))
     scale = DPS_SCALE[task]
@@ -131,7 +131,7 @@ def coarse_draw(problem: Problem, prior: NetworkPrior, task: str, index: int) ->
 
 
 def langevin(
-    problem: Problem, prior: NetworkPrior, coarse: Tensor, count: int, seed: int
+    problem: InverseProblem, prior: NetworkPrior, coarse: Tensor, count: int, seed: int
 ) -> Tensor:
     """Annealed Langevin from the coarse image, `count` steps along the prior's path."""
     noise = NoiseStreams.keyed(seed, "inverse", range(1))

@@ -1,10 +1,10 @@
 """Other people's posterior samplers, small and from their formulas, for comparison only.
 
-All of them take a `Problem` (the same whitened measurement, maps and noise that our sampler gets)
-and our denoiser, and give one image per noise stream. Images are complex, `sigma` is the noise std
-of one real component and x_t = clean + sigma z (variance exploding); the papers that scale x_t to
-unit variance are rewritten. Where a paper takes many gradient steps to draw from a Gaussian, the
-problem's solver can draw exactly instead.
+All of them take an `InverseProblem` (the same whitened measurement, maps and noise that our sampler
+gets) and our denoiser, and give one image per noise stream. Images are complex, `sigma` is the
+noise std of one real component and x_t = clean + sigma z (variance exploding); the papers that
+scale x_t to unit variance are rewritten. Where a paper takes many gradient steps to draw from a
+Gaussian, the problem's solver can draw exactly instead.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from models.denoiser import NetworkPrior
 from recon.noise import NoiseStreams
 from recon.overlap import Overlap
 from recon.prior import OverlapPrior, Prior
-from recon.sampler import Problem
+from recon.sampler import InverseProblem
 from recon.schedule import geometric
 
 
@@ -78,7 +78,7 @@ def power_levels(high: float, low: float, count: int) -> tuple[float, ...]:
 
 
 def plain_annealed_langevin(
-    problem: Problem,
+    problem: InverseProblem,
     denoiser: Denoiser,
     noise: NoiseStreams,
     *,
@@ -113,7 +113,7 @@ def plain_annealed_langevin(
 
 
 def dps(
-    problem: Problem,
+    problem: InverseProblem,
     denoiser: Denoiser,
     noise: NoiseStreams,
     *,
@@ -140,7 +140,7 @@ def dps(
 
 
 def daps(
-    problem: Problem,
+    problem: InverseProblem,
     denoiser: Denoiser,
     noise: NoiseStreams,
     *,
@@ -181,7 +181,7 @@ def daps(
 
 
 def split_gibbs(
-    problem: Problem,
+    problem: InverseProblem,
     denoiser: Denoiser,
     noise: NoiseStreams,
     *,
@@ -213,7 +213,7 @@ def split_gibbs(
 
 
 def gaussian_draw(
-    problem: Problem, noise: NoiseStreams, centre: Tensor, width: float, noise_std: float
+    problem: InverseProblem, noise: NoiseStreams, centre: Tensor, width: float, noise_std: float
 ) -> Tensor:
     """Exact draws of N(centre, width^2) times the likelihood with noise `noise_std`."""
     data, shift = noise_std**-2, width**-2

@@ -31,7 +31,7 @@ from recon.io.files import read_scan
 from recon.phantom import receive, simulate
 from recon.pipeline import reconstruct
 from recon.posterior import SlicePosterior
-from recon.preparation import problem_of
+from recon.preparation import inverse_problem
 from recon.prior import Prior
 from recon.reference import coil_combination
 from recon.scan import Scan
@@ -98,7 +98,7 @@ def best_l1(scan: Scan, reference: np.ndarray) -> tuple[float, np.ndarray]:
     """Best of four L1-wavelet reconstructions of slice 0, (lambda in noise units, image)."""
     model, _ = noise_model(scan)
     calibration = calibrate(scan, 0, model)
-    problem = problem_of(calibration, torch.device("cpu"))
+    problem = inverse_problem(calibration, torch.device("cpu"))
     tried = []
     for weight in LAMBDAS:
         found = l1_wavelet(problem, weight * calibration.noise_std, 100)

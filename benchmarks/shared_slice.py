@@ -20,10 +20,10 @@ from recon.operators import FourierOperator
 from recon.phantom import simulate
 from recon.pipeline import reconstruct
 from recon.posterior import QUANTILE_LEVELS, SlicePosterior
-from recon.preparation import problem_of
+from recon.preparation import inverse_problem
 from recon.prior import Prior
 from recon.reference import coil_combination
-from recon.sampler import Problem
+from recon.sampler import InverseProblem
 from recon.scan import Scan
 from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
@@ -55,7 +55,7 @@ class SharedSlice:
 
     case: Case
     scan: Scan
-    problem: Problem
+    problem: InverseProblem
     """In internal units: the 99th percentile of the coarse image is 1."""
     factor: np.ndarray
     """(rows, columns) complex: internal images times this are in the units of a result."""
@@ -105,8 +105,8 @@ def prepare(
         return posterior.noise_std / posterior.scale, posterior.scale
 
     noise_std, scale = levels(found)
-    inner = problem_of(scaled(calibration, scale), torch.device("cpu"))
-    problem = Problem(inner.operator, inner.solver, inner.measurement, noise_std)
+    inner = inverse_problem(scaled(calibration, scale), torch.device("cpu"))
+    problem = InverseProblem(inner.operator, inner.solver, inner.measurement, noise_std)
     factor = scale * calibration.phase
     reference = coil_combination(full, scan.mask)[0] / factor
     inside = diagnostics.object_mask(np.abs(reference))

@@ -21,28 +21,28 @@ from torch import Tensor
 
 from recon.coarse import cg_sense, l1_wavelet, radial_spectrum
 from recon.operators import CartesianSense
-from recon.sampler import Problem
+from recon.sampler import InverseProblem
 
 WEIGHTS = (0.03, 0.06, 0.125, 0.25, 0.5)
 ITERATIONS = 100
 
 
-def zero_filled(problem: Problem) -> Tensor:
+def zero_filled(problem: InverseProblem) -> Tensor:
     """A^H y, (rows, columns)."""
     return problem.backprojection
 
 
-def conjugate_gradient_sense(problem: Problem) -> Tensor:
+def conjugate_gradient_sense(problem: InverseProblem) -> Tensor:
     """SENSE with the Tikhonov weight that our coarse image has."""
     return cg_sense(problem, radial_spectrum(problem))
 
 
-def wavelet(problem: Problem, weight: float) -> Tensor:
+def wavelet(problem: InverseProblem, weight: float) -> Tensor:
     """Sigpy's L1-wavelet (FISTA)."""
     return l1_wavelet(problem, weight * problem.noise_std, ITERATIONS)
 
 
-def total_variation(problem: Problem, weight: float) -> Tensor:
+def total_variation(problem: InverseProblem, weight: float) -> Tensor:
     """Sigpy's total variation (primal-dual hybrid gradient); the first maps where voxels fold."""
     operator = _cartesian(problem)
     maps, overlap = operator.coil_maps, operator.overlap
@@ -59,7 +59,7 @@ def total_variation(problem: Problem, weight: float) -> Tensor:
     return image if overlap is None else overlap.padded(image)
 
 
-def bart(problem: Problem, weight: float, regularisation: str) -> Tensor:
+def bart(problem: InverseProblem, weight: float, regularisation: str) -> Tensor:
     """BART's `pics` with `regularisation` W (wavelet) or T (total variation), data not rescaled.
 
     It takes both sets of maps where voxels fold.
@@ -107,7 +107,7 @@ def methods() -> dict[str, tuple[Callable[..., Tensor], tuple[dict[str, float | 
     return found
 
 
-def _cartesian(problem: Problem) -> CartesianSense:
+def _cartesian(problem: InverseProblem) -> CartesianSense:
     if not isinstance(problem.operator, CartesianSense):
         raise TypeError("these methods are for Cartesian scans")
     return problem.operator

@@ -29,9 +29,9 @@ from models.registry import load_prior
 from recon.calibration import CalibrationSettings, calibrate, noise_model
 from recon.chains import ChainPlan, run_chains
 from recon.phantom import simulate
-from recon.preparation import prepare, problem_of
+from recon.preparation import inverse_problem, prepare
 from recon.prior import Prior
-from recon.sampler import Problem
+from recon.sampler import InverseProblem
 from recon.schedule import PRESETS, Preset
 from recon.settings import Settings
 from recon.undersampling import Pattern, undersample, undersampling_mask
@@ -92,7 +92,7 @@ def measure(case: Case) -> dict[str, float | int | str]:
     model, _ = noise_model(scan)
     calibration = calibrate(scan, 0, model, settings)
     calibrated = now()
-    raw = problem_of(calibration, device())
+    raw = inverse_problem(calibration, device())
     ready = now()
     current = prepare(calibration, raw, 0, prior, Settings(samples=case.chains))
     started = now()
@@ -122,7 +122,7 @@ def measure(case: Case) -> dict[str, float | int | str]:
 
 
 def _side_by_side(
-    problem: Problem, prior: Prior, plan: ChainPlan, coarse: torch.Tensor
+    problem: InverseProblem, prior: Prior, plan: ChainPlan, coarse: torch.Tensor
 ) -> tuple[float, float]:
     """Seconds of all steps of the chains, and of the network alone between them."""
     run = run_chains(problem, prior, plan, coarse, (0, "speed"), range(plan.preset.chains))
@@ -144,7 +144,7 @@ def _side_by_side(
 
 
 def _shares(
-    problem: Problem, prior: Prior, plan: ChainPlan, coarse: torch.Tensor
+    problem: InverseProblem, prior: Prior, plan: ChainPlan, coarse: torch.Tensor
 ) -> dict[str, float]:
     """Shares of the chains' time."""
     profile = cProfile.Profile()

@@ -25,7 +25,7 @@ from benchmarks.closed_form import weighted_problem, white_image
 from benchmarks.record import Check, Outcome, Row, publish
 from recon.noise import NoiseStreams
 from recon.prior import GaussianPrior
-from recon.sampler import Level, Problem, State, init, renoise, step
+from recon.sampler import InverseProblem, Level, State, init, renoise, step
 
 SIDE = 160
 SMOOTHING = 0.03
@@ -71,14 +71,14 @@ def stage_variance(times: Floats, noise_variance: float, gamma: float) -> Floats
     return 1 - 2 * (above - below) * decay * (1 - decay)
 
 
-def measured(noise_variance: float, seed: int) -> Problem:
+def measured(noise_variance: float, seed: int) -> InverseProblem:
     """A measurement of one truth per pixel; SIDE^2 pixels average over y."""
     truth, error = (white_image(SIDE, SIDE, seed=2 * seed + k) for k in (0, 1))
     noise_std = math.sqrt(noise_variance)
     return weighted_problem(torch.ones(SIDE, SIDE), (truth + noise_std * error)[None], noise_std)
 
 
-def follow(problem: Problem, state: State, noise: NoiseStreams, until: float) -> Curve:
+def follow(problem: InverseProblem, state: State, noise: NoiseStreams, until: float) -> Curve:
     """The kernel's plain steps at the true noise, up to Langevin time `until`."""
     prior = GaussianPrior(torch.zeros(SIDE, SIDE, dtype=torch.complex64), torch.ones(SIDE, SIDE))
     precision = 1 / problem.noise_std**2 + 1 / SMOOTHING**2
@@ -93,7 +93,7 @@ def follow(problem: Problem, state: State, noise: NoiseStreams, until: float) ->
     return Curve("", times, np.array(found), np.zeros(len(found)))
 
 
-def exact_draw(problem: Problem, eta: float, shift: Tensor, noise: NoiseStreams) -> Tensor:
+def exact_draw(problem: InverseProblem, eta: float, shift: Tensor, noise: NoiseStreams) -> Tensor:
     """Draw from p(x | y + shift) at noise `eta`, in closed form."""
     variance = eta**2 / (1 + eta**2)
     mean = (problem.backprojection + shift) / (1 + eta**2)

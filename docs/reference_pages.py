@@ -21,13 +21,14 @@ from typer.cli import get_docs_for_click
 from typer.core import TyperGroup
 
 from docs.schema_text import cell, http_page, schema_section
-from models.calibrations import Calibration
+from models.conformal_factors import ConformalFactors
 from models.model_folder import FILES, MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES, ModelConfig
 from recon.io import result_layout
 from recon.planes import ATTRIBUTE as IMAGE_PLANES
 from recon.posterior import QUANTILE_LEVELS, SelfCheck, SlicePosterior
 from service.cli import app as command_line
-from service.http.app import create_app, create_context
+from service.http.app import create_app
+from service.http.context import create_context
 from service.problems import PROBLEMS
 from service.settings import CONFIG_VARIABLE, ServiceSettings
 from service.settings import table as settings_table
@@ -302,9 +303,9 @@ def model_page() -> str:
         "([calibration](../calibration.md)). It is refused when it was written for other weights.",
         "",
     ]
-    calibration = Calibration.model_json_schema()
-    definitions = calibration.pop("$defs")
-    lines += schema_section("calibration", calibration)
+    factors = ConformalFactors.model_json_schema()
+    definitions = factors.pop("$defs")
+    lines += schema_section("calibration", factors)
     for name, definition in sorted(definitions.items()):
         lines += schema_section(name, definition)
     example = (ROOT / "models/weights/brain-small/config.json").read_text()

@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from models.batching import FittingBatches
+from models.memory_fitting import FittingParts
 from models.noise_experts import NoiseExperts
 from models.reduction import SIGMA_DATA, edm_scales
 
@@ -156,7 +156,7 @@ class NetworkPrior:
         self.parameterization = parameterization
         self.scale = scale
         parts = network.parts if isinstance(network, NoiseExperts) else (network,)
-        self._batches = {part: FittingBatches(part) for part in parts}
+        self._batches = {part: FittingParts(part) for part in parts}
 
     @torch.inference_mode()
     def denoise(self, noisy: Tensor, sigma: float) -> Tensor:

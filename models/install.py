@@ -13,10 +13,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from models.architectures import NetworkConfig, TrainableConfig
-from models.calibrations import MAX_CALIBRATION_BYTES, parse_calibration
+from models.conformal_factors import MAX_FACTORS_BYTES, parse_factors
 from models.errors import ModelError
 from models.model_folder import (
-    CALIBRATION_FILE,
+    FACTORS_FILE,
     FILES,
     MAX_CARD_BYTES,
     MAX_CONFIG_BYTES,
@@ -183,12 +183,12 @@ def add_model(folder: Path, name: str | None = None) -> Path:
         if card.exists() or card.is_symlink()
         else _model_card(config).encode()
     )
-    calibration = folder / CALIBRATION_FILE
+    calibration = folder / FACTORS_FILE
     if calibration.exists() or calibration.is_symlink():
-        files[CALIBRATION_FILE] = read_capped(
-            calibration, MAX_CALIBRATION_BYTES, "calibration-size", follow_links=False
+        files[FACTORS_FILE] = read_capped(
+            calibration, MAX_FACTORS_BYTES, "calibration-size", follow_links=False
         )
-        parse_calibration(files[CALIBRATION_FILE], config.weights_sha256, str(calibration))
+        parse_factors(files[FACTORS_FILE], config.weights_sha256, str(calibration))
     return _install(user_folder(), config, files, smoke_tested=True)
 
 
@@ -205,7 +205,7 @@ def remove_model(name: str) -> Path:
     if folder.is_symlink():
         raise ModelError("not-a-folder", f"{folder} is a link; delete the link itself")
     foreign = sorted(
-        entry.name for entry in folder.iterdir() if entry.name not in (*FILES, CALIBRATION_FILE)
+        entry.name for entry in folder.iterdir() if entry.name not in (*FILES, FACTORS_FILE)
     )
     if foreign:
         raise ModelError(

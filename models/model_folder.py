@@ -1,6 +1,6 @@
 """A model on disk: a folder of `config.json`, `weights.safetensors` and, for people, `README.md`.
 
-`calibration.json` may lie beside them (`models.calibrations`).
+`calibration.json` may lie beside them (`models.conformal_factors`).
 
 Nothing in it is ever executed. Order of the checks: kind and size of the files, SHA-256, format,
 then names, shapes and types against the network that the configuration describes, then values.
@@ -38,7 +38,7 @@ from models.noise_experts import NoiseExpertsConfig
 from models.residual_unet import ResidualUNetConfig
 
 FILES = ("config.json", "weights.safetensors", "README.md")
-CALIBRATION_FILE = "calibration.json"
+FACTORS_FILE = "calibration.json"
 """Not part of a model, but of its folder where there is one."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,63}$"
 MAX_CONFIG_BYTES = 64 * 1024

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from models.architectures import build_network
-from models.calibrations import FoundCalibration, read_calibration_file
+from models.conformal_factors import FoundFactors, read_factors_file
 from models.denoiser import NetworkPrior
 from models.errors import ModelError as ModelError
 from models.model_folder import (
@@ -73,10 +73,10 @@ def read_card(name: str) -> str:
     return printable(read_capped(file, MAX_CARD_BYTES, "card-size").decode(errors="replace"))
 
 
-def read_calibration(name: str) -> FoundCalibration | None:
+def read_factors(name: str) -> FoundFactors | None:
     """The checked calibration of a model, or None where it has none. Raises ModelError."""
     folder = find_model(name)
-    return read_calibration_file(folder, read_config_file(folder).weights_sha256)
+    return read_factors_file(folder, read_config_file(folder).weights_sha256)
 
 
 def check_name(name: str) -> None:
@@ -173,7 +173,7 @@ def verify_model(name: str) -> tuple[Model, SmokeTest]:
     Raises ModelError.
     """
     model = read_model(find_model(name))
-    read_calibration(name)
+    read_factors(name)
     return model, smoke_test(build_prior(model, "cpu", torch.float32), name)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from recon.errors import ConvergenceError
 from recon.noise import NoiseStreams
 from recon.prior import Prior
-from recon.sampler import Info, Problem, State, diffuse, init, spread, step
+from recon.sampler import Info, InverseProblem, State, diffuse, init, spread, step
 from recon.schedule import STEP, Path, Preset, annealing, geometric
 
 _GROWTH = 4.0
@@ -61,7 +61,7 @@ class _DivergedError(Exception):
 
 
 def run_chains(
-    problem: Problem,
+    problem: InverseProblem,
     prior: Prior,
     plan: ChainPlan,
     coarse: Tensor,
@@ -90,7 +90,7 @@ def run_chains(
 
 
 def _run(
-    problem: Problem, prior: Prior, plan: ChainPlan, coarse: Tensor, noise: NoiseStreams
+    problem: InverseProblem, prior: Prior, plan: ChainPlan, coarse: Tensor, noise: NoiseStreams
 ) -> Generator[Advance, None, Draws]:
     preset, eta = plan.preset, problem.noise_std
     state = init(problem, coarse, plan.localization_sigma, noise)
@@ -122,7 +122,7 @@ def _run(
     return Draws(torch.stack(images, dim=1), plan.step)
 
 
-def _raise(problem: Problem, plan: ChainPlan, state: State, noise: NoiseStreams) -> State:
+def _raise(problem: InverseProblem, plan: ChainPlan, state: State, noise: NoiseStreams) -> State:
     """The start of a cycle: a wider prior, or an anchor localized round the chain's own state.
 
     x + sigma z is an honest Gaussian measurement of x, so that drawing the anchor and then x given
@@ -140,7 +140,7 @@ def _advance(stage: str, done: int, info: Info) -> Advance:
     return Advance(stage, done, info.denoised)
 
 
-def _checked_misfit(problem: Problem, state: State, last: float) -> float:
+def _checked_misfit(problem: InverseProblem, state: State, last: float) -> float:
     misfit = float(problem.chi2(state.image).max())
     if not math.isfinite(misfit) or (misfit > _FAR and misfit > _GROWTH * last):
         raise _DivergedError

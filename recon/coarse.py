@@ -15,7 +15,7 @@ from torch.nn import functional
 from recon.errors import ScanError
 from recon.noise import NoiseStreams
 from recon.operators import CartesianSense, FourierOperator, fft2c, grid_radius, ifft2c
-from recon.sampler import Problem
+from recon.sampler import InverseProblem
 from recon.solve import conjugate_gradient
 
 
@@ -47,7 +47,7 @@ class Coarse:
         return 2.5 * float(error.square().mean().sqrt())
 
 
-def radial_spectrum(problem: Problem, shape: torch.Size | None = None) -> Tensor:
+def radial_spectrum(problem: InverseProblem, shape: torch.Size | None = None) -> Tensor:
     """Power per real component of the image's Fourier coefficients, fitted to the acquired samples.
 
     A power law in the distance from the centre of k-space, above the noise; (rows, columns) of the
@@ -74,13 +74,13 @@ def radial_spectrum(problem: Problem, shape: torch.Size | None = None) -> Tensor
     return torch.exp(torch.tensor(level) + slope * torch.log(grid.clamp_min(0.5 / max(shape))))
 
 
-def _fourier(problem: Problem) -> FourierOperator:
+def _fourier(problem: InverseProblem) -> FourierOperator:
     if not isinstance(problem.operator, FourierOperator):
         raise TypeError("the coarse reconstruction needs a Fourier operator")
     return problem.operator
 
 
-def cg_sense(problem: Problem, spectrum: Tensor) -> Tensor:
+def cg_sense(problem: InverseProblem, spectrum: Tensor) -> Tensor:
     """SENSE with a Tikhonov weight that expects the signal power of the unmeasured samples."""
     unmeasured = spectrum[~_fourier(problem).sampled]
     power = float((unmeasured if len(unmeasured) else spectrum).mean())
@@ -89,7 +89,7 @@ def cg_sense(problem: Problem, spectrum: Tensor) -> Tensor:
     return problem.solver.precondition(rhs[None], None, precision, 1 / power)[0]
 
 
-def gaussian_model_draws(problem: Problem, spectrum: Tensor, noise: NoiseStreams) -> Tensor:
+def gaussian_model_draws(problem: InverseProblem, spectrum: Tensor, noise: NoiseStreams) -> Tensor:
     """Draws (chains, rows, columns) from the posterior under a stationary Gaussian image model.
 
     Crude, but it knows how much signal the scan has where it did not measure. Exact draws by
@@ -132,7 +132,7 @@ def _smooth(power: Tensor, width: int = 9) -> Tensor:
     )[0, 0]
 
 
-def l1_wavelet(problem: Problem, regularisation: float, iterations: int = 60) -> Tensor:
+def l1_wavelet(problem: InverseProblem, regularisation: float, iterations: int = 60) -> Tensor:
     """Sigpy's L1-wavelet SENSE reconstruction (FISTA), (rows, columns)."""
     operator = problem.operator
     if not isinstance(operator, CartesianSense):
@@ -159,7 +159,9 @@ def l1_wavelet(problem: Problem, regularisation: float, iterations: int = 60) ->
     return image if overlap is None else overlap.padded(image)
 
 
-def coarse_reconstruction(problem: Problem, method: CoarseMethod, noise: NoiseStreams) -> Coarse:
+def coarse_reconstruction(
+    problem: InverseProblem, method: CoarseMethod, noise: NoiseStreams
+) -> Coarse:
     """The chosen coarse image, with its error from Gaussian-model draws.
 
     `noise` needs a few chains; the error is their spread about the coarse image, smoothed.

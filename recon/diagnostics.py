@@ -12,7 +12,7 @@ from scipy import ndimage, stats
 from torch import Tensor
 
 from recon.posterior import MANY_DRAWS
-from recon.sampler import Problem
+from recon.sampler import InverseProblem
 
 Array = NDArray[np.float32]
 
@@ -84,7 +84,7 @@ def interval_ends(draws: Tensor, levels: Sequence[float], independent: float) ->
     return torch.stack(ends).clamp_min(0)
 
 
-def chi2_per_coil(problem: Problem, images: Tensor) -> Tensor:
+def chi2_per_coil(problem: InverseProblem, images: Tensor) -> Tensor:
     """(coils,) mean squared residual over the noise variance, averaged over images."""
     residual = problem.measurement - problem.operator.forward(images)
     power = residual.abs().square().sum(dim=(-2, -1)).mean(dim=0)

@@ -1,7 +1,7 @@
 """Measurements made of the image itself: missing pixels, a coarser grid, a blur.
 
-They are linear maps like the Fourier mask, so that a `Problem` of any of them is sampled by the
-same kernel. Each is diagonal in pixels, in blocks of pixels or in Fourier space, so that
+They are linear maps like the Fourier mask, so that an `InverseProblem` of any of them is sampled by
+the same kernel. Each is diagonal in pixels, in blocks of pixels or in Fourier space, so that
 `GaussianSolver` calls are exact and cost no iterations.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recon.noise import NoiseStreams
 from recon.operators import MeasurementOperator
-from recon.sampler import Problem
+from recon.sampler import InverseProblem
 from recon.solve import GaussianSolver
 
 
@@ -201,7 +201,7 @@ class FourierSolver:
 ImageOperator = Inpainting | BlockAverage | GaussianBlur
 
 
-def image_problem(operator: ImageOperator, measurement: Tensor, noise_std: float) -> Problem:
+def image_problem(operator: ImageOperator, measurement: Tensor, noise_std: float) -> InverseProblem:
     """The problem of an image operator, with the exact solver that it allows.
 
     `measurement` is complex, of the shape that the operator states for one image.
@@ -228,4 +228,4 @@ def image_problem(operator: ImageOperator, measurement: Tensor, noise_std: float
         solver = BlockSolver(operator)
     else:
         solver = FourierSolver(operator)
-    return Problem(operator, solver, measurement, noise_std)
+    return InverseProblem(operator, solver, measurement, noise_std)

@@ -21,12 +21,12 @@ from recon.preparation import (
     PILOT,
     PreparedSlice,
     fit_noise,
+    inverse_problem,
     prepare,
     prior_of,
-    problem_of,
 )
 from recon.prior import Prior
-from recon.sampler import Problem
+from recon.sampler import InverseProblem
 from recon.scan import Scan
 from recon.schedule import Path, Preset
 from recon.selfcheck import hold_out, hold_out_readouts, judge
@@ -89,7 +89,7 @@ def reconstruct(
     for index in chosen:
         yield Progress(index, "calibration", 0.0)
         calibration = calibrate(scan, index, model, settings.calibration)
-        raw = problem_of(calibration, torch.device(device))
+        raw = inverse_problem(calibration, torch.device(device))
         sliced = prior_of(prior, raw)
         current = prepare(calibration, raw, index, prior, settings)
         yield CoarseReady(index, current.shown(current.coarse))
@@ -123,7 +123,7 @@ def work(settings: Settings) -> int:
 class _Budget:
     """Turns evaluations into a fraction of the slice's work."""
 
-    def __init__(self, problem: Problem, index: int, settings: Settings) -> None:
+    def __init__(self, problem: InverseProblem, index: int, settings: Settings) -> None:
         self.problem = problem
         self.index = index
         self.total = work(settings)
@@ -170,7 +170,7 @@ def _self_check(
     kept = current.calibration.mask & ~held_out
     inside = scaled(current.calibration, current.scale)
     kspace = np.where(kept, inside.kspace, 0).astype(np.complex64)
-    problem = problem_of(replace(inside, kspace=kspace, mask=kept), current.coarse.device)
+    problem = inverse_problem(replace(inside, kspace=kspace, mask=kept), current.coarse.device)
     # The start, too, must not have seen the held-out lines.
     streams = NoiseStreams.keyed(settings.seed, f"check-coarse-{current.index}", range(4))
     coarse = coarse_reconstruction(problem, CoarseMethod.CG_SENSE, streams).image

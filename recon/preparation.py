@@ -19,7 +19,7 @@ from recon.noise import NoiseStreams
 from recon.noncartesian import NonCartesianSense
 from recon.operators import CartesianSense, FourierOperator
 from recon.prior import OverlapPrior, Prior
-from recon.sampler import Problem
+from recon.sampler import InverseProblem
 from recon.schedule import Path, Preset, cycle_top, lowest_sigma, wide_start
 from recon.settings import Settings
 from recon.solve import solver_for
@@ -38,7 +38,7 @@ class PreparedSlice:
     index: int
     calibration: Calibration
     """In input units."""
-    problem: Problem
+    problem: InverseProblem
     coarse: Tensor
     plan: ChainPlan
     scale: float
@@ -54,7 +54,7 @@ class PreparedSlice:
         return np.asarray(array, dtype=np.complex64)
 
 
-def problem_of(calibration: Calibration, device: torch.device) -> Problem:
+def inverse_problem(calibration: Calibration, device: torch.device) -> InverseProblem:
     """The calibrated slice as the kernel takes it, in the units of the calibration."""
     maps = torch.from_numpy(calibration.coil_maps).to(device)
     mask = torch.from_numpy(calibration.mask.copy()).to(device)
@@ -64,10 +64,10 @@ def problem_of(calibration: Calibration, device: torch.device) -> Problem:
         points = torch.from_numpy(calibration.trajectory.points.copy())
         operator = NonCartesianSense(maps, points, mask)
     measurement = torch.from_numpy(calibration.kspace).to(device)
-    return Problem(operator, solver_for(operator), measurement, calibration.noise_std)
+    return InverseProblem(operator, solver_for(operator), measurement, calibration.noise_std)
 
 
-def prior_of(prior: Prior, problem: Problem) -> Prior:
+def prior_of(prior: Prior, problem: InverseProblem) -> Prior:
     """The prior of the images of a slice's problem, which may hold a strip beyond the edges."""
     operator = problem.operator
     if not isinstance(operator, FourierOperator) or operator.overlap is None:
@@ -76,7 +76,7 @@ def prior_of(prior: Prior, problem: Problem) -> Prior:
 
 
 def prepare(
-    calibration: Calibration, raw: Problem, index: int, prior: Prior, settings: Settings
+    calibration: Calibration, raw: InverseProblem, index: int, prior: Prior, settings: Settings
 ) -> PreparedSlice:
     """Coarse image, scale and plan; `raw` is the problem in input units, its noise replaced."""
     raw = replace(raw, noise_std=calibration.noise_std)

@@ -63,7 +63,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Problem:
+class InverseProblem:
     """One slice, calibrated: everything the kernel needs to know of the measurement."""
 
     operator: MeasurementOperator
@@ -109,14 +109,14 @@ class Info(NamedTuple):
     finite: bool
 
 
-def init(problem: Problem, coarse: Tensor, sigma: float, noise: NoiseStreams) -> State:
+def init(problem: InverseProblem, coarse: Tensor, sigma: float, noise: NoiseStreams) -> State:
     """Chains at x0' = coarse + sigma z, a fresh z for each (Xun et al., Algorithm 3)."""
     image = coarse + sigma * noise.normal(coarse.shape[-2:], coarse.device)
     white = problem.solver.white(noise, image.shape)
     return State(image, white, image, torch.zeros_like(image), 0.0)
 
 
-def renoise(problem: Problem, state: State, eta: float, noise: NoiseStreams) -> State:
+def renoise(problem: InverseProblem, state: State, eta: float, noise: NoiseStreams) -> State:
     """The state with its measurement noise moved to the level `eta`.
 
     Upwards the path is y_i = y_{i+1} + sqrt(eta_i^2 - eta_{i+1}^2) z; downwards the same path is
@@ -135,7 +135,7 @@ def renoise(problem: Problem, state: State, eta: float, noise: NoiseStreams) -> 
 
 
 def step(
-    problem: Problem, prior: Prior, level: Level, state: State, noise: NoiseStreams
+    problem: InverseProblem, prior: Prior, level: Level, state: State, noise: NoiseStreams
 ) -> tuple[State, Info]:
     """One step at `level`; costs one evaluation of the prior and one Gaussian solve."""
     state = renoise(problem, state, level.eta, noise)
@@ -180,7 +180,9 @@ def diffuse(
     return state._replace(image=updated), Info(denoised, change, bool(torch.isfinite(change).all()))
 
 
-def spread(problem: Problem, state: State, low: float, high: float, noise: NoiseStreams) -> State:
+def spread(
+    problem: InverseProblem, state: State, low: float, high: float, noise: NoiseStreams
+) -> State:
     """The chains moved from prior level `low` up to `high`, where they mix faster.
 
     Noise of covariance (high^2 - low^2) (I + high^2 A^H A / eta^2)^-1: all of the difference in

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recon.calibration import calibration_width
 from recon.posterior import SelfCheck
-from recon.sampler import Problem
+from recon.sampler import InverseProblem
 
 _SHARE = 0.12
 _FEWEST_READOUTS = 16
@@ -60,7 +60,7 @@ def hold_out_readouts(mask: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:
     return held_out & mask
 
 
-def judge(problem: Problem, draws: Tensor, held_out: Tensor) -> SelfCheck:
+def judge(problem: InverseProblem, draws: Tensor, held_out: Tensor) -> SelfCheck:
     """Measured against predicted values of the held-out samples.
 
     `draws` are (n, rows, columns) posterior draws that did not see `held_out`; a prediction is

@@ -25,7 +25,6 @@ from recon.schedule import Path as AnnealingPath
 from recon.settings import Settings
 from recon.undersampling import undersample as undersample_scan
 from recon.undersampling import undersampling_mask
-from service.calibrated import attributes_of, sentence_of
 from service.client import ServiceError
 from service.commands import demo as demonstration
 from service.commands.batch import batch
@@ -45,6 +44,7 @@ from service.commands.server import add_server_commands
 from service.commands.terminal import print_evaluation, print_posteriors
 from service.commands.training import train
 from service.commands.workers import worker, workers
+from service.conformal_scaling import attributes_of, sentence_of
 from service.runs import (
     DEFAULT_MODEL,
     choose_device,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from models.calibrations import CalibrationEntry
+from models.conformal_factors import ConformalFactor
 from models.denoiser import NetworkPrior
 from models.registry import load_prior, read_config
 from recon.errors import ScanError
@@ -24,8 +24,8 @@ from recon.posterior import SlicePosterior
 from recon.reference import coil_combination
 from recon.scan import Scan
 from recon.settings import Settings
-from service.calibrated import attributes_of, calibration_for, sentence_of, widen_all
 from service.commands.terminal import follow
+from service.conformal_scaling import attributes_of, factor_for, sentence_of, widen_all
 
 DEFAULT_MODEL = "brain-small"
 
@@ -83,13 +83,13 @@ def reconstruct_file(
     *,
     quiet: bool,
     calibrated: bool = False,
-) -> tuple[list[SlicePosterior], CalibrationEntry | None]:
+) -> tuple[list[SlicePosterior], ConformalFactor | None]:
     """Reconstruct and write the result file; returns its posteriors, and the factor in them.
 
     `calibrated` multiplies intervals and standard deviations by the model's conformal factor; it is
     refused (ModelError) before the work where the model has none for this.
     """
-    entry = calibration_for(model, settings, scan) if calibrated else None
+    entry = factor_for(model, settings, scan) if calibrated else None
     prior = load_prior(model, device)
     events = reconstruct(scan, prior, settings, slices, device)
     posteriors = list(follow(events, len(slices), console, quiet=quiet))
@@ -105,7 +105,7 @@ def write_reconstruction(
     prior: NetworkPrior,
     model: str,
     device: torch.device,
-    entry: CalibrationEntry | None = None,
+    entry: ConformalFactor | None = None,
 ) -> None:
     """Write the result file of a finished reconstruction, with all that made it.
 

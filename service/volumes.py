@@ -28,7 +28,7 @@ _STANDS_OUT = 0.08
 
 
 @dataclass(frozen=True)
-class Picture:
+class PosteriorMap:
     """One kind of picture of a reconstruction."""
 
     label: str
@@ -66,11 +66,11 @@ def _relative(std: NDArray[Any], mean: NDArray[Any], mask: NDArray[np.bool_]) ->
 
 _MASK = "quality/object_mask"
 
-PICTURES: dict[str, Picture] = {
-    "mean": Picture(
+MAPS: dict[str, PosteriorMap] = {
+    "mean": PosteriorMap(
         "Mean", "Magnitude of the posterior mean", "", GREY, overlay=False, file="mean.npy"
     ),
-    "sample": Picture(
+    "sample": PosteriorMap(
         "Samples",
         "One draw of the posterior: an image that the data and the prior allow",
         "",
@@ -78,7 +78,7 @@ PICTURES: dict[str, Picture] = {
         overlay=False,
         file="samples.npy",
     ),
-    "coarse": Picture(
+    "coarse": PosteriorMap(
         "Coarse",
         "The first reconstruction, without the learned prior",
         "",
@@ -86,7 +86,7 @@ PICTURES: dict[str, Picture] = {
         overlay=False,
         file="coarse.npy",
     ),
-    "std": Picture(
+    "std": PosteriorMap(
         "Std. deviation",
         "Posterior standard deviation of the magnitude",
         "",
@@ -94,7 +94,7 @@ PICTURES: dict[str, Picture] = {
         overlay=True,
         file="std.npy",
     ),
-    "relative": Picture(
+    "relative": PosteriorMap(
         "Relative std.",
         "Standard deviation over mean, where the mean stands out of the noise",
         "%",
@@ -105,7 +105,7 @@ PICTURES: dict[str, Picture] = {
         make=_relative,
         window=(0.0, 50.0),
     ),
-    "width": Picture(
+    "width": PosteriorMap(
         "90 % width",
         "Distance between the 5 % and the 95 % quantile of the magnitude",
         "",
@@ -115,7 +115,7 @@ PICTURES: dict[str, Picture] = {
         maps=("quantiles",),
         make=lambda quantiles: quantiles[:, 3] - quantiles[:, 0],
     ),
-    "mc-error": Picture(
+    "mc-error": PosteriorMap(
         "MC error",
         "Monte Carlo standard error of the mean: what more samples would remove",
         "",
@@ -125,7 +125,7 @@ PICTURES: dict[str, Picture] = {
         maps=("quality/mean_error",),
         make=_known,
     ),
-    "rhat": Picture(
+    "rhat": PosteriorMap(
         "R̂",
         "Split R-hat inside the object: 1 where chains agree, above 1.1 where they do not yet",
         "",
@@ -136,7 +136,7 @@ PICTURES: dict[str, Picture] = {
         make=_inside,
         window=(1.0, 1.2),
     ),
-    "effective-samples": Picture(
+    "effective-samples": PosteriorMap(
         "Effective samples",
         "How many independent samples the chains are worth, inside the object",
         "",
@@ -146,7 +146,7 @@ PICTURES: dict[str, Picture] = {
         maps=("quality/effective_samples", _MASK),
         make=_inside,
     ),
-    "phase": Picture(
+    "phase": PosteriorMap(
         "Phase",
         "Phase of the posterior mean, inside the object",
         "rad",
@@ -169,7 +169,7 @@ def read_stack(
     Of arrays only the part asked for is read; the result file is read in a child process. Raises
     IndexError for a slice or sample that is not there, FileNotFoundError, ScanError.
     """
-    picture = PICTURES[name]
+    picture = MAPS[name]
     chosen = slice(None) if position is None else slice(position, position + 1)
     if picture.file is not None:
         array = np.load(find(picture.file), mmap_mode="r", allow_pickle=False)
@@ -185,7 +185,7 @@ def read_stack(
 
 def window_of(name: str, stack: Stack) -> tuple[float, float]:
     """Which values to show darkest and brightest when nobody says."""
-    fixed = PICTURES[name].window
+    fixed = MAPS[name].window
     if fixed is not None:
         return fixed
     known = stack[np.isfinite(stack)]

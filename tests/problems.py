@@ -13,7 +13,7 @@ from torch import Tensor
 from recon.operators import CartesianSense, MeasurementOperator, fft2c, ifft2c
 from recon.phantom import receive, receiver_maps, simulate
 from recon.prior import GaussianPrior
-from recon.sampler import Problem
+from recon.sampler import InverseProblem
 from recon.scan import Scan
 from recon.solve import ConjugateGradientSolver, solver_for
 
@@ -56,15 +56,17 @@ class RealPart(MeasurementOperator):
         return 1
 
 
-def diagonal_problem(operator: MeasurementOperator, measurement: Tensor, noise: float) -> Problem:
-    return Problem(operator, ConjugateGradientSolver(operator, 1e-6), measurement, noise)
+def diagonal_problem(
+    operator: MeasurementOperator, measurement: Tensor, noise: float
+) -> InverseProblem:
+    return InverseProblem(operator, ConjugateGradientSolver(operator, 1e-6), measurement, noise)
 
 
 @dataclass(frozen=True)
 class GaussianCase:
     """A Gaussian image under a multi-coil Fourier mask, with its exact posterior."""
 
-    problem: Problem
+    problem: InverseProblem
     prior: GaussianPrior
     mean: Tensor
     """(pixels,) complex128."""
@@ -122,7 +124,7 @@ def gaussian_case(mask: Tensor, noise: float = 0.03, coils: int = 4, seed: int =
     rhs = exact.adjoint(measurement.to(torch.complex128)).flatten() / noise**2
     values, vectors = torch.linalg.eigh(precision)
     return GaussianCase(
-        Problem(operator, solver_for(operator), measurement, noise),
+        InverseProblem(operator, solver_for(operator), measurement, noise),
         GaussianPrior(torch.zeros(rows, columns, dtype=torch.complex64), spectrum),
         torch.linalg.solve(precision, rhs),
         values,

@@ -156,6 +156,18 @@ def test_the_process_that_answers_requests_holds_no_science() -> None:
     assert loaded_of(["service.http.server"], heavy) == "[]"
 
 
+def test_jobs_are_known_without_torch_and_done_with_it() -> None:
+    modules = [
+        ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for folder in ("service/jobs", "service/intake")
+        for file in sources(folder)
+        if file.stem != "__init__"
+    ]
+    assert len(modules) > 10
+    assert loaded_of(modules, ("torch", "scipy", "matplotlib")) == "[]"
+    assert loaded_of(["service.worker.steps"], ("torch",)) == "['torch']"
+
+
 def loaded_of(modules: list[str], names: tuple[str, ...]) -> str:
     """Which of the names a process has loaded that has imported these modules, as a list."""
     script = (

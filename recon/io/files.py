@@ -92,7 +92,7 @@ def inspect_scan(
 
     The whole file is walked in a child process as by `read_scan`, and refused for the same reasons,
     but no sample is read: what the values hold shows when the scan is. `run` starts the child;
-    those who look at many files keep a `recon.io.nursery.Nursery`. Raises ScanError.
+    those who look at many files keep a `recon.io.fork_servers.ForkServers`. Raises ScanError.
     """
     contents = read_in_child(path, shapes=("kspace",), raw=True, limits=limits, run=run)
     if RAW_HEADS in contents.arrays:

@@ -1,8 +1,9 @@
 """The child process that opens an input file: checks it, reads it, hands plain arrays back.
 
-Started by `recon.io.child_reader` or `recon.io.nursery` only, with JSON requests on standard input.
-It writes `N.npy` for the Nth array asked for and one `answer.json` into the current directory,
-which is private to the run. Whatever a file does to the HDF5 library, it does to this process.
+Started by `recon.io.child_reader` or `recon.io.fork_servers` only, with JSON requests on standard
+input. It writes `N.npy` for the Nth array asked for and one `answer.json` into the current
+directory, which is private to the run. Whatever a file does to the HDF5 library, it does to this
+process.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def main() -> None:
     sys.exit(_answered(json.load(sys.stdin)))
 
 
-def nurse() -> None:
+def fork_server() -> None:
     """Serve requests, one a line with its folder, each in a fork that never comes back.
 
     This process opens no file of a request; it only saves its forks the import of the libraries.

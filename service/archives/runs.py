@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from models.registry import read_calibration, read_config
+from models.registry import read_config, read_factors
 from service.archives.inspection import Looked, look
 from service.archives.sources import PARAMETERS, Found
 from service.jobs.batches import Batch, Batches, Item, NewItem, output_digest
@@ -162,7 +162,7 @@ class ArchiveRun:
             return None
         name = parameters.model or self.settings.default_model or DEFAULT_MODEL
         if name not in self._calibrations:
-            found = read_calibration(name)
+            found = read_factors(name)
             self._calibrations[name] = None if found is None else found.sha256
         return self._calibrations[name]
 

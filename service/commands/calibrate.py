@@ -12,19 +12,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from models.calibrations import (
-    Calibration,
-    CalibrationEntry,
+from models.conformal_factors import (
+    ConformalFactor,
+    ConformalFactors,
     check_description,
-    read_calibration_file,
-    write_calibration,
+    read_factors_file,
+    write_factors,
 )
 from models.errors import ModelError
-from models.model_folder import CALIBRATION_FILE
+from models.model_folder import FACTORS_FILE
 from models.registry import find_model, is_shipped, load_prior, read_config
 from recon.conformal import fewest_scans
 from recon.errors import ScanError
-from service.calibrating import (
+from service.commands.terminal import counting_bar
+from service.conformal_measurement import (
     Compared,
     ComparisonFolder,
     FullFile,
@@ -39,7 +40,6 @@ from service.calibrating import (
     find_files,
     summarise,
 )
-from service.commands.terminal import counting_bar
 from service.runs import DEFAULT_MODEL, choose_device
 
 _console = Console(stderr=True)
@@ -98,7 +98,7 @@ def calibrate(
     beside the weights and is applied only where `--calibrated` asks for it. The same command goes
     on from where it was stopped.
     """
-    target = out or find_model(model) / CALIBRATION_FILE
+    target = out or find_model(model) / FACTORS_FILE
     if out is None and is_shipped(model):
         raise ModelError(
             "shipped",
@@ -126,7 +126,7 @@ def calibrate(
         for protocol in protocols
     ]
     entries = tuple(entry_of(summary, len(files), told) for summary in summaries)
-    write_calibration(target, _merged(target, weights, entries))
+    write_factors(target, _merged(target, weights, entries))
     if work is None:
         shutil.rmtree(folder, ignore_errors=True)
     if not quiet:
@@ -196,17 +196,17 @@ def _compared(
     return found
 
 
-def _merged(target: Path, weights: str, entries: tuple[CalibrationEntry, ...]) -> Calibration:
+def _merged(target: Path, weights: str, entries: tuple[ConformalFactor, ...]) -> ConformalFactors:
     """The new entries, with those that the file has for other reconstructions."""
-    new = Calibration(weights_sha256=weights, entries=entries)
-    if target.name != CALIBRATION_FILE:
+    new = ConformalFactors(weights_sha256=weights, entries=entries)
+    if target.name != FACTORS_FILE:
         return new
     try:
-        old = read_calibration_file(target.parent, weights)
+        old = read_factors_file(target.parent, weights)
     except ModelError as error:
         _console.print(f"[yellow]replaced:[/] {escape(error.message)}", highlight=False)
         return new
-    return new if old is None else old.calibration.with_entries(entries)
+    return new if old is None else old.factors.with_entries(entries)
 
 
 def _print(summaries: Sequence[Summary]) -> None:

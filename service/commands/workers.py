@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from service.jobs import supervisor
-from service.jobs.records import Jobs
+from service.jobs.job_table import Jobs
 from service.jobs.workers import Worker, Workers
 from service.logs import configure_logs
 from service.settings import ServiceSettings, load_settings

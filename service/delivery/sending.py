@@ -9,9 +9,9 @@ from pathlib import Path
 
 import structlog
 
-from service.delivery.records import Deliveries, Delivery, DeliveryState
+from service.delivery.delivery_table import Deliveries, Delivery, DeliveryState
 from service.delivery.stow import Instance, Outcome, instance_of, send
-from service.jobs.records import Jobs
+from service.jobs.job_table import Jobs
 from service.problems import ProblemError
 from service.settings import ServiceSettings, StowTarget
 from service.store.files import Storage

@@ -19,7 +19,7 @@ from recon.io.scan_layout import parse_geometry
 from recon.planes import ATTRIBUTE, ImageStack, axial
 from recon.posterior import SlicePosterior
 from recon.scan import Geometry
-from service.calibrated import sentence_of
+from service.conformal_scaling import sentence_of
 
 NOT_FOR_DIAGNOSIS = "NOT FOR DIAGNOSTIC USE"
 _SPACE_LABELS = ("slice", "partition")

@@ -25,56 +25,15 @@ from service.http import (
     uploads,
     volumes,
 )
+from service.http.authentication import Doorkeeper
 from service.http.batches import BatchRequest
 from service.http.context import Context
 from service.http.docs import add_docs
-from service.http.feed import Feed
 from service.http.gate import Gate
 from service.http.housekeeping import keep_house
-from service.http.metrics import Metrics
-from service.http.principal import Doorkeeper
 from service.http.problems import Problem, add_problem_handlers
 from service.http.view import add_view
-from service.jobs.batches import Batches
-from service.jobs.history import History
-from service.jobs.records import Jobs
-from service.jobs.workers import Workers
-from service.jobs.workflows import Queue
 from service.requests import ReconstructionParameters, ReconstructionRequest
-from service.settings import ServiceSettings
-from service.store.database import open_database
-from service.store.files import open_storage
-from service.store.keys import Keys
-from service.store.scans import Scans
-from service.store.uploads import Uploads
-
-_FEED_SECONDS = 0.2
-
-
-def create_context(settings: ServiceSettings, *, busy_milliseconds: int = 5000) -> Context:
-    """Open database and storage; the tables must have been made.
-
-    A locked database is waited for no longer than a client would.
-    """
-    engine = open_database(settings.database_url, busy_milliseconds=busy_milliseconds)
-    jobs, history, workers = Jobs(engine), History(engine), Workers(engine)
-    storage = open_storage(settings)
-    queue = Queue(settings, engine)
-    return Context(
-        settings=settings,
-        engine=engine,
-        storage=storage,
-        jobs=jobs,
-        history=history,
-        scans=Scans(engine),
-        keys=Keys(engine),
-        workers=workers,
-        queue=queue,
-        batches=Batches(engine, queue.enqueue),
-        uploads=Uploads(storage.incoming, settings.upload_expiry_hours),
-        feed=Feed(history, _FEED_SECONDS, overlap=engine.dialect.name != "sqlite"),
-        metrics=Metrics(engine, jobs, workers, settings.worker_lost_seconds),
-    )
 
 
 def create_app(context: Context) -> FastAPI:

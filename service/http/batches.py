@@ -16,12 +16,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from recon.errors import ScanError
 from service.archives.report import csv_text, rows_of
+from service.http.authentication import Reader, Writer, owner_of
 from service.http.context import Context, InContext
-from service.http.principal import Reader, Writer, owner_of
 from service.http.problems import problems, validation_problem
 from service.http.receiving import media_type
+from service.http.request_bodies import body_of
 from service.http.scans import Id
-from service.http.submission import body_of, require_model
+from service.intake.submission import require_model
 from service.jobs.batches import Batch, Item, NewItem, output_digest
 from service.jobs.job import ACTIVE
 from service.problems import ProblemError

@@ -2,56 +2,49 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
-import sqlalchemy as sa
 from fastapi import Depends, Request
 
-from recon.io.nursery import Nursery
 from service.http.feed import Feed
 from service.http.metrics import Metrics
+from service.intake.intake import Intake, open_intake
 from service.jobs.batches import Batches
 from service.jobs.history import History
-from service.jobs.records import Jobs
-from service.jobs.workers import Workers
-from service.jobs.workflows import Queue
 from service.settings import ServiceSettings
-from service.store.files import Storage
 from service.store.keys import Keys
-from service.store.scans import Scans
 from service.store.uploads import Uploads
 
-_READERS = 2
+_FEED_SECONDS = 0.2
 
 
-@dataclass(frozen=True)
-class Context:
+@dataclass(frozen=True, kw_only=True)
+class Context(Intake):
     """The service behind the routes."""
 
-    settings: ServiceSettings
-    engine: sa.Engine
-    storage: Storage
-    jobs: Jobs
     history: History
-    scans: Scans
     keys: Keys
-    workers: Workers
-    queue: Queue
     batches: Batches
     uploads: Uploads
     feed: Feed
     metrics: Metrics
-    nursery: Nursery = field(default_factory=Nursery)
-    readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_READERS))
-    """How many child processes may look at uploads at once."""
 
-    def close(self) -> None:
-        """End reading processes, and let go of the database."""
-        self.nursery.close()
-        self.queue.close()
-        self.engine.dispose()
+
+def create_context(settings: ServiceSettings, *, busy_milliseconds: int = 5000) -> Context:
+    """Open database and storage; the tables must have been made."""
+    intake = open_intake(settings, busy_milliseconds=busy_milliseconds)
+    engine = intake.engine
+    history = History(engine)
+    return Context(
+        **vars(intake),
+        history=history,
+        keys=Keys(engine),
+        batches=Batches(engine, intake.queue.enqueue),
+        uploads=Uploads(intake.storage.incoming, settings.upload_expiry_hours),
+        feed=Feed(history, _FEED_SECONDS, overlap=engine.dialect.name != "sqlite"),
+        metrics=Metrics(engine, intake.jobs, intake.workers, settings.worker_lost_seconds),
+    )
 
 
 def _context(request: Request) -> Context:

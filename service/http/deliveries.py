@@ -10,14 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
-from service.delivery.records import Deliveries, Delivery, DeliveryState
+from service.delivery.delivery_table import Deliveries, Delivery, DeliveryState
+from service.http.authentication import Reader, Writer
 from service.http.context import InContext
 from service.http.job_answers import find_job
-from service.http.principal import Reader, Writer
 from service.http.problems import problems
+from service.http.request_bodies import body_of, parsed
 from service.http.results import results_of
 from service.http.scans import Id
-from service.http.submission import body_of, parsed
 from service.problems import ProblemError
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["deliveries"])

@@ -10,9 +10,9 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
+from service.http.authentication import Reader
 from service.http.context import Context, InContext
 from service.http.job_answers import find_job
-from service.http.principal import Reader
 from service.http.problems import problems
 from service.http.scans import Id
 from service.jobs.history import PAGE, Event

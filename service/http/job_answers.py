@@ -9,8 +9,8 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
+from service.http.authentication import owner_of
 from service.http.context import Context
-from service.http.principal import owner_of
 from service.http.schemas import JobOut
 from service.jobs.job import Job, JobState
 from service.problems import ProblemError

@@ -14,9 +14,9 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from service.http.authentication import Reader
 from service.http.context import Context, InContext
 from service.http.job_answers import find_job
-from service.http.principal import Reader
 from service.http.problems import problems
 from service.http.scans import Id
 from service.jobs.job import Job, JobState

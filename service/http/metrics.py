@@ -17,7 +17,7 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, genera
 from prometheus_client.registry import Collector
 
 from service.jobs.job import JobState
-from service.jobs.records import Jobs
+from service.jobs.job_table import Jobs
 from service.jobs.totals import SECONDS, read_totals
 from service.jobs.workers import Workers
 from service.requests import Priority

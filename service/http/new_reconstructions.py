@@ -14,32 +14,30 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
+from service.http.authentication import Writer
 from service.http.context import Context, InContext
 from service.http.idempotency import Attempt, attempt, replay
 from service.http.job_answers import find_job, job_answer, plain_answer
-from service.http.principal import Writer
 from service.http.problems import problems
 from service.http.receiving import (
     announced_digest,
     content_length,
-    keep_scan,
+    keep_body,
     media_type,
     received,
-    require_quota,
-    require_room,
     with_room,
 )
-from service.http.scans import BODY, Id, find_scan, require_hdf5
-from service.http.schemas import JobOut
-from service.http.submission import (
+from service.http.request_bodies import (
     body_of,
     digest_of,
     overridden,
     parameters_from_query,
     parsed,
-    require_queue,
-    submit,
 )
+from service.http.scans import BODY, Id, find_scan, require_hdf5
+from service.http.schemas import JobOut
+from service.intake.new_scans import require_quota, require_room
+from service.intake.submission import require_queue, submit
 from service.jobs.job import Job
 from service.problems import ProblemError
 from service.requests import CLIENT_ID, ReconstructionParameters, ReconstructionRequest
@@ -254,7 +252,7 @@ async def _asked(
     digest = digest_of(parameters, body.sha256)
     if again := await replay(context, made, digest):
         return again, parameters, digest
-    kept, _ = await keep_scan(context, key.id, body)
+    kept, _ = await keep_body(context, key.id, body)
     return kept, parameters, digest
 
 

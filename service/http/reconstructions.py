@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from service.delivery.records import Deliveries
+from service.delivery.delivery_table import Deliveries
+from service.http.authentication import Reader, Writer, owner_of
 from service.http.context import InContext
 from service.http.job_answers import etag_of, find_job, job_answer, plain_answer
-from service.http.principal import Reader, Writer, owner_of
 from service.http.problems import problems
 from service.http.scans import Id, link_to_next, tags_of
 from service.http.schemas import JobOut, JobPage

@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.responses import FileResponse, Response
 
+from service.http.authentication import Reader
 from service.http.context import Context, InContext
 from service.http.job_answers import find_job
-from service.http.principal import Reader
 from service.http.problems import problems
 from service.http.scans import Id
 from service.http.schemas import ResultList, ResultOut
 from service.jobs.job import Job, JobState
 from service.pictures import png
 from service.problems import ProblemError
-from service.store.names import PICTURE_FILES, RESULT_FILES
-from service.volumes import PICTURES, colour_stops, not_computed, read_stack, window_of
+from service.store.names import IMAGE_FILES, RESULT_FILES
+from service.volumes import MAPS, colour_stops, not_computed, read_stack, window_of
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["results"])
 
@@ -57,7 +57,7 @@ class PictureQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     slice: int | None = Field(None, ge=0, le=100_000, description="[the middle one]")
-    product: str = Field("mean", description=", ".join(PICTURES))
+    product: str = Field("mean", description=", ".join(MAPS))
     sample: int = Field(0, ge=0, le=255)
     window: str | None = Field(None, max_length=64, description="LOW,HIGH in the result's units")
     colours: Literal["grey", "own", "overlay"] = Field(
@@ -67,8 +67,8 @@ class PictureQuery(BaseModel):
     @field_validator("product")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in PICTURES:
-            raise ValueError(f"products are {', '.join(PICTURES)}")
+        if value not in MAPS:
+            raise ValueError(f"products are {', '.join(MAPS)}")
         return value
 
     @field_validator("window")
@@ -117,7 +117,7 @@ def get_result(
     if entry is None:
         known = [entry["name"] for entry in results_of(job)]
         text = f"results are {', '.join(known)}"
-        if name in PICTURE_FILES:
+        if name in IMAGE_FILES:
             text = "the scan does not say where its images lie or how large they are; give voxel_mm"
         raise ProblemError("not-found", text)
     tag = f'"{entry["sha256"]}"'
@@ -159,7 +159,7 @@ def get_picture(
     image = finished_picture(context, job, query) if ended else _so_far(context, job, query)
     low, high = query.ends or window_of(query.product, image)
     grey = query.colours == "grey"
-    stops = None if grey else colour_stops(PICTURES[query.product].colours)
+    stops = None if grey else colour_stops(MAPS[query.product].colours)
     content = png(image, (low, high), stops, see_through=query.colours == "overlay")
     tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
     headers = {"ETag": tag, "Window": f"{low:.9g},{high:.9g}"}

@@ -10,9 +10,9 @@ from fastapi import APIRouter
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from service.http.authentication import Reader
 from service.http.context import InContext
 from service.http.job_answers import find_job
-from service.http.principal import Reader
 from service.http.problems import problems
 from service.http.results import slice_position
 from service.http.scans import Id

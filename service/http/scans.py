@@ -14,21 +14,20 @@ from sqlalchemy.exc import IntegrityError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
+from service.http.authentication import Reader, Writer, owner_of
 from service.http.context import Context, InContext
 from service.http.idempotency import attempt, replay
-from service.http.principal import Reader, Writer, owner_of
 from service.http.problems import problems
 from service.http.receiving import (
     MEDIA_TYPES,
     announced_digest,
     content_length,
-    keep_scan,
+    keep_body,
     media_type,
     received,
-    require_quota,
-    require_room,
 )
 from service.http.schemas import ScanOut, ScanPage
+from service.intake.new_scans import require_quota, require_room
 from service.problems import ProblemError
 from service.requests import TagPair
 from service.store.keys import Key
@@ -111,7 +110,7 @@ async def upload_scan(
                     made.remember(connection, digest, status, _location(scan), document)
 
             try:
-                scan, new = await keep_scan(context, key.id, body, remember, tags)
+                scan, new = await keep_body(context, key.id, body, remember, tags)
             except IntegrityError:  # another host has answered the same request
                 if again := await replay(context, made, digest):
                     return again

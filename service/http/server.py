@@ -12,8 +12,8 @@ from types import FrameType
 
 import uvicorn
 
-from service.http.app import create_app, create_context
-from service.http.context import Context
+from service.http.app import create_app
+from service.http.context import Context, create_context
 from service.jobs.processes import end_with_parent
 from service.jobs.supervisor import SOCKET_VARIABLE
 from service.logs import configure_logs

@@ -9,9 +9,9 @@ from pydantic import BaseModel, Field
 from sqlalchemy import text
 from starlette.responses import JSONResponse, Response
 
+from service.http.authentication import READS
 from service.http.context import Context, InContext
 from service.http.metrics import CONTENT_TYPE
-from service.http.principal import READS
 from service.http.problems import problems
 from service.problems import PROBLEMS, ProblemError
 from service.requests import MODEL_NAME

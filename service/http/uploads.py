@@ -23,20 +23,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
+from service.http.authentication import Reader, Writer, owner_of
 from service.http.body_file import writing
 from service.http.context import Context, InContext
-from service.http.principal import Reader, Writer, owner_of
 from service.http.problems import problems
 from service.http.receiving import (
-    Received,
     content_length,
-    keep_scan,
+    keep_body,
     media_type,
-    require_quota,
-    require_room,
 )
 from service.http.scans import NewScan, find_scan, tags_of
 from service.http.schemas import ScanOut
+from service.intake.new_scans import Received, require_quota, require_room
 from service.problems import PROBLEMS, ProblemError
 from service.store.keys import Key
 from service.store.uploads import Upload
@@ -259,7 +257,7 @@ async def _finish(context: Context, upload: Upload) -> Upload:
         path = context.storage.scan(upload.sha256)
     try:
         body = Received(path, upload.sha256, upload.length)
-        scan, _ = await keep_scan(context, upload.owner, body, tags=upload.tags)
+        scan, _ = await keep_body(context, upload.owner, body, tags=upload.tags)
     except ProblemError as problem:
         if problem.status == PROBLEMS["invalid-scan"].status:
             await run_in_threadpool(context.uploads.remove, upload.id)

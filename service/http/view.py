@@ -12,13 +12,13 @@ from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Re
 from starlette.staticfiles import StaticFiles
 
 import service
+from service.http.authentication import Reader, owner_of
 from service.http.context import Context, InContext
 from service.http.job_answers import find_job
-from service.http.principal import Reader, owner_of
 from service.http.results import PictureQuery, finished_picture
 from service.http.scans import Id
 from service.jobs.job import Job, JobState
-from service.volumes import PICTURES, Picture, colour_stops, not_computed, window_of
+from service.volumes import MAPS, PosteriorMap, colour_stops, not_computed, window_of
 
 _VIEWER = Path(service.__file__).parent / "viewer"
 BUNDLE = _VIEWER / "dist"
@@ -135,9 +135,9 @@ def _picture(context: Context, job: Job, query: PictureQuery) -> str:
     slices = {entry["slice"]: entry for entry in job.summary["slices"]}
     shown = query.slice if query.slice in slices else sorted(slices)[len(slices) // 2]
     entry = slices[shown]
-    reasons = {name: not_computed(name, job.summary) for name in PICTURES}
+    reasons = {name: not_computed(name, job.summary) for name in MAPS}
     kinds = "".join(
-        _option(name, kind.label, query.product, reasons[name]) for name, kind in PICTURES.items()
+        _option(name, kind.label, query.product, reasons[name]) for name, kind in MAPS.items()
     )
     indices = "".join(_option(str(index), str(index), str(shown)) for index in sorted(slices))
     samples = "".join(
@@ -162,7 +162,7 @@ def _figure(context: Context, job: Job, query: PictureQuery) -> str:
     reason = not_computed(query.product, job.summary or {})
     if reason is not None:
         return f"<p role=alert>{escape(reason)}</p>"
-    picture = PICTURES[query.product]
+    picture = MAPS[query.product]
     low, high = query.ends or window_of(query.product, finished_picture(context, job, query))
     source = (
         f"/v1/reconstructions/{job.id}/preview.png?slice={query.slice}&amp;product={query.product}"
@@ -175,7 +175,7 @@ def _figure(context: Context, job: Job, query: PictureQuery) -> str:
     )
 
 
-def _colour_bar(picture: Picture, window: tuple[float, float]) -> str:
+def _colour_bar(picture: PosteriorMap, window: tuple[float, float]) -> str:
     """Which colour is which value: presentation attributes, for the policy allows no styles."""
     colours = colour_stops(picture.colours)
     stops = "".join(

@@ -8,16 +8,16 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from service.http.authentication import Reader
 from service.http.context import InContext
 from service.http.job_answers import find_job
-from service.http.principal import Reader
 from service.http.problems import problems
 from service.http.results import files_of, matches, require_computed, results_of
 from service.http.scans import Id
 from service.jobs.job import Job
 from service.problems import ProblemError
 from service.volumes import (
-    PICTURES,
+    MAPS,
     colour_stops,
     nifti,
     not_computed,
@@ -78,7 +78,7 @@ def list_volumes(context: InContext, key: Reader, job_id: Id) -> PictureList:
                 missing=not_computed(name, job.summary or {}),
                 href=f"{here}/{name}.nii",
             )
-            for name, picture in PICTURES.items()
+            for name, picture in MAPS.items()
         ]
     )
 
@@ -95,8 +95,8 @@ def get_volume(
     job = find_job(context, key, job_id)
     entries = results_of(job)
     kind = name.removesuffix(".nii")
-    if kind not in PICTURES:
-        raise ProblemError("not-found", f"volumes are {', '.join(PICTURES)}")
+    if kind not in MAPS:
+        raise ProblemError("not-found", f"volumes are {', '.join(MAPS)}")
     require_computed(job, kind)
     digest = next(entry["sha256"] for entry in entries if entry["name"] == "result.h5")
     tag = f'"{digest[:32]}-{kind}-{sample}"'

@@ -1,0 +1,1 @@
+"""Jobs as the database and the queue know them; nothing here loads torch."""

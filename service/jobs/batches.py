@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from service.jobs.job import ACTIVE, Job, JobState, job_of_row, new_id
-from service.jobs.records import record_ends
+from service.jobs.job_table import record_ends
 from service.requests import Priority, ReconstructionParameters
 from service.store.database import batch_items, batches, events, jobs
 

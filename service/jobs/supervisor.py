@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 SOCKET_VARIABLE = "MRI_POSTERIOR_SOCKET_FD"
 GATEWAY_VARIABLE = "MRI_POSTERIOR_GATEWAY_FD"
-_WORKER = [sys.executable, "-m", "service.jobs.worker"]
+_WORKER = [sys.executable, "-m", "service.worker.process"]
 _SLOTS = 64
 """Workers of one command at most; each command of a host has numbers of its own."""
 _PORT_SECONDS = 3.0

@@ -25,9 +25,9 @@ from recon.errors import ReconError, ScanError
 from recon.io.mrd_readouts import HEAD
 from recon.io.mrd_scan import selections_in
 from recon.io.mrd_writing import write_raw
-from service.http.context import Context
-from service.http.receiving import Received, keep_scan, require_room
-from service.http.submission import submit
+from service.intake.intake import Intake
+from service.intake.new_scans import Received, keep_scan, require_room
+from service.intake.submission import submit
 from service.jobs.job import Job, JobState, new_id
 from service.problems import ProblemError
 from service.requests import Priority, ReconstructionParameters
@@ -62,13 +62,13 @@ _SPOOL = ".session"
 class Gateway:
     """Sessions on one service; messages out are chunks of bytes."""
 
-    context: Context
+    intake: Intake
     limits: StreamLimits = field(default_factory=StreamLimits)
 
     @property
     def configs(self) -> Mapping[str, Choice]:
         """What the names of configs stand for."""
-        return configs_of(self.context.settings.gateway_configs)
+        return configs_of(self.intake.settings.gateway_configs)
 
     async def answer(self, source: ByteSource) -> AsyncGenerator[bytes, None]:
         """All messages for one client; ends with CLOSE whatever happens.
@@ -76,7 +76,7 @@ class Gateway:
         Nothing is raised for what the client did: it becomes a TEXT of severity ERROR. What was
         received of a session that breaks off is kept, as a cancelled job that can be retried.
         """
-        with _spool(self.context.storage.incoming) as spool:
+        with _spool(self.intake.storage.incoming) as spool:
             try:
                 async for chunk in self._session(source, Measurement(spool)):
                     yield chunk
@@ -95,7 +95,7 @@ class Gateway:
         Returns how many there were.
         """
         found = 0
-        for path in sorted(self.context.storage.incoming.glob(f"*{_SPOOL}")):
+        for path in sorted(self.intake.storage.incoming.glob(f"*{_SPOOL}")):
             with path.open("r+b") as file:
                 if not _locked(file):  # a living gateway on the same folder
                     continue
@@ -114,7 +114,7 @@ class Gateway:
     async def _session(
         self, source: ByteSource, measurement: Measurement, *, again: bool = False
     ) -> AsyncGenerator[bytes, None]:
-        require_room(self.context)
+        require_room(self.intake)
         broken: ProblemError | None = None
         try:
             await read_measurement(source, self.limits, measurement, keep=not again)
@@ -132,7 +132,7 @@ class Gateway:
             return
         choice = choice_of(measurement, self.configs)
         parameters = await asyncio.to_thread(parameters_of, measurement)
-        default = Mode(self.context.settings.gateway_mode)
+        default = Mode(self.intake.settings.gateway_mode)
         mode = Mode(parameters.mode) if parameters.mode else choice.mode or default
         if mode is Mode.RETRIEVE:
             answer = self._retrieve(measurement, parameters)
@@ -155,7 +155,7 @@ class Gateway:
         try:
             also = self._remembering(measurement)
             jobs = [
-                await asyncio.to_thread(submit, self.context, SCANNER, scan, each, also=also)
+                await asyncio.to_thread(submit, self.intake, SCANNER, scan, each, also=also)
                 for each in _parts(measurement, asked)
             ]
         except ProblemError as problem:
@@ -170,12 +170,12 @@ class Gateway:
                     yield chunk
             return
         for job in jobs:
-            ahead = await asyncio.to_thread(self.context.jobs.ahead_of, job)
+            ahead = await asyncio.to_thread(self.intake.jobs.ahead_of, job)
             yield encode_text(
                 "INFO", f"raw data kept, job {job.id} queued, {ahead} before it; retrieve it later"
             )
         if parameters.sendpreview:
-            path = self.context.storage.scan(scan.sha256)
+            path = self.intake.storage.scan(scan.sha256)
             try:
                 preview = await asyncio.to_thread(images.preview, path, jobs[0].parameters.select)
             except ReconError as error:
@@ -188,7 +188,7 @@ class Gateway:
         self, measurement: Measurement, parameters: Parameters
     ) -> AsyncGenerator[bytes, None]:
         marks = self._measurements.marks(header_of(measurement), parameters.measurementid)
-        hours = self.context.settings.gateway_hours
+        hours = self.intake.settings.gateway_hours
         found = await asyncio.to_thread(self._measurements.find, marks, hours)
         jobs = [await asyncio.to_thread(self._current, job_id) for job_id in found]
         if not jobs:
@@ -201,7 +201,7 @@ class Gateway:
             if job is None:  # deleted since
                 continue
             if job.state is JobState.QUEUED:
-                ahead = await asyncio.to_thread(self.context.jobs.ahead_of, job)
+                ahead = await asyncio.to_thread(self.intake.jobs.ahead_of, job)
                 yield encode_text(
                     "INFO", f"job {job.id} is queued, {ahead} before it; come back later"
                 )
@@ -214,10 +214,10 @@ class Gateway:
     async def _wait(self, job: Job, parameters: Parameters) -> AsyncGenerator[bytes, None]:
         """Progress, then the images; the job goes on when the client or the time has gone."""
         shown, loop = -1.0, asyncio.get_running_loop()
-        end = loop.time() + self.context.settings.gateway_seconds
+        end = loop.time() + self.intake.settings.gateway_seconds
         while not job.state.terminal:
             if loop.time() > end:
-                seconds = self.context.settings.gateway_seconds
+                seconds = self.intake.settings.gateway_seconds
                 yield encode_text(
                     "ERROR", f"not done after {seconds:g} s; job {job.id} goes on, retrieve it"
                 )
@@ -238,7 +238,7 @@ class Gateway:
             kind = str(error.get("type", "/problems/cancelled")).rpartition("/")[2]
             yield _refusal(kind, f"job {job.id} has {job.state.value}. {error.get('detail', '')}")
             return
-        result = self.context.storage.product(job.place, "result.h5")
+        result = self.intake.storage.product(job.place, "result.h5")
         made, warnings = await asyncio.to_thread(
             images.finished, result, job, std=parameters.sendstd
         )
@@ -282,10 +282,10 @@ class Gateway:
 
     async def _keep(self, measurement: Measurement) -> StoredScan:
         """The raw data as a scan of the storage. Raises ScanError and ProblemError."""
-        part = self.context.storage.incoming / f"{secrets.token_hex(16)}.part"
+        part = self.intake.storage.incoming / f"{secrets.token_hex(16)}.part"
         try:
             received = await asyncio.to_thread(_written, part, measurement)
-            scan, _ = await keep_scan(self.context, SCANNER.id, received)
+            scan, _ = await keep_scan(self.intake, SCANNER.id, received)
         finally:
             part.unlink(missing_ok=True)
         return scan
@@ -307,7 +307,7 @@ class Gateway:
             "priority": asked.priority.value,
         }
         also = self._remembering(measurement)
-        return self.context.jobs.create_ended(values, problem.document(), also)
+        return self.intake.jobs.create_ended(values, problem.document(), also)
 
     def _remembering(self, measurement: Measurement) -> Any:  # noqa: ANN401  # a callback
         marks = self._measurements.marks(header_of(measurement))
@@ -316,11 +316,11 @@ class Gateway:
 
     @property
     def _measurements(self) -> Measurements:
-        return Measurements(self.context.engine, self.context.storage.secret())
+        return Measurements(self.intake.engine, self.intake.storage.secret())
 
     def _current(self, job_id: str) -> Job | None:
-        job = self.context.jobs.get(job_id)
-        return None if job is None else self.context.jobs.latest_retry(job)
+        job = self.intake.jobs.get(job_id)
+        return None if job is None else self.intake.jobs.latest_retry(job)
 
 
 def _parts(

@@ -10,7 +10,7 @@ import socket
 
 import structlog
 
-from service.http.app import create_context
+from service.intake.intake import open_intake
 from service.jobs.processes import end_with_parent
 from service.jobs.supervisor import GATEWAY_VARIABLE
 from service.logs import configure_logs
@@ -39,10 +39,10 @@ async def run(settings: ServiceSettings, listener: socket.socket) -> None:
     """
     if not is_loopback(settings.gateway_host):
         log.warning("scanners need no password here", host=settings.gateway_host)
-    context = create_context(settings)
-    context.storage.prepare()
+    intake = open_intake(settings)
+    intake.storage.prepare()
     limits = StreamLimits(session_bytes=settings.max_upload_bytes)
-    gateway = Gateway(context, limits)
+    gateway = Gateway(intake, limits)
     recovery = asyncio.create_task(gateway.recover())
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -53,7 +53,7 @@ async def run(settings: ServiceSettings, listener: socket.socket) -> None:
     await stop.wait()
     server.close()
     recovery.cancel()
-    context.close()
+    intake.close()
 
 
 async def start(gateway: Gateway, listener: socket.socket) -> asyncio.Server:

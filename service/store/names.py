@@ -14,7 +14,7 @@ RESULT_FILES = {
     "report.json": "application/json",
 }
 """Products of a reconstruction that are files, and their media types."""
-PICTURE_FILES = ("dicom.zip", "mean.nii.gz", "std.nii.gz")
+IMAGE_FILES = ("dicom.zip", "mean.nii.gz", "std.nii.gz")
 """Those that are missing where nothing is known of the images' place and size."""
 
 MARKER = "report.json"

@@ -17,8 +17,8 @@ from models.denoiser import NetworkPrior
 from recon.calibration import calibrate, noise_model
 from recon.operators import CartesianSense, fft2c
 from recon.phantom import simulate
-from recon.preparation import prior_of, problem_of
-from recon.sampler import Problem
+from recon.preparation import inverse_problem, prior_of
+from recon.sampler import InverseProblem
 from recon.solve import solver_for
 from tests.problems import folded_scan
 
@@ -32,7 +32,7 @@ def shared_slice(reference: torch.Tensor) -> SharedSlice:
     operator = CartesianSense(torch.ones(1, SIDE, SIDE, dtype=torch.complex64), mask)
     noise = NOISE_STD * white_image(1, SIDE, SIDE, seed=3) * mask
     measurement = operator.forward(reference) + noise
-    problem = Problem(operator, solver_for(operator), measurement, NOISE_STD)
+    problem = InverseProblem(operator, solver_for(operator), measurement, NOISE_STD)
     inside = np.ones((SIDE, SIDE), np.bool_)
     scan = simulate(coils=1, rows=SIDE, columns=SIDE)[0]
     factor = np.ones((SIDE, SIDE), np.complex64)
@@ -88,7 +88,7 @@ class Halving(torch.nn.Module):
 @pytest.mark.skipif(shutil.which("bart") is None, reason="BART is not on this machine")
 def test_bart_gets_both_sets_of_maps_where_voxels_fold() -> None:
     scan = folded_scan().scan
-    problem = problem_of(calibrate(scan, 0, noise_model(scan)[0]), torch.device("cpu"))
+    problem = inverse_problem(calibrate(scan, 0, noise_model(scan)[0]), torch.device("cpu"))
     found = bart(problem, 0.001, "W")
     assert found.shape == problem.backprojection.shape
     assert float(problem.chi2(found[None])[0]) < 1.2
@@ -100,7 +100,7 @@ def test_bart_gets_both_sets_of_maps_where_voxels_fold() -> None:
 def test_the_peers_denoiser_takes_the_strip_as_our_own_prior_does() -> None:
     scan = folded_scan().scan
     calibration = calibrate(scan, 0, noise_model(scan)[0])
-    problem = problem_of(calibration, torch.device("cpu"))
+    problem = inverse_problem(calibration, torch.device("cpu"))
     prior = NetworkPrior(Halving(), (0.05, 2.0))
     noisy = white_image(2, *problem.backprojection.shape, seed=4)
     denoiser = Denoiser(prior, calibration.overlap)

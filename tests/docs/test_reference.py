@@ -26,7 +26,7 @@ from docs.reference_pages import (
 from recon.schedule import PRESETS
 from recon.settings import Settings
 from service.cli import app as command_line
-from service.http.app import create_context
+from service.http.context import create_context
 from service.problems import PROBLEMS
 from service.runs import choose_device, load_scan, reconstruct_file
 from service.settings import ServiceSettings

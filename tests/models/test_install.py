@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from models import install, registry
 from models.install import add_model, package, remove_model
-from models.model_folder import CALIBRATION_FILE, FILES
+from models.model_folder import FACTORS_FILE, FILES
 from models.registry import ModelError, list_models, read_card, read_config, verify_model
 from tests.models.model_files import (
     ABOUT,
@@ -140,7 +140,7 @@ def test_a_name_inside_the_configuration_is_a_key_too(offered: Path) -> None:
     assert refusal(offered) == "bad-config"
 
 
-@pytest.mark.parametrize("file", [*FILES, CALIBRATION_FILE])
+@pytest.mark.parametrize("file", [*FILES, FACTORS_FILE])
 @pytest.mark.parametrize("kind", ["link", "dangling", "fifo", "folder"])
 def test_files_that_are_none_are_refused(
     offered: Path, tmp_path: Path, file: str, kind: str

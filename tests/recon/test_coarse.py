@@ -12,7 +12,7 @@ from recon.coarse import Coarse, CoarseMethod, coarse_reconstruction, radial_spe
 from recon.noise import NoiseStreams
 from recon.operators import CartesianSense, fft2c
 from recon.phantom import receiver_maps, simulate
-from recon.sampler import Problem
+from recon.sampler import InverseProblem
 from recon.solve import solver_for
 from recon.undersampling import Pattern, undersample, undersampling_mask
 
@@ -20,7 +20,7 @@ COILS = 6
 
 
 class Case(NamedTuple):
-    problem: Problem
+    problem: InverseProblem
     truth: Tensor
     inside: Tensor
 
@@ -46,7 +46,7 @@ def phantom(acceleration: float, pattern: Pattern = "equispaced", size: int = 64
     operator = CartesianSense(
         torch.from_numpy(calibration.coil_maps), torch.from_numpy(calibration.mask.copy())
     )
-    problem = Problem(
+    problem = InverseProblem(
         operator,
         solver_for(operator),
         torch.from_numpy(calibration.kspace),

@@ -21,7 +21,7 @@ from recon.noise import NoiseStreams
 from recon.operators import CartesianSense
 from recon.phantom import simulate
 from recon.posterior import QUANTILE_LEVELS
-from recon.sampler import Problem
+from recon.sampler import InverseProblem
 from recon.solve import ConjugateGradientSolver
 
 
@@ -160,13 +160,13 @@ def test_circular_std_of_zeros_and_equal_phases() -> None:
     assert torch.isfinite(circular_std(torch.zeros(5, 2, dtype=torch.complex64))).all()
 
 
-def noise_problem(stds: tuple[float, ...], shape: tuple[int, int]) -> Problem:
+def noise_problem(stds: tuple[float, ...], shape: tuple[int, int]) -> InverseProblem:
     mask = torch.rand(shape, generator=torch.Generator().manual_seed(13)) < 0.4
     maps = torch.full((len(stds), *shape), len(stds) ** -0.5, dtype=torch.complex64)
     operator = CartesianSense(maps, mask)
     noise = NoiseStreams.pooled(14, 1).normal((len(stds), *shape))[0]
     measurement = 0.2 * torch.tensor(stds)[:, None, None] * noise * mask
-    return Problem(operator, ConjugateGradientSolver(operator), measurement, 0.2)
+    return InverseProblem(operator, ConjugateGradientSolver(operator), measurement, 0.2)
 
 
 def test_chi2_of_pure_noise_is_one() -> None:

@@ -23,9 +23,9 @@ from recon.noncartesian import (
 from recon.pipeline import reconstruct
 from recon.planes import ATTRIBUTE, ImageStack
 from recon.posterior import SlicePosterior
-from recon.preparation import problem_of
+from recon.preparation import inverse_problem
 from recon.prior import GaussianPrior
-from recon.sampler import Problem
+from recon.sampler import InverseProblem
 from recon.scan import Scan, Trajectory
 from recon.schedule import Path as AnnealingPath
 from recon.schedule import Preset
@@ -109,7 +109,7 @@ def test_calibration_and_the_coarse_image_come_close_to_the_phantom(name: str) -
     scan, truth = phantom_scan(points, 64)
     assert calibration_width(scan.sampled) >= 24
     calibration = calibrate(scan, 0, noise_model(scan)[0])
-    problem = problem_of(calibration, torch.device("cpu"))
+    problem = inverse_problem(calibration, torch.device("cpu"))
     streams = NoiseStreams.keyed(0, "coarse", range(2))
     coarse = coarse_reconstruction(problem, CoarseMethod.CG_SENSE, streams)
     rough = problem.operator.rough_inverse(problem.measurement)  # type: ignore[attr-defined]
@@ -132,7 +132,7 @@ def test_posterior_draws_of_a_gaussian_image_have_the_exact_mean_and_variance() 
     dense = operator.forward(identity).reshape(size * size, -1).T.to(torch.complex128)
     truth = 0.5 * complex_normal((size, size), 7)
     measured = operator.forward(truth) + noise_std * complex_normal((1, *points.shape[:2]), 8)
-    problem = Problem(operator, solver_for(operator), measured, noise_std)
+    problem = InverseProblem(operator, solver_for(operator), measured, noise_std)
     prior = GaussianPrior(
         torch.zeros((size, size), dtype=torch.complex64), torch.full((size, size), 0.25)
     )

@@ -15,7 +15,7 @@ from recon.overlap import Overlap
 from recon.phantom import simulate
 from recon.pipeline import CoarseReady, Progress, reconstruct
 from recon.posterior import SlicePosterior
-from recon.preparation import prior_of, problem_of
+from recon.preparation import inverse_problem, prior_of
 from recon.reference import coil_combination
 from recon.scan import Scan
 from recon.settings import Settings
@@ -208,7 +208,7 @@ def test_the_strip_is_nothing_where_no_second_place_was_found(folded: Folded) ->
     calibration = calibrate(scan, 0, noise_model(scan)[0])
     overlap = calibration.overlap
     assert overlap is not None
-    prior = prior_of(WhitePrior(), problem_of(calibration, torch.device("cpu")))
+    prior = prior_of(WhitePrior(), inverse_problem(calibration, torch.device("cpu")))
     noisy = complex_normal((2, *calibration.coil_maps.shape[1:]), 5)
     inside, strip = overlap.split(prior.denoise(noisy, 0.5))
     torch.testing.assert_close(inside, WhitePrior().denoise(overlap.split(noisy)[0], 0.5))

@@ -11,7 +11,7 @@ from recon.calibration import calibration_width
 from recon.noise import NoiseStreams
 from recon.operators import CartesianSense
 from recon.posterior import SelfCheck
-from recon.sampler import Problem
+from recon.sampler import InverseProblem
 from recon.selfcheck import hold_out, judge
 from recon.solve import ConjugateGradientSolver
 from recon.undersampling import undersampling_mask
@@ -94,7 +94,7 @@ def predictions(held_out: Tensor, factor: float, coils: int = 2, bias: float = 0
     images = mean + SPREAD * NoiseStreams.pooled(3, DRAWS + 1).normal(shape)
     noise = NoiseStreams.pooled(4, 1).normal((coils, *shape))[0]
     measurement = operator.forward(images[0]) + NOISE * noise + bias
-    problem = Problem(operator, ConjugateGradientSolver(operator), measurement, NOISE)
+    problem = InverseProblem(operator, ConjugateGradientSolver(operator), measurement, NOISE)
     draws = images[1:]
     centre = draws.mean(dim=0)
     return judge(problem, centre + factor * (draws - centre), held_out)
@@ -147,9 +147,9 @@ def test_judgement_looks_at_held_out_samples_only() -> None:
     draws = NoiseStreams.pooled(5, 20).normal(shape)
     measurement = NoiseStreams.pooled(6, 1).normal((1, *shape))[0]
     solver = ConjugateGradientSolver(operator)
-    first = judge(Problem(operator, solver, measurement, 0.1), draws, held_out)
+    first = judge(InverseProblem(operator, solver, measurement, 0.1), draws, held_out)
     measurement = torch.where(held_out, measurement, 1e6)
-    assert judge(Problem(operator, solver, measurement, 0.1), draws, held_out) == first
+    assert judge(InverseProblem(operator, solver, measurement, 0.1), draws, held_out) == first
 
 
 def test_number_of_lines_or_samples() -> None:

@@ -24,7 +24,7 @@ from recon.chains import ChainPlan, Draws, run_chains
 from recon.noise import NoiseStreams
 from recon.operators import CartesianSense, fft2c, ifft2c
 from recon.prior import GaussianMixturePrior, GaussianPrior
-from recon.sampler import Problem, init, step
+from recon.sampler import InverseProblem, init, step
 from recon.schedule import PRESETS, Path, cycle_top, lowest_sigma, prior_path
 from recon.solve import solver_for
 from tests.contracts import complex_normal
@@ -171,7 +171,7 @@ def test_mixture(pixel: int) -> None:
     weights = torch.tensor([[1.0, 0.0]])
     measurement = (weights * truth + noise_std * complex_normal((replicates, 1, 2), 23))[:, None]
     prior = GaussianMixturePrior(means.reshape(4, 1, 2) + 0j, torch.full((4,), 0.35), shares)
-    problem: Problem = diagonal_problem(
+    problem: InverseProblem = diagonal_problem(
         Weighting(weights), measurement.repeat_interleave(DRAWS, dim=0), noise_std
     )
     noise = NoiseStreams.pooled(24, replicates * DRAWS)
@@ -198,7 +198,9 @@ def test_mixture_of_images_under_a_fourier_mask(broken: str | None) -> None:
         (replicates, 1, *shape), 34
     )
     told = noise_std / math.sqrt(2 if broken == "data weigh double" else 1)
-    problem = Problem(operator, solver_for(operator), kspace.repeat_interleave(DRAWS, dim=0), told)
+    problem = InverseProblem(
+        operator, solver_for(operator), kspace.repeat_interleave(DRAWS, dim=0), told
+    )
     prior = GaussianMixturePrior(means, torch.full((3,), std), shares)
     kind = Cold if broken == "half the temperature" else NoiseStreams
     noise = kind.pooled(35, replicates * DRAWS)

@@ -14,8 +14,8 @@ import pytest
 from recon.coarse import CoarseMethod
 from recon.schedule import PRESETS
 from recon.schedule import Path as AnnealingPath
-from service.http.app import create_app, create_context
-from service.http.context import Context
+from service.http.app import create_app
+from service.http.context import Context, create_context
 from service.problems import PROBLEMS
 from service.requests import CoarseName, PathName, PresetName, Priority
 from service.settings import load_settings

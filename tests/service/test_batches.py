@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from service.archives.report import COLUMNS, csv_text, rows_of
 from service.jobs.batches import Batch, Batches, NewItem, output_digest, stop_batches_of
-from service.jobs.records import Jobs, JobState
+from service.jobs.job_table import Jobs, JobState
 from service.requests import ReconstructionParameters
 from service.store.database import create_database, open_database
 from service.store.files import Storage

@@ -11,8 +11,8 @@ from recon.pipeline import reconstruct, work
 from recon.posterior import SlicePosterior
 from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
-from service.jobs.budget import Speed, plan_for_accuracy, plan_for_deadline, reached_error
 from service.store.files import Storage
+from service.worker.budget import Speed, plan_for_accuracy, plan_for_deadline, reached_error
 from tests.recon.scan_files import assert_same
 from tests.recon.test_pipeline import power_law_prior
 

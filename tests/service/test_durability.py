@@ -183,7 +183,7 @@ def test_jobs_of_a_worker_that_is_gone_for_good_are_taken_over(
     blocker = submitted(durable_client, stack, **LONG)
     wait_for(lambda: happened(durable, blocker, "slice 0", "started"))
     other = subprocess.Popen(
-        [sys.executable, "-m", "service.jobs.worker", "7"],
+        [sys.executable, "-m", "service.worker.process", "7"],
         env=environment(models, data=durable.data, **SETTINGS),
         cwd=ROOT,
         stderr=subprocess.DEVNULL,

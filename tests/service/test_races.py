@@ -15,10 +15,10 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from service.http.authentication import Doorkeeper
 from service.http.context import Context
 from service.http.feed import Feed
 from service.http.housekeeping import clean_up
-from service.http.principal import Doorkeeper
 from service.jobs.history import History, record
 from service.problems import ProblemError
 from service.store.database import create_database, open_database

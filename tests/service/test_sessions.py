@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ismrmrd.serialization import ConfigFile
 
-from service.http.app import create_context
+from service.intake.intake import open_intake
 from service.scanner.gateway import Gateway
 from service.scanner.mrd_stream import FileSource
 from service.settings import load_settings
@@ -36,11 +36,11 @@ def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway
     monkeypatch.delenv("MRI_POSTERIOR_CONFIG", raising=False)
     settings = load_settings(data=tmp_path, disk_floor_bytes=0)
     create_database(settings.database_url)
-    context = create_context(settings)
-    context.storage.prepare()
-    context.workers.enter("worker", "cpu", 1, OFFERS)
-    yield Gateway(context)
-    context.close()
+    intake = open_intake(settings)
+    intake.storage.prepare()
+    intake.workers.enter("worker", "cpu", 1, OFFERS)
+    yield Gateway(intake)
+    intake.close()
 
 
 def answered(gateway: Gateway, content: bytes) -> Answer:
@@ -54,17 +54,17 @@ def answered(gateway: Gateway, content: bytes) -> Answer:
 def test_triggered_raw_data_wait_as_a_job_with_a_preview(gateway: Gateway) -> None:
     answer = answered(gateway, sent(FAST, HEADER, TRIGGER, *ACQUISITIONS))
     assert [image.image_series_index for image in answer.images] == [3]
-    [job] = gateway.context.jobs.page(None)
+    [job] = gateway.intake.jobs.page(None)
     assert (job.state, job.priority, job.parameters.identified) == ("queued", "scanner", True)
     assert job.id in answer.texts[0]
-    assert list(gateway.context.storage.incoming.iterdir()) == []
+    assert list(gateway.intake.storage.incoming.iterdir()) == []
 
 
 def test_interleaved_images_wait_as_a_job_each(gateway: Gateway) -> None:
     other = [line for line in range(32) if line % 2 or 9 <= line < 23]
     more = list(lines(FULL.kspace[0], other, repetition=1))
     answered(gateway, sent(FAST, HEADER, TRIGGER, *ACQUISITIONS, *more))
-    jobs = gateway.context.jobs.page(None)
+    jobs = gateway.intake.jobs.page(None)
     assert sorted(str(job.parameters.select) for job in jobs) == ["repetition=0", "repetition=1"]
 
 
@@ -84,20 +84,20 @@ def test_what_arrived_of_a_broken_session_is_kept(cut: int, gateway: Gateway) ->
     content = sent(FAST, HEADER, TRIGGER, *ACQUISITIONS)[:-cut]
     [text] = answered(gateway, content).texts
     assert text.startswith("ERROR   (client-disconnect)")
-    [job] = gateway.context.jobs.page(None)
+    [job] = gateway.intake.jobs.page(None)
     assert job.state == "cancelled"
     assert job.error is not None
-    scan = gateway.context.scans.get(job.scan_id, None)
+    scan = gateway.intake.scans.get(job.scan_id, None)
     assert scan is not None
-    assert gateway.context.storage.scan(scan.sha256).is_file()
+    assert gateway.intake.storage.scan(scan.sha256).is_file()
 
 
 def test_spools_of_a_process_that_died_are_kept_once(gateway: Gateway) -> None:
-    incoming = gateway.context.storage.incoming
+    incoming = gateway.intake.storage.incoming
     (incoming / "a.session").write_bytes(sent(FAST, HEADER, TRIGGER, *ACQUISITIONS)[:-2])
     (incoming / "b.session").write_bytes(b"\x01")
     assert asyncio.run(gateway.recover()) == 2
-    [job] = gateway.context.jobs.page(None)
+    [job] = gateway.intake.jobs.page(None)
     assert job.error is not None
     assert job.error["type"] == "/problems/client-disconnect"
     assert list(incoming.iterdir()) == []
@@ -108,4 +108,4 @@ def test_a_spiral_without_positions_is_refused_by_name(gateway: Gateway) -> None
     head = header_message(header((32, 32, 1), trajectory="spiral"))
     [text] = answered(gateway, sent(FAST, head, *ACQUISITIONS)).texts
     assert text.startswith("ERROR   (no-trajectory)")
-    assert gateway.context.jobs.page(None) == []
+    assert gateway.intake.jobs.page(None) == []

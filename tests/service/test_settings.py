@@ -10,8 +10,8 @@ import torch
 from typer.testing import CliRunner
 
 from service.cli import app
-from service.jobs.worker import threads_of
 from service.settings import ServiceSettings, in_force, load_settings, table
+from service.worker.process import threads_of
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "service.md"
 

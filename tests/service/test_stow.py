@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 
 from recon.io.files import write_result
 from service.cli import app
-from service.delivery.records import Deliveries
+from service.delivery.delivery_table import Deliveries
 from service.delivery.sending import Sender, push
 from service.delivery.stow import instance_of, send
 from service.exports.dicom import write_dicom
-from service.jobs.records import Jobs
+from service.jobs.job_table import Jobs
 from service.jobs.workflows import Queue
 from service.settings import ServiceSettings, StowTarget
 from service.store.database import create_database, open_database

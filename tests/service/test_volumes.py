@@ -17,9 +17,9 @@ from PIL import Image
 from recon.io.files import read_result
 from recon.planes import axial
 from service.http import view
-from service.jobs.summary import patient_sides
 from service.pictures import png
-from service.volumes import PICTURES, colour_stops, nifti
+from service.volumes import MAPS, colour_stops, nifti
+from service.worker.summary import patient_sides
 from tests.service.live import Server, ended, submitted
 
 
@@ -60,7 +60,7 @@ def maps(server: Server, done: dict[str, Any], tmp_path_factory: Any) -> dict[st
     return {name: np.stack(images) for name, images in found.items()}
 
 
-COMPUTED = [name for name in PICTURES if name != "rhat"]
+COMPUTED = [name for name in MAPS if name != "rhat"]
 """By the preset `fast`, whose chains are too short for R-hat."""
 
 
@@ -88,7 +88,7 @@ def test_the_list_names_every_picture_with_its_colours(
     client: httpx.Client, done: dict[str, Any]
 ) -> None:
     listed = client.get(done["links"]["volumes"]).json()["items"]
-    assert [entry["name"] for entry in listed] == list(PICTURES)
+    assert [entry["name"] for entry in listed] == list(MAPS)
     for entry in listed:
         assert len(entry["colours"]) == 33
         if entry["missing"] is None:
@@ -139,7 +139,7 @@ def test_pictures_of_every_kind_in_grey_and_colours(
         low, high = map(float, answer.headers["window"].split(","))
         known = np.isfinite(maps[name][0])
         level = np.clip((np.where(known, maps[name][0], low) - low) / (high - low), 0, 1) * 32
-        stops = np.array(colour_stops(PICTURES[name].colours), float)
+        stops = np.array(colour_stops(MAPS[name].colours), float)
         expected = [np.interp(level, np.arange(33), channel) for channel in stops.T]
         found = np.asarray(Image.open(io.BytesIO(answer.content)).convert("RGBA"), float)
         assert np.abs(found[..., :3] - np.stack(expected, axis=-1))[known].max() <= 9, name

@@ -10,7 +10,7 @@ import pytest
 
 from recon.pipeline import Progress
 from service.http.context import Context
-from service.jobs.watch import Stopped, Watch
+from service.worker.watch import Stopped, Watch
 from tests.service.live import HDF5
 from tests.service.test_application import OFFERS, ask, make  # noqa: F401 - a fixture
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.calibrations import CalibrationEntry
+from models.conformal_factors import ConformalFactor
 from recon.planes import ATTRIBUTE, ImagePlane, ImageStack
 from recon.posterior import SlicePosterior
 from recon.scan import Geometry, Scan
 from recon.settings import Settings
-from service.calibrated import summary_of_calibration
-from service.jobs.budget import reached_error
+from service.conformal_scaling import summary_of_factor
 from service.jobs.job import Job
+from service.worker.budget import reached_error
 
 _OBLIQUE = 0.26
 """Sine of 15 degrees: what a direction must lean to another axis to be named after it too."""
@@ -28,7 +28,7 @@ def summary_of(
     model: str,
     settings: Settings,
     posteriors: list[SlicePosterior],
-    entry: CalibrationEntry | None = None,
+    entry: ConformalFactor | None = None,
 ) -> dict[str, Any]:
     """What the report says: what was asked, what was chosen, what was reached.
 
@@ -46,7 +46,7 @@ def summary_of(
         "samples": settings.resolved.chains,
         "seed": settings.seed,
         "evaluations_per_chain": settings.resolved.evaluations,
-        "calibration": summary_of_calibration(entry),
+        "calibration": summary_of_factor(entry),
         "not_for_diagnostic_use": True,
         "image": {
             "shape": list(posteriors[0].mean.shape),

@@ -11,12 +11,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from tests.models.test_calibrations import entry
 
-from models.calibrations import Calibration
+from models.conformal_factors import ConformalFactors
 from recon.conformal import Comparison
 from recon.io.files import read_result, read_result_maps, write_scan
 from recon.phantom import simulate
-from service.calibrating import (
+from service.conformal_measurement import (
     Compared,
     ComparisonFolder,
     Protocol,
@@ -27,7 +28,6 @@ from service.calibrating import (
 )
 from service.jobs.batches import output_digest
 from service.requests import ReconstructionParameters
-from tests.models.test_calibrations import entry
 from tests.service.live import cli, ended, environment, serving, submitted
 
 SIZE = 32
@@ -52,9 +52,9 @@ def own(models: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(models, tmp_path / "models"))
 
 
-def calibrated_model(folder: Path, factor: float) -> Calibration:
+def calibrated_model(folder: Path, factor: float) -> ConformalFactors:
     digest = json.loads((folder / "tiny" / "config.json").read_text())["weights_sha256"]
-    made = Calibration(
+    made = ConformalFactors(
         weights_sha256=digest,
         entries=(entry(acceleration=1.6, center_fraction=0.5, factor=factor, data="four heads"),),
     )
@@ -77,7 +77,7 @@ def test_calibrate_writes_a_factor_that_reconstruct_applies_and_names(
     assert done.returncode == 0, done.stderr
     assert "after" in done.stdout
     text = (own / "tiny" / "calibration.json").read_bytes()
-    [made] = Calibration.model_validate_json(text).entries
+    [made] = ConformalFactors.model_validate_json(text).entries
     assert (made.units, made.unit, made.scans, made.samples) == (4, "scan", 4, 2)
     assert made.acceleration == pytest.approx(1.6, rel=0.1)
     assert made.date == datetime.now(UTC).date()

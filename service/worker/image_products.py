@@ -25,8 +25,8 @@ log = structlog.get_logger()
 _BLOCK = 1 << 20
 
 
-def write_pictures(settings: ServiceSettings, storage: Storage, job: Job, scan: Scan) -> list[str]:
-    """Write those of `PICTURE_FILES` that can be made of `result.h5`; returns their names.
+def write_images(settings: ServiceSettings, storage: Storage, job: Job, scan: Scan) -> list[str]:
+    """Write those of `IMAGE_FILES` that can be made of `result.h5`; returns their names.
 
     DICOM holds the mean and standard deviation as MR images and the latter as Parametric Map.
     """

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from recon.pipeline import CoarseReady, Event, Progress
 from service.jobs.job import Job, JobState
-from service.jobs.records import Jobs
+from service.jobs.job_table import Jobs
 from service.settings import ServiceSettings
 from service.store.files import Storage
 

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from recon.posterior import SlicePosterior
 from recon.settings import Settings
-from service.calibrated import calibration_for, widen_all
+from service.conformal_scaling import factor_for, widen_all
 from service.jobs.job import Job
-from service.jobs.loading import Loaded
-from service.jobs.pictures import write_pictures
-from service.jobs.summary import summary_of
 from service.runs import write_reconstruction
 from service.settings import ServiceSettings
 from service.store.files import Storage
-from service.store.names import MARKER, PICTURE_FILES, RESULT_FILES
+from service.store.names import IMAGE_FILES, MARKER, RESULT_FILES
+from service.worker.image_products import write_images
+from service.worker.loading import Loaded
+from service.worker.summary import summary_of
 
 Entries = list[dict[str, Any]]
 
@@ -38,14 +38,14 @@ def write_products(
     """Write everything; returns the entries of the files and what the report says."""
     entry = None
     if job.parameters.calibrated:
-        entry = calibration_for(loaded.model, chosen, loaded.scan)
+        entry = factor_for(loaded.model, chosen, loaded.scan)
     with storage.producing(job.place, "result.h5") as path:
         write_reconstruction(
             path, posteriors, loaded.scan, chosen, loaded.network, loaded.model, device, entry
         )
     _write_arrays(storage, job.place, widen_all(posteriors, entry))
-    made = write_pictures(settings, storage, job, loaded.scan)
-    names = [n for n in RESULT_FILES if n != MARKER and (n in made or n not in PICTURE_FILES)]
+    made = write_images(settings, storage, job, loaded.scan)
+    names = [n for n in RESULT_FILES if n != MARKER and (n in made or n not in IMAGE_FILES)]
     summary = summary_of(job, loaded.scan, loaded.model, chosen, posteriors, entry)
     summary["products"] = [storage.describe_product(job.place, name) for name in names]
     ledger = {} if job.output is None else {"steps": storage.steps(job.id)}

@@ -14,12 +14,12 @@ from recon.io.files import read_scan
 from recon.prior import Prior
 from recon.scan import Scan
 from service.jobs.job import Job
-from service.jobs.sharing import SharedPrior
 from service.problems import ProblemError
 from service.runs import DEFAULT_MODEL, parse_selection
 from service.settings import ServiceSettings
 from service.store.archive import archived_file
 from service.store.files import Storage
+from service.worker.shared_prior import SharedPrior
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from pydantic import (
 )
 
 from models.errors import ModelError
-from models.model_folder import CALIBRATION_FILE, PlainText, printable, read_capped
+from models.model_folder import FACTORS_FILE, PlainText, printable, read_capped
 
-MAX_CALIBRATION_BYTES = 256 * 1024
+MAX_FACTORS_BYTES = 256 * 1024
 NEARNESS = 0.1
 """Relative difference of accelerations up to which an entry counts as made for a scan."""
 
@@ -47,7 +47,7 @@ class HeldShares(BaseModel):
     after: Share = Field(description="with the factor by the other scans, on the one left out")
 
 
-class CalibrationEntry(BaseModel):
+class ConformalFactor(BaseModel):
     """One factor: what it is for, what it was computed on, what it changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -96,27 +96,27 @@ class CalibrationEntry(BaseModel):
         )
 
 
-class Calibration(BaseModel):
+class ConformalFactors(BaseModel):
     """The whole `calibration.json`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     weights_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    entries: tuple[CalibrationEntry, ...] = Field(min_length=1, max_length=256)
+    entries: tuple[ConformalFactor, ...] = Field(min_length=1, max_length=256)
 
-    def with_entries(self, entries: tuple[CalibrationEntry, ...]) -> Calibration:
+    def with_entries(self, entries: tuple[ConformalFactor, ...]) -> ConformalFactors:
         """New entries in the place of those for the same, and of all others none lost."""
         kept = [old for old in self.entries if not any(_same(old, new) for new in entries)]
         both = sorted(
             (*kept, *entries), key=lambda one: (one.preset, one.samples, one.acceleration)
         )
-        return Calibration(weights_sha256=self.weights_sha256, entries=tuple(both))
+        return ConformalFactors(weights_sha256=self.weights_sha256, entries=tuple(both))
 
 
-class FoundCalibration(NamedTuple):
+class FoundFactors(NamedTuple):
     """A checked file, and the digest of its bytes."""
 
-    calibration: Calibration
+    factors: ConformalFactors
     sha256: str
 
 
@@ -131,13 +131,13 @@ def check_description(text: str) -> None:
         ) from error
 
 
-def parse_calibration(text: bytes, weights_sha256: str, origin: str) -> Calibration:
+def parse_factors(text: bytes, weights_sha256: str, origin: str) -> ConformalFactors:
     """The checked content of a `calibration.json` for these weights; `origin` names it.
 
     Raises ModelError.
     """
     try:
-        found = Calibration.model_validate_json(text)
+        found = ConformalFactors.model_validate_json(text)
     except ValidationError as error:
         raise ModelError("bad-calibration", printable(f"{origin} is not valid: {error}")) from error
     if found.weights_sha256 != weights_sha256:
@@ -149,20 +149,20 @@ def parse_calibration(text: bytes, weights_sha256: str, origin: str) -> Calibrat
     return found
 
 
-def read_calibration_file(
+def read_factors_file(
     folder: Path, weights_sha256: str, *, follow_links: bool = True
-) -> FoundCalibration | None:
+) -> FoundFactors | None:
     """The checked calibration in a model's folder, or None where there is none; or ModelError."""
-    file = folder / CALIBRATION_FILE
+    file = folder / FACTORS_FILE
     if not (file.exists() or file.is_symlink()):
         return None
-    text = read_capped(file, MAX_CALIBRATION_BYTES, "calibration-size", follow_links=follow_links)
-    checked = parse_calibration(text, weights_sha256, str(file))
-    return FoundCalibration(checked, hashlib.sha256(text).hexdigest())
+    text = read_capped(file, MAX_FACTORS_BYTES, "calibration-size", follow_links=follow_links)
+    checked = parse_factors(text, weights_sha256, str(file))
+    return FoundFactors(checked, hashlib.sha256(text).hexdigest())
 
 
-def choose_entry(
-    found: FoundCalibration | None,
+def choose_factor(
+    found: FoundFactors | None,
     name: str,
     preset: str,
     samples: int,
@@ -170,14 +170,14 @@ def choose_entry(
     acceleration: float,
     *,
     lines: bool,
-) -> CalibrationEntry:
+) -> ConformalFactor:
     """The entry of the model `name` that was made for such a reconstruction.
 
     A preset that has changed since has another number of network `evaluations` per sample.
 
     Raises ModelError("no-calibration") where there is none: a factor is never carried over.
     """
-    entries = () if found is None else found.calibration.entries
+    entries = () if found is None else found.factors.entries
     serving = [
         each
         for each in entries
@@ -195,12 +195,12 @@ def choose_entry(
     )
 
 
-def write_calibration(file: Path, calibration: Calibration) -> None:
+def write_factors(file: Path, factors: ConformalFactors) -> None:
     """Write the file whole, or leave what was there. Raises ModelError where it cannot be."""
-    aside = file.with_name(f".{CALIBRATION_FILE}.{secrets.token_hex(4)}.part")
+    aside = file.with_name(f".{FACTORS_FILE}.{secrets.token_hex(4)}.part")
     try:
         with aside.open("x") as out:
-            out.write(calibration.model_dump_json(indent=2) + "\n")
+            out.write(factors.model_dump_json(indent=2) + "\n")
             out.flush()
             os.fsync(out.fileno())
         aside.replace(file)
@@ -212,8 +212,8 @@ def write_calibration(file: Path, calibration: Calibration) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _same(one: CalibrationEntry, other: CalibrationEntry) -> bool:
-    def kind(entry: CalibrationEntry) -> tuple[object, ...]:
+def _same(one: ConformalFactor, other: ConformalFactor) -> bool:
+    def kind(entry: ConformalFactor) -> tuple[object, ...]:
         return entry.preset, entry.samples, entry.pattern, entry.center_fraction
 
     return kind(one) == kind(other) and one.distance(other.acceleration) <= math.log1p(NEARNESS)

@@ -27,7 +27,7 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-class FittingBatches:
+class FittingParts:
     """Runs a function of images on parts of a batch that fit."""
 
     def __init__(

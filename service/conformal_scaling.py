@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.calibrations import CalibrationEntry, choose_entry
+from models.conformal_factors import ConformalFactor, choose_factor
 from models.errors import ModelError
-from models.registry import read_calibration
+from models.registry import read_factors
 from recon.conformal import widened
 from recon.posterior import SlicePosterior
 from recon.scan import Scan
@@ -22,7 +22,7 @@ REFUSALS = frozenset(
 """Codes of the ModelErrors that are about a calibration, not about the model."""
 
 
-def calibration_for(model: str, settings: Settings, scan: Scan) -> CalibrationEntry:
+def factor_for(model: str, settings: Settings, scan: Scan) -> ConformalFactor:
     """The entry that was made for such a reconstruction of such a scan.
 
     Raises ModelError("no-calibration") where there is none, and where settings that a factor
@@ -38,8 +38,8 @@ def calibration_for(model: str, settings: Settings, scan: Scan) -> CalibrationEn
             "fit and coil compression, on Cartesian scans; keep to these, or ask without "
             "`calibrated`",
         )
-    return choose_entry(
-        read_calibration(model),
+    return choose_factor(
+        read_factors(model),
         model,
         settings.preset,
         settings.resolved.chains,
@@ -50,7 +50,7 @@ def calibration_for(model: str, settings: Settings, scan: Scan) -> CalibrationEn
 
 
 def widen_all(
-    posteriors: Sequence[SlicePosterior], entry: CalibrationEntry | None
+    posteriors: Sequence[SlicePosterior], entry: ConformalFactor | None
 ) -> list[SlicePosterior]:
     """Intervals and standard deviations times the factor; as they are without an entry."""
     if entry is None:
@@ -58,7 +58,7 @@ def widen_all(
     return [widened(posterior, entry.factor) for posterior in posteriors]
 
 
-def attributes_of(entry: CalibrationEntry | None) -> dict[str, str | int | float]:
+def attributes_of(entry: ConformalFactor | None) -> dict[str, str | int | float]:
     """What a result file says of the factor that was applied to it; nothing without one."""
     if entry is None:
         return {}
@@ -74,7 +74,7 @@ def attributes_of(entry: CalibrationEntry | None) -> dict[str, str | int | float
     }
 
 
-def summary_of_calibration(entry: CalibrationEntry | None) -> dict[str, Any] | None:
+def summary_of_factor(entry: ConformalFactor | None) -> dict[str, Any] | None:
     """The same for the report."""
     if entry is None:
         return None

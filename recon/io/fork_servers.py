@@ -1,7 +1,8 @@
 """Processes that read untrusted files, ready before they are needed.
 
-A new interpreter takes longer to import its libraries than to look at a file. A nurse has done that
-and forks for each file; the fork is confined as any reading process, and the nurse sees no file.
+A new interpreter takes longer to import its libraries than to look at a file. A fork server
+has done that and forks for each file; the fork is confined as any reading process, and the server
+sees no file.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from recon.io.child_reader import ENVIRONMENT, command
 from recon.io.read_limits import ReadLimits
 
 
-class Nursery:
-    """A `Run` of `recon.io.child_reader` for one file at a time and nurse; safe between threads."""
+class ForkServers:
+    """A `Run` of `recon.io.child_reader`, one file at a time per process; safe between threads."""
 
     def __init__(self) -> None:
         self._idle: list[subprocess.Popen[bytes]] = []
@@ -29,34 +30,34 @@ class Nursery:
     def __call__(self, request: str, folder: Path, limits: ReadLimits) -> int:
         """Serve a request in a folder; the exit status of the process.
 
-        Raises TimeoutError, and ChildProcessError when the nurse has died.
+        Raises TimeoutError, and ChildProcessError when the fork server has died.
         """
-        nurse = self._take()
+        process = self._take()
         try:
-            status = _ask(nurse, request, folder, limits.wall_seconds)
+            status = _ask(process, request, folder, limits.wall_seconds)
         except BaseException:
-            _end(nurse)  # and the fork, if one is at work
+            _end(process)  # and the fork, if one is at work
             raise
         with self._lock:
-            self._idle.append(nurse)
+            self._idle.append(process)
         return status
 
     def close(self) -> None:
-        """End the nurses that are idle."""
+        """End the processes that are idle."""
         with self._lock:
             idle, self._idle = self._idle, []
-        for nurse in idle:
-            _end(nurse)
+        for process in idle:
+            _end(process)
 
     def _take(self) -> subprocess.Popen[bytes]:
         with self._lock:
             while self._idle:
-                nurse = self._idle.pop()
-                if nurse.poll() is None:
-                    return nurse
-                _end(nurse)
+                process = self._idle.pop()
+                if process.poll() is None:
+                    return process
+                _end(process)
         return subprocess.Popen(
-            command("nurse"),
+            command("fork_server"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -66,18 +67,18 @@ class Nursery:
         )
 
 
-def _ask(nurse: subprocess.Popen[bytes], request: str, folder: Path, seconds: float) -> int:
-    assert nurse.stdin is not None
-    assert nurse.stdout is not None
+def _ask(process: subprocess.Popen[bytes], request: str, folder: Path, seconds: float) -> int:
+    assert process.stdin is not None
+    assert process.stdout is not None
     order = json.dumps({"folder": str(folder), "request": json.loads(request)})
     try:
-        nurse.stdin.write(order.encode() + b"\n")
-        nurse.stdin.flush()
+        process.stdin.write(order.encode() + b"\n")
+        process.stdin.flush()
     except BrokenPipeError as error:
         raise _gone() from error
-    if not select.select([nurse.stdout], [], [], seconds)[0]:
+    if not select.select([process.stdout], [], [], seconds)[0]:
         raise TimeoutError
-    line = nurse.stdout.readline()
+    line = process.stdout.readline()
     if not line:
         raise _gone()
     return int(line)
@@ -87,11 +88,11 @@ def _gone() -> ChildProcessError:
     return ChildProcessError("the process that starts readers has died")
 
 
-def _end(nurse: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
-        os.killpg(nurse.pid, signal.SIGKILL)
-    nurse.wait()
-    for stream in (nurse.stdin, nurse.stdout):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for stream in (process.stdin, process.stdout):
         if stream is not None:
             with suppress(BrokenPipeError):
                 stream.close()

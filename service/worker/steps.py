@@ -29,19 +29,10 @@ from recon.pipeline import reconstruct, work
 from recon.posterior import SlicePosterior
 from recon.schedule import Path as AnnealingPath
 from recon.settings import Settings
-from service.calibrated import REFUSALS, calibration_for
+from service.conformal_scaling import REFUSALS, factor_for
 from service.jobs.batches import stop_batches_of
-from service.jobs.budget import (
-    Plan,
-    measure_speed,
-    plan_for_accuracy,
-    plan_for_deadline,
-)
 from service.jobs.job import Job, JobState
-from service.jobs.loading import Loaded, Loader
-from service.jobs.products import adopt_products, write_products
-from service.jobs.records import Jobs
-from service.jobs.watch import Stopped, Watch
+from service.jobs.job_table import Jobs
 from service.problems import ProblemError, problem_of
 from service.requests import ReconstructionParameters
 from service.settings import ServiceSettings
@@ -49,6 +40,15 @@ from service.slices import parse_slices
 from service.store.files import Storage
 from service.store.objects import StorageError
 from service.tracing import span
+from service.worker.budget import (
+    Plan,
+    measure_speed,
+    plan_for_accuracy,
+    plan_for_deadline,
+)
+from service.worker.loading import Loaded, Loader
+from service.worker.products import adopt_products, write_products
+from service.worker.watch import Stopped, Watch
 
 log = structlog.get_logger()
 
@@ -159,7 +159,7 @@ class Work:
         loaded = self._loader.load(job)
         slices = list(parse_slices(job.parameters.slices, loaded.scan.kspace.shape[0]))
         if job.parameters.calibrated:  # refused before the work where there is no factor for it
-            calibration_for(loaded.model, settings_of(job.parameters), loaded.scan)
+            factor_for(loaded.model, settings_of(job.parameters), loaded.scan)
         plan = self._plan(job, loaded, slices, watch)
         if plan is not None:
             self._jobs.plan(job.id, asdict(plan))

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.augment import Augmentation, random_phase
-from models.calibrations import CalibrationEntry, HeldShares
+from models.conformal_factors import ConformalFactor, HeldShares
 from models.registry import read_config, user_folder
 from models.training_data import ImageFile, SliceSet
 from recon.conformal import (
@@ -350,7 +350,7 @@ def summarise(compared: Sequence[Compared], unit: UnitName, confidence: float) -
     )
 
 
-def entry_of(summary: Summary, scans: int, about: str) -> CalibrationEntry:
+def entry_of(summary: Summary, scans: int, about: str) -> ConformalFactor:
     """What is written beside the weights; `about` has passed `check_description`."""
     protocol = summary.protocol
 
@@ -359,7 +359,7 @@ def entry_of(summary: Summary, scans: int, about: str) -> CalibrationEntry:
         names = ("as_read_off", "before", "after")
         return HeldShares(**{n: round(f[level].mean, 4) for n, f in zip(names, found, strict=True)})
 
-    return CalibrationEntry(
+    return ConformalFactor(
         preset=protocol.preset,
         samples=protocol.settings.resolved.chains,
         evaluations=protocol.settings.resolved.evaluations,

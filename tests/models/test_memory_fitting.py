@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.batching import FittingBatches
+from models.memory_fitting import FittingParts
 
 IMAGES = torch.randn(7, 2, 16, 16, generator=torch.Generator().manual_seed(0))
 LEVELS = torch.arange(7.0)
@@ -42,7 +42,7 @@ ONE = 2 * 4 * (4 + 2) * 16 * 16
 @pytest.mark.parametrize(("free", "parts"), [(100 * ONE, [7]), (6 * ONE, [3, 3, 1]), (0, [1] * 7)])
 def test_parts_are_as_large_as_half_of_the_free_memory(free: int, parts: list[int]) -> None:
     function = Recorder()
-    found = FittingBatches(function.network, lambda _device: free).run(function, IMAGES, LEVELS)
+    found = FittingParts(function.network, lambda _device: free).run(function, IMAGES, LEVELS)
     assert function.sizes == [1, *parts]  # the first one counts
     assert torch.allclose(found, function.expected, atol=1e-5)
 
@@ -50,7 +50,7 @@ def test_parts_are_as_large_as_half_of_the_free_memory(free: int, parts: list[in
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
 def test_out_of_memory_halves_the_batch_and_is_remembered(error: type[Exception]) -> None:
     function = Recorder(2, error)
-    batches = FittingBatches(function.network, lambda _device: 1 << 40)
+    batches = FittingParts(function.network, lambda _device: 1 << 40)
     found = batches.run(function, IMAGES, LEVELS)
     assert function.sizes == [1, 7, 3, 1, 1, 1, 1, 1, 1, 1]
     assert torch.allclose(found, function.expected, atol=1e-5)
@@ -62,12 +62,12 @@ def test_out_of_memory_halves_the_batch_and_is_remembered(error: type[Exception]
 def test_an_image_that_alone_does_not_fit_is_an_error() -> None:
     function = Recorder(0)
     with pytest.raises(torch.OutOfMemoryError):
-        FittingBatches(function.network).run(function, IMAGES[:1], LEVELS[:1])
+        FittingParts(function.network).run(function, IMAGES[:1], LEVELS[:1])
 
 
 def test_one_image_that_does_not_fit_is_the_same_error_after_larger_batches() -> None:
     function = Recorder(3)
-    batches = FittingBatches(function.network, lambda _device: 1 << 40)
+    batches = FittingParts(function.network, lambda _device: 1 << 40)
     batches.run(function, IMAGES, LEVELS)
     function.most = 0
     with pytest.raises(torch.OutOfMemoryError):
@@ -77,5 +77,5 @@ def test_one_image_that_does_not_fit_is_the_same_error_after_larger_batches() ->
 def test_other_errors_are_not_taken_for_it() -> None:
     function = Recorder(2, ValueError)
     with pytest.raises(ValueError, match="allocate"):
-        FittingBatches(function.network, lambda _device: 1 << 40).run(function, IMAGES, LEVELS)
+        FittingParts(function.network, lambda _device: 1 << 40).run(function, IMAGES, LEVELS)
     assert function.sizes == [1, 7]

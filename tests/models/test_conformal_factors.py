@@ -11,22 +11,22 @@ from typing import Any
 import pytest
 
 from models import registry
-from models.calibrations import (
-    Calibration,
-    CalibrationEntry,
-    FoundCalibration,
-    choose_entry,
-    write_calibration,
+from models.conformal_factors import (
+    ConformalFactor,
+    ConformalFactors,
+    FoundFactors,
+    choose_factor,
+    write_factors,
 )
 from models.errors import ModelError
 from models.install import add_model, package, remove_model
-from models.registry import load_prior, read_calibration, read_config, verify_model
+from models.registry import load_prior, read_config, read_factors, verify_model
 from tests.models.model_files import ABOUT, replace_weights, write_run
 
 HELD = {"as_read_off": 0.8, "before": 0.85, "after": 0.91}
 
 
-def entry(**changes: Any) -> CalibrationEntry:
+def entry(**changes: Any) -> ConformalFactor:
     values = {
         "preset": "fast", "samples": 4, "evaluations": 47, "acceleration": 4.0,
         "pattern": "equispaced", "center_fraction": 0.08, "factor": 1.25, "confidence": 0.9,
@@ -34,7 +34,7 @@ def entry(**changes: Any) -> CalibrationEntry:
         "software_version": "0.1.0",
         "standardized_error": 1.2, "coverage_50": HELD, "coverage_90": HELD,
     }  # fmt: skip
-    return CalibrationEntry.model_validate(values | changes)
+    return ConformalFactor.model_validate(values | changes)
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(registry, "SHIPPED_FOLDER", tmp_path / "shipped")
     run = write_run(tmp_path / "run", random=False)
     folder = package(run, tmp_path / "models", "tiny", **ABOUT)
-    made = Calibration(weights_sha256=read_config("tiny").weights_sha256, entries=(entry(),))
-    write_calibration(folder / "calibration.json", made)
+    made = ConformalFactors(weights_sha256=read_config("tiny").weights_sha256, entries=(entry(),))
+    write_factors(folder / "calibration.json", made)
     return folder
 
 
@@ -64,12 +64,12 @@ def rewrite(model: Path, **changes: Any) -> None:
 
 
 def test_what_is_written_is_read_and_verified(model: Path) -> None:
-    found = read_calibration("tiny")
+    found = read_factors("tiny")
     assert found is not None
-    assert found.calibration.entries == (entry(),)
+    assert found.factors.entries == (entry(),)
     verify_model("tiny")
     (model / "calibration.json").unlink()
-    assert read_calibration("tiny") is None
+    assert read_factors("tiny") is None
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_hostile_entries_are_refused_by_verify_but_not_by_plain_use(
     model: Path, changes: dict[str, Any]
 ) -> None:
     rewrite(model, **changes)
-    assert refusal(read_calibration, "tiny") == "bad-calibration"
+    assert refusal(read_factors, "tiny") == "bad-calibration"
     assert refusal(verify_model, "tiny") == "bad-calibration"
     load_prior("tiny")  # whoever asks for no factor is not kept from the model
 
@@ -93,30 +93,30 @@ def test_hostile_entries_are_refused_by_verify_but_not_by_plain_use(
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"weights_sha256": "x", "entries": []}'])
 def test_files_that_are_no_calibrations_are_refused(model: Path, text: str) -> None:
     (model / "calibration.json").write_text(text)
-    assert refusal(read_calibration, "tiny") == "bad-calibration"
+    assert refusal(read_factors, "tiny") == "bad-calibration"
 
 
 def test_one_for_other_weights_is_refused(model: Path) -> None:
     replace_weights(model, b"others")
-    assert refusal(read_calibration, "tiny") == "calibration-digest"
+    assert refusal(read_factors, "tiny") == "calibration-digest"
 
 
 def test_size_is_capped_and_a_fifo_does_not_make_us_wait(model: Path) -> None:
     file = model / "calibration.json"
     file.write_bytes(b" " * (256 * 1024 + 1))
-    assert refusal(read_calibration, "tiny") == "calibration-size"
+    assert refusal(read_factors, "tiny") == "calibration-size"
     file.unlink()
     os.mkfifo(file)
-    assert refusal(read_calibration, "tiny") == "not-a-file"
+    assert refusal(read_factors, "tiny") == "not-a-file"
 
 
 def test_it_comes_along_when_a_model_is_added_and_goes_when_it_is_removed(
     model: Path, tmp_path: Path
 ) -> None:
     copied = add_model(model, "copy")
-    found = read_calibration("copy")
+    found = read_factors("copy")
     assert found is not None
-    assert found.calibration.entries == (entry(),)
+    assert found.factors.entries == (entry(),)
     remove_model("copy")
     assert not copied.exists()
     rewrite(model, factor=-1)
@@ -128,14 +128,14 @@ def test_it_comes_along_when_a_model_is_added_and_goes_when_it_is_removed(
     assert not copied.exists()
 
 
-def choose(**asked: Any) -> CalibrationEntry:
+def choose(**asked: Any) -> ConformalFactor:
     asked = {
         "preset": "fast", "samples": 4, "evaluations": 47, "acceleration": 4.0, "lines": True
     } | asked  # fmt: skip
     near = entry(acceleration=4.3, factor=1.4)
     weights = "0" * 64
-    found = Calibration(weights_sha256=weights, entries=(entry(), near))
-    return choose_entry(FoundCalibration(found, ""), "tiny", **asked)
+    found = ConformalFactors(weights_sha256=weights, entries=(entry(), near))
+    return choose_factor(FoundFactors(found, ""), "tiny", **asked)
 
 
 def test_an_entry_serves_what_it_was_made_for_and_nothing_else() -> None:
@@ -153,11 +153,11 @@ def test_an_entry_serves_what_it_was_made_for_and_nothing_else() -> None:
             choose(**other)
         assert caught.value.code == "no-calibration"
     with pytest.raises(ModelError, match="nothing at all"):
-        choose_entry(None, "tiny", "fast", 4, 47, 4.0, lines=True)
+        choose_factor(None, "tiny", "fast", 4, 47, 4.0, lines=True)
 
 
 def test_new_entries_replace_those_for_the_same_only() -> None:
-    old = Calibration(
+    old = ConformalFactors(
         weights_sha256="0" * 64, entries=(entry(), entry(acceleration=8), entry(pattern="poisson"))
     )
     new = old.with_entries((entry(factor=1.5, acceleration=4.05),))
@@ -167,12 +167,12 @@ def test_new_entries_replace_those_for_the_same_only() -> None:
 
 
 def test_a_place_that_cannot_be_written_is_an_error_in_words(tmp_path: Path) -> None:
-    made = Calibration(weights_sha256="0" * 64, entries=(entry(),))
+    made = ConformalFactors(weights_sha256="0" * 64, entries=(entry(),))
     file = tmp_path / "missing" / "calibration.json"
-    assert refusal(write_calibration, file, made) == "not-writable"
+    assert refusal(write_factors, file, made) == "not-writable"
 
 
 def test_the_shipped_calibration_is_of_the_shipped_weights() -> None:
-    found = read_calibration("brain-small")
+    found = read_factors("brain-small")
     assert found is not None
-    assert {e.purpose.split()[0] for e in found.calibration.entries} == {"fast"}
+    assert {e.purpose.split()[0] for e in found.factors.entries} == {"fast"}

@@ -1,9 +1,9 @@
 """A worker process: takes jobs from the queue, one at a time, until it is told to stop.
 
-Run by the supervisor as `python -m service.jobs.worker SLOT`. Its name is made of host, data folder
-and slot, so that a process that is started again goes on with what it had begun. It says every few
-seconds that it lives; one that has been silent too long is struck out by the others, which take
-its jobs over, and ends itself when it notices.
+Run by the supervisor as `python -m service.worker.process SLOT`. Its name is made of host, data
+folder and slot, so that a process that is started again goes on with what it had begun. It says
+every few seconds that it lives; one that has been silent too long is struck out by the others,
+which take its jobs over, and ends itself when it notices.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ from typing import IO, Any
 import structlog
 import torch
 
-from models.calibrations import FoundCalibration
-from models.registry import ModelError, list_models, read_calibration, read_card, read_config
+from models.conformal_factors import FoundFactors
+from models.registry import ModelError, list_models, read_card, read_config, read_factors
 from recon.schedule import PRESETS
-from service.delivery.records import Deliveries
+from service.delivery.delivery_table import Deliveries
 from service.delivery.sending import Sender
+from service.jobs.job_table import Jobs
 from service.jobs.processes import end_with_parent, note_moved, worker_lock, worker_name
-from service.jobs.records import Jobs
-from service.jobs.steps import Work
 from service.jobs.workers import Workers
 from service.jobs.workflows import launch, take_over
 from service.logs import configure_logs
@@ -39,6 +38,7 @@ from service.settings import ServiceSettings, load_settings
 from service.store.database import open_database
 from service.store.files import open_storage
 from service.tracing import start_tracing
+from service.worker.steps import Work
 
 log = structlog.get_logger()
 
@@ -122,7 +122,7 @@ def _offers(settings: ServiceSettings) -> dict[str, Any]:
                 "calibration_sha256": None if found is None else found.sha256,
                 "calibrated_for": []
                 if found is None
-                else [entry.purpose for entry in found.calibration.entries],
+                else [entry.purpose for entry in found.factors.entries],
             }
         )
     return {
@@ -141,10 +141,10 @@ def _offers(settings: ServiceSettings) -> dict[str, Any]:
     }
 
 
-def _calibration(name: str) -> FoundCalibration | None:
+def _calibration(name: str) -> FoundFactors | None:
     """That of a model; a damaged one is no reason not to offer the model without."""
     try:
-        return read_calibration(name)
+        return read_factors(name)
     except ModelError as error:
         log.warning("calibration not usable", model=name, code=error.code)
         return None

@@ -1,0 +1,1 @@
+"""What does the work of jobs: the process that holds torch, its steps and what they write."""
