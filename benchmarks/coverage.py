@@ -36,13 +36,13 @@ from numpy.typing import NDArray
 from benchmarks.record import Check, Outcome, publish
 from models.conformal_factors import ConformalFactors, write_factors
 from models.registry import load_prior, read_config
+from recon.choices import PresetName
 from recon.conformal import Comparison, conformal_factor
 from recon.phantom import simulate
 from service.conformal_measurement import (
     Compared,
     ComparisonFolder,
     FullFile,
-    PresetName,
     Protocol,
     choose_slices,
     compare_held_out,

@@ -24,6 +24,7 @@ from torch import Tensor
 from models.registry import load_prior
 from models.training_data import ImageFile, SliceSet
 from recon.calibration import calibrate, noise_model
+from recon.choices import PatternName
 from recon.coarse import l1_wavelet
 from recon.evaluation import evaluate, volume_scores
 from recon.figure import save_figure
@@ -37,7 +38,7 @@ from recon.reference import coil_combination
 from recon.scan import Scan
 from recon.schedule import Path as AnnealingPath
 from recon.settings import Settings
-from recon.undersampling import Pattern, undersample, undersampling_mask
+from recon.undersampling import undersample, undersampling_mask
 from service.runs import DEFAULT_MODEL
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +53,7 @@ class Case:
 
     scan: str
     acceleration: float
-    pattern: Pattern = "equispaced"
+    pattern: PatternName = "equispaced"
     center_fraction: float = 0.08
 
     @property

@@ -28,13 +28,14 @@ from benchmarks.record import Check, Outcome, Row, publish
 from models.registry import load_prior
 from recon.calibration import CalibrationSettings, calibrate, noise_model
 from recon.chains import ChainPlan, run_chains
+from recon.choices import PatternName
 from recon.phantom import simulate
 from recon.preparation import inverse_problem, prepare
 from recon.prior import Prior
 from recon.sampler import InverseProblem
 from recon.schedule import PRESETS, Preset
 from recon.settings import Settings
-from recon.undersampling import Pattern, undersample, undersampling_mask
+from recon.undersampling import undersample, undersampling_mask
 from service.runs import DEFAULT_MODEL
 
 SHORT = Preset(chains=8, localization=2, annealing=8, cycles=0, cycle=9)
@@ -55,7 +56,7 @@ class Case:
     matrix: int = 256
     coils: int = 8
     chains: int = 8
-    mask: Pattern = "equispaced"
+    mask: PatternName = "equispaced"
     axis: str = ""
     """Which growth the row belongs to; empty for the row that all axes share."""
 

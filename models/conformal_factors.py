@@ -26,6 +26,7 @@ from pydantic import (
 
 from models.errors import ModelError
 from models.model_folder import FACTORS_FILE, PlainText, printable, read_capped
+from recon.choices import PatternName, PresetName
 
 MAX_FACTORS_BYTES = 256 * 1024
 NEARNESS = 0.1
@@ -34,7 +35,6 @@ NEARNESS = 0.1
 Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Text = Annotated[PlainText, StringConstraints(max_length=500)]
-Pattern = Literal["equispaced", "random", "poisson"]
 
 
 class HeldShares(BaseModel):
@@ -52,13 +52,13 @@ class ConformalFactor(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    preset: Literal["fast", "standard", "thorough"]
+    preset: PresetName
     samples: int = Field(ge=2, le=256)
     evaluations: int = Field(
         ge=1, le=1_000_000, description="network evaluations per sample: what the preset was then"
     )
     acceleration: float = Field(ge=1, le=1000, description="matrix size over samples, as measured")
-    pattern: Pattern
+    pattern: PatternName
     center_fraction: Annotated[float, Field(ge=0, le=1)]
     factor: float = Field(gt=0, le=100, description="on half-widths and standard deviations")
     level: Fraction = Field(0.9, description="share of true values that are to be held")

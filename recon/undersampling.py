@@ -10,10 +10,9 @@ import numpy as np
 from fastmri.data.subsample import EquispacedMaskFractionFunc, RandomMaskFunc
 from numpy.typing import NDArray
 
+from recon.choices import PatternName
 from recon.errors import ScanError
 from recon.scan import Scan
-
-Pattern = Literal["equispaced", "random", "poisson"]
 
 _POISSON_LEAST_ACCELERATION = 2.0
 _POISSON_LEAST_SIDE = 32
@@ -24,7 +23,7 @@ _POISSON_BISECTIONS = 10
 
 def undersampling_mask(
     shape: tuple[int, int],
-    pattern: Pattern,
+    pattern: PatternName,
     acceleration: float,
     center_fraction: float,
     seed: int,
@@ -71,8 +70,8 @@ def undersample(scan: Scan, mask: NDArray[np.bool_]) -> Scan:
 def _check(
     shape: tuple[int, int], pattern: str, acceleration: float, center_fraction: float, seed: int
 ) -> None:
-    if pattern not in get_args(Pattern):
-        known = ", ".join(get_args(Pattern))
+    if pattern not in get_args(PatternName):
+        known = ", ".join(get_args(PatternName))
         raise ScanError("unknown-pattern", f"no sampling pattern {pattern!r}; there are {known}")
     if not acceleration >= 1:
         raise ScanError("acceleration", f"the acceleration must be at least 1, not {acceleration}")

@@ -26,6 +26,7 @@ from models.augment import Augmentation, random_phase
 from models.conformal_factors import ConformalFactor, HeldShares
 from models.registry import read_config, user_folder
 from models.training_data import ImageFile, SliceSet
+from recon.choices import PatternName, PresetName
 from recon.conformal import (
     LEVEL,
     Comparison,
@@ -43,9 +44,8 @@ from recon.prior import Prior
 from recon.reference import coil_combination
 from recon.scan import Scan
 from recon.settings import Settings
-from recon.undersampling import Pattern, undersample, undersampling_mask
+from recon.undersampling import undersample, undersampling_mask
 
-PresetName = Literal["fast", "standard", "thorough"]
 UnitName = Literal["scan", "slice"]
 
 COILS = 8
@@ -61,7 +61,7 @@ class Protocol:
     preset: PresetName
     samples: int | None
     acceleration: float
-    pattern: Pattern = "equispaced"
+    pattern: PatternName = "equispaced"
     center_fraction: float = 0.08
     seed: int = 0
     noise_std: float | None = None

@@ -1,13 +1,9 @@
-"""What a client may ask for.
-
-The values of enumerations are repeated here, so that the process that answers requests need not
-load torch; a test compares them with the originals.
-"""
+"""What a client may ask for."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import (
     BaseModel,
@@ -17,6 +13,10 @@ from pydantic import (
     StringConstraints,
     model_validator,
 )
+
+from recon.choices import CoarseName as CoarseName
+from recon.choices import PathName as PathName
+from recon.choices import PresetName as PresetName
 
 MODEL_NAME = r"^[a-z0-9][a-z0-9-]{0,63}$"
 SELECTION = r"^[a-z]+=[0-9]{1,5}(,[a-z]+=[0-9]{1,5})*$"
@@ -30,9 +30,6 @@ TagPair = Annotated[
 ]
 """NAME:VALUE, as queries have it."""
 Millimetres = Annotated[float, Field(gt=0, le=1000)]
-PresetName = Literal["fast", "standard", "thorough"]
-CoarseName = Literal["cg-sense", "zero-filled", "l1-wavelet"]
-PathName = Literal["prior", "measurement"]
 
 
 def _separated(value: object) -> object:

@@ -19,7 +19,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from service.scanner.configs import configs_of
+from service.gateway_configs import configs_of
 
 CONFIG_VARIABLE = "MRI_POSTERIOR_CONFIG"
 _config: ContextVar[str | None] = ContextVar("config", default=None)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,25 @@ from packaging.specifiers import SpecifierSet
 ROOT = Path(__file__).parents[1]
 PRODUCT = ("recon", "models", "service")
 MAX_LINES = 400
+
+FLOORS = (
+    ("service.cli",),
+    ("service.commands",),
+    ("service.http", "service.scanner", "service.training", "service.worker"),
+    ("service.archives", "service.delivery", "service.exports", "service.images", "service.intake"),
+    ("service.conformal_measurement", "service.jobs", "service.runs"),
+    ("service.conformal_scaling", "service.store"),
+    ("service.settings",),
+    (
+        *("service.client", "service.gateway_configs", "service.logs", "service.pictures"),
+        *("service.prior_samples", "service.problems", "service.regions", "service.requests"),
+        *("service.slices", "service.tracing", "service.volumes"),
+    ),
+    ("models",),
+    ("recon.io",),
+    ("recon",),
+)
+"""Rooms from the top floor down. A room imports those on floors below it, and nothing else."""
 
 CONFINED = {
     "h5py": (
@@ -80,11 +100,12 @@ def test_recon_imports_neither_models_nor_service() -> None:
     assert not found, listing(found)
 
 
-def test_models_import_recon_for_the_prior_interface_only() -> None:
+def test_models_import_recon_for_the_prior_interface_and_the_names_of_choices_only() -> None:
     found = [
         i
         for i in imports("models")
-        if (i.inside("recon") and not i.inside("recon.prior")) or i.inside("service")
+        if (i.inside("recon") and not (i.inside("recon.prior") or i.inside("recon.choices")))
+        or i.inside("service")
     ]
     assert not found, listing(found)
 
@@ -92,6 +113,41 @@ def test_models_import_recon_for_the_prior_interface_only() -> None:
 def test_the_product_below_service_does_not_import_it() -> None:
     found = [i for i in imports("recon", "models") if i.inside("service")]
     assert not found, listing(found)
+
+
+def room_of(module: str) -> tuple[int, str] | None:
+    """Floor, counted from the top, and room of a dotted name; None for other people's code."""
+    rooms = [(floor, room) for floor, rooms in enumerate(FLOORS) for room in rooms]
+    inside = [each for each in rooms if f"{module}.".startswith(f"{each[1]}.")]
+    return max(inside, key=lambda each: len(each[1]), default=None)
+
+
+def module_of(file: str) -> str:
+    return file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+
+def test_every_file_is_in_a_room() -> None:
+    names = [module_of(file.relative_to(ROOT).as_posix()) for file in sources(*PRODUCT)]
+    assert {name for name in names if room_of(name) is None} <= {"service"}
+
+
+def test_no_import_leads_upward_or_across() -> None:
+    found = []
+    for i in imports(*PRODUCT):
+        own, other = room_of(module_of(i.file)), room_of(i.name)
+        if own and other and own[1] != other[1] and own[0] >= other[0]:
+            found.append(i)
+    assert {i.file for i in found} <= {"service/runs.py"}, listing(found)
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    names = {module_of(file.relative_to(ROOT).as_posix()) for file in sources(*PRODUCT)}
+    graph: dict[str, set[str]] = {name: set() for name in names}
+    for i in imports(*PRODUCT):
+        target = i.name if i.name in names else i.name.rpartition(".")[0]
+        if target in names and target != module_of(i.file):
+            graph[module_of(i.file)].add(target)
+    assert len(list(TopologicalSorter(graph).static_order())) == len(names)
 
 
 def test_nothing_imports_the_tests() -> None:

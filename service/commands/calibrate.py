@@ -22,6 +22,7 @@ from models.conformal_factors import (
 from models.errors import ModelError
 from models.model_folder import FACTORS_FILE
 from models.registry import find_model, is_shipped, load_prior, read_config
+from recon.choices import PresetName
 from recon.conformal import fewest_scans
 from recon.errors import ScanError
 from service.commands.terminal import counting_bar
@@ -29,7 +30,6 @@ from service.conformal_measurement import (
     Compared,
     ComparisonFolder,
     FullFile,
-    PresetName,
     Protocol,
     Summary,
     UnitName,

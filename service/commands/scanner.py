@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 
 from models.registry import load_prior
+from service.gateway_configs import Choice, configs_of
 from service.runs import DEFAULT_MODEL, choose_device, provenance
-from service.scanner.configs import Choice, configs_of
 from service.scanner.mrd_stream import FileSource, is_error
 from service.scanner.pipe import Engine, Session
 from service.settings import SettingsError, load_settings

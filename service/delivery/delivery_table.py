@@ -10,8 +10,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service.jobs.job import new_id
 from service.store.database import deliveries
+from service.store.identifiers import new_id
 
 
 class DeliveryState(StrEnum):

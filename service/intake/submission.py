@@ -10,10 +10,11 @@ import structlog
 
 from recon.errors import ScanError
 from service.intake.intake import Intake
-from service.jobs.job import Job, new_id
+from service.jobs.job import Job
 from service.problems import ProblemError
 from service.requests import ReconstructionParameters
 from service.slices import parse_slices
+from service.store.identifiers import new_id
 from service.store.keys import Key
 from service.store.scans import StoredScan
 from service.tracing import span

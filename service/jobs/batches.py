@@ -15,10 +15,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from service.jobs.job import ACTIVE, Job, JobState, job_of_row, new_id
+from service.jobs.job import ACTIVE, Job, JobState, job_of_row
 from service.jobs.job_table import record_ends
 from service.requests import Priority, ReconstructionParameters
 from service.store.database import batch_items, batches, events, jobs
+from service.store.identifiers import new_id
 
 REFUSED = "refused"
 ITEM_STATES = (REFUSED, *(state.value for state in JobState))

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from service.requests import ReconstructionParameters
-
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 class JobState(StrEnum):
@@ -74,12 +70,6 @@ class Job:
     def parameters(self) -> ReconstructionParameters:
         """What was asked for, checked again."""
         return ReconstructionParameters.model_validate(self.request)
-
-
-def new_id() -> str:
-    """A ULID: 26 characters that sort by time of creation."""
-    value = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
-    return "".join(_CROCKFORD[(value >> shift) & 31] for shift in range(125, -5, -5))
 
 
 def job_of_row(values: dict[str, Any]) -> Job:

@@ -25,14 +25,14 @@ from recon.errors import ReconError, ScanError
 from recon.io.mrd_readouts import HEAD
 from recon.io.mrd_scan import selections_in
 from recon.io.mrd_writing import write_raw
+from service.gateway_configs import Choice, Mode, configs_of
 from service.intake.intake import Intake
 from service.intake.new_scans import Received, keep_scan, require_room
 from service.intake.submission import submit
-from service.jobs.job import Job, JobState, new_id
+from service.jobs.job import Job, JobState
 from service.problems import ProblemError
 from service.requests import Priority, ReconstructionParameters
 from service.scanner import images
-from service.scanner.configs import Choice, Mode, configs_of
 from service.scanner.measurements import Measurements
 from service.scanner.mrd_stream import (
     CLOSE,
@@ -45,6 +45,7 @@ from service.scanner.mrd_stream import (
     read_measurement,
 )
 from service.scanner.parameters import Parameters, choice_of, header_of, parameters_of
+from service.store.identifiers import new_id
 from service.store.keys import Key, Scope
 from service.store.scans import StoredScan
 

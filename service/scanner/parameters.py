@@ -8,10 +8,10 @@ from typing import Any, Literal
 from ismrmrd.xsd import ismrmrdHeader
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from recon.choices import PresetName
 from recon.errors import ScanError
 from recon.io.mrd_header import parse_header
-from service.requests import PresetName
-from service.scanner.configs import Choice
+from service.gateway_configs import Choice
 from service.scanner.mrd_stream import Measurement
 
 

@@ -22,7 +22,7 @@ from recon.scan import Scan
 from recon.settings import Settings
 from service.exports.images import images_of
 from service.exports.mrd import mrd_images
-from service.scanner.configs import Choice, Mode
+from service.gateway_configs import Choice, Mode
 from service.scanner.mrd_stream import (
     CLOSE,
     ByteSource,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from service.jobs.job import new_id
 from service.store.database import hold, jobs, scans
+from service.store.identifiers import new_id
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from recon.calibration import calibrate, noise_model, scaled
+from recon.choices import PatternName
 from recon.coarse import Coarse, CoarseMethod, coarse_reconstruction, radial_spectrum
 from recon.noise import NoiseStreams
 from recon.operators import CartesianSense, fft2c
 from recon.phantom import receiver_maps, simulate
 from recon.sampler import InverseProblem
 from recon.solve import solver_for
-from recon.undersampling import Pattern, undersample, undersampling_mask
+from recon.undersampling import undersample, undersampling_mask
 
 COILS = 6
 
@@ -30,7 +31,7 @@ class Case(NamedTuple):
         return math.sqrt(float(difference.abs().square().mean()) / 2)
 
 
-def phantom(acceleration: float, pattern: Pattern = "equispaced", size: int = 64) -> Case:
+def phantom(acceleration: float, pattern: PatternName = "equispaced", size: int = 64) -> Case:
     """The phantom with its true maps, so that its image is the truth of the reconstruction."""
     scan, image = simulate(1, COILS, size, size, snr=30, seed=1)
     maps = receiver_maps(COILS, size, size)
@@ -71,7 +72,7 @@ def reconstructed(case: Case, method: CoarseMethod) -> Coarse:
     [(2, "equispaced", 64), (4, "equispaced", 64), (3, "random", 64), (3, "poisson", 40)],
 )
 def test_error_estimate_is_within_a_factor_of_two(
-    method: CoarseMethod, acceleration: float, pattern: Pattern, size: int
+    method: CoarseMethod, acceleration: float, pattern: PatternName, size: int
 ) -> None:
     case = phantom(acceleration, pattern, size)
     coarse = reconstructed(case, method)
@@ -89,7 +90,7 @@ def test_error_estimate_is_within_a_factor_of_two(
     ("acceleration", "pattern", "size"), [(2, "equispaced", 64), (3, "poisson", 40)]
 )
 def test_cg_sense_beats_zero_filled_and_sparsity_beats_both(
-    acceleration: float, pattern: Pattern, size: int
+    acceleration: float, pattern: PatternName, size: int
 ) -> None:
     case = phantom(acceleration, pattern, size)
     zero_filled, cg_sense, l1_wavelet = (

@@ -5,11 +5,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from recon.choices import PatternName
 from recon.errors import ScanError
 from recon.scan import Scan
-from recon.undersampling import Pattern, undersample, undersampling_mask
+from recon.undersampling import undersample, undersampling_mask
 
-LINES: tuple[Pattern, ...] = ("equispaced", "random")
+LINES: tuple[PatternName, ...] = ("equispaced", "random")
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_random_keeps_the_nominal_number_of_lines_on_average() -> None:
     seed=st.integers(0, 2**32 - 1),
 )
 def test_masks_of_lines(
-    pattern: Pattern, rows: int, columns: int, acceleration: float, fraction: float, seed: int
+    pattern: PatternName, rows: int, columns: int, acceleration: float, fraction: float, seed: int
 ) -> None:
     center = round(columns * fraction)
     assume(columns / acceleration - center >= 1)
@@ -115,7 +116,7 @@ def test_poisson_is_denser_in_the_middle() -> None:
 
 
 @pytest.mark.parametrize("pattern", [*LINES, "poisson"])
-def test_acceleration_one_keeps_everything(pattern: Pattern) -> None:
+def test_acceleration_one_keeps_everything(pattern: PatternName) -> None:
     assert undersampling_mask((5, 7), pattern, 1, 0.08, 0).all()
 
 

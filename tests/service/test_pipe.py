@@ -16,7 +16,7 @@ from recon.posterior import SlicePosterior
 from recon.prior import GaussianPrior
 from recon.scan import Scan
 from recon.settings import Settings
-from service.scanner.configs import Mode, configs_of
+from service.gateway_configs import Mode, configs_of
 from service.scanner.mrd_stream import FileSource
 from service.scanner.parameters import Parameters
 from service.scanner.pipe import Engine, Session

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import get_args
 
-from service.requests import PresetName
+from recon.choices import PresetName
 
 
 class Mode(StrEnum):
