@@ -28,6 +28,23 @@ PROBLEMS: dict[str, Kind] = {
         "One field is wrong; `errors` has its place and what was expected. Compare with the "
         "HTTP API; unknown names are refused, so look for spelling.",
     ),
+    "request-timeout": Kind(
+        408,
+        "The request did not become complete in time",
+        "The line and headers of a request have 10 s to arrive. A connection that is opened ahead "
+        "may stay silent as long; open it again when there is something to ask.",
+    ),
+    "address-too-long": Kind(
+        414,
+        "The address of the request is too long",
+        "An address may have 8 KiB. Send parameters as JSON in the body.",
+    ),
+    "headers-too-large": Kind(
+        431,
+        "The headers of the request are too large",
+        "A request may have 100 headers of 64 KiB together, and as much behind a chunked body. "
+        "Cookies of other services on the same host are the usual cause.",
+    ),
     "unauthorized": Kind(
         401,
         "A valid API key is needed",

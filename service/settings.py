@@ -131,7 +131,12 @@ class ServiceSettings(BaseSettings):
     requests_per_minute: int = Field(12000, ge=1, description="requests of one key")
     max_wait_seconds: float = Field(60, ge=0, description="longest `Prefer: wait`")
     max_streams: int = Field(500, ge=1, description="event streams open at once")
-    max_connections: int = Field(2000, ge=1, description="connections open at once; more get 503")
+    max_connections: int = Field(
+        2000, ge=1, description="connections open at once; idle ones make room for new ones"
+    )
+    max_connections_per_address: int = Field(
+        1000, ge=1, description="connections of one address; a proxy has one address for all"
+    )
     idle_seconds: float = Field(
         60, gt=0, description="silence after which a request body counts as broken off"
     )

@@ -25,6 +25,8 @@ log = structlog.get_logger("access")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _UPLOADS = re.compile(r"/v1/(scans|uploads(/[^/]*)?|reconstructions(/[^/]*)?)/?")
+_SLOWEST = 1024
+"""Bytes a second that a body must bring on average, where it is its client that is waited for."""
 _SECURITY = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -116,20 +118,27 @@ class Gate:
         return self._settings.max_json_bytes
 
     def _counted(self, scope: Scope, receive: Receive) -> Receive:
-        """The announced length is only a hint, so the bytes are counted, and waited for so long."""
-        left, whole = self._limit(scope), False
+        """The announced length is only a hint, so the bytes are counted, and waited for so long.
+
+        A body may fall behind the slowest that is borne by so many seconds.
+        """
+        left, whole, patience = self._limit(scope), False, self._settings.idle_seconds
 
         async def counting() -> Message:
-            nonlocal left, whole
+            nonlocal left, whole, patience
+            began = time.monotonic()
             try:
                 # Once the body is whole, what is waited for is the end of the connection.
-                async with asyncio.timeout(None if whole else self._settings.idle_seconds):
+                async with asyncio.timeout(None if whole else patience):
                     message = await receive()
             except TimeoutError:
                 return {"type": "http.disconnect"}
             if message["type"] == "http.request":
                 whole = not message.get("more_body", False)
-                left -= len(message.get("body", b""))
+                size = len(message.get("body", b""))
+                left -= size
+                patience += size / _SLOWEST - (time.monotonic() - began)
+                patience = min(patience, self._settings.idle_seconds)
                 if left < 0:
                     raise _too_large(self._limit(scope))
             return message

@@ -13,6 +13,7 @@ from types import FrameType
 import uvicorn
 
 from service.http.app import create_app
+from service.http.connections import ConnectionLimits, Door
 from service.http.context import Context, create_context
 from service.jobs.processes import end_with_parent
 from service.jobs.supervisor import SOCKET_VARIABLE
@@ -46,6 +47,13 @@ def main() -> None:
     start_tracing("api")
     _allow_files()
     context = create_context(settings)
+    door = Door(
+        ConnectionLimits(
+            connections=settings.max_connections,
+            connections_per_address=settings.max_connections_per_address,
+            unread_seconds=settings.idle_seconds,
+        )
+    )
     config = uvicorn.Config(
         create_app(context),
         log_config=None,
@@ -55,8 +63,8 @@ def main() -> None:
         proxy_headers=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=max(1, int(settings.grace_seconds)),
-        h11_max_incomplete_event_size=64 << 10,
-        limit_concurrency=settings.max_connections,
+        http=door.connection,  # type: ignore[arg-type]  # uvicorn calls it, whatever it is
+        ws="none",
     )
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.collect()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -25,10 +26,22 @@ from models.train import TrainingConfig
 from recon.io.files import write_scan
 from recon.phantom import simulate
 from recon.undersampling import undersample, undersampling_mask
+from service.jobs.supervisor import SOCKET_VARIABLE
+from service.jobs.workers import Workers
+from service.settings import load_settings
+from service.store.database import create_database, open_database
 
 ROOT = Path(__file__).parents[2]
 HDF5 = {"Content-Type": "application/x-hdf5"}
 QUICK = {"model": "tiny", "preset": "fast", "self_check": False}
+
+OFFERS: dict[str, Any] = {
+    "models": [],
+    "default_model": "none",
+    "presets": {"fast": {"samples": 4, "evaluations_per_sample": 47}},
+    "versions": {},
+}
+"""Of a worker that does not exist."""
 
 
 def tiny_model(folder: Path) -> Path:
@@ -172,6 +185,40 @@ def serving(data: Path, models: Path, **settings: object) -> Iterator[Server]:
         reader.join(5)
         assert process.stderr is not None
         process.stderr.close()
+
+
+@contextmanager
+def api_alone(data: Path, **settings: object) -> Iterator[Server]:
+    """The process that answers requests, without a supervisor and workers; one is said to live."""
+    data.mkdir(parents=True, exist_ok=True)
+    chosen = load_settings(data=data, **settings)
+    create_database(chosen.database_url)
+    engine = open_database(chosen.database_url)
+    Workers(engine).enter("nobody", "cpu", os.getpid(), OFFERS)
+    engine.dispose()
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    own = environment(data, data=data, worker_lost_seconds=1e6, **settings)
+    with (data / "api.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service.http.server"],
+            env=own | {SOCKET_VARIABLE: str(listener.fileno())},
+            cwd=ROOT,
+            pass_fds=(listener.fileno(),),
+            stderr=log,
+            text=True,
+        )
+    server = Server(process, f"http://127.0.0.1:{listener.getsockname()[1]}", data)
+    listener.close()
+    try:
+        wait_for(lambda: answers(server, "/livez"), 120)
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def note(text: str) -> None:
