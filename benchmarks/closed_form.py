@@ -8,9 +8,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from recon.noise import NoiseStreams
 from recon.operators import MeasurementOperator
 from recon.sampler import InverseProblem
+from recon.solve import GaussianSolver
 
 
 @final
@@ -41,16 +41,13 @@ class Weighting(MeasurementOperator):
 
 @final
 @dataclass(frozen=True)
-class WeightingSolver:
+class WeightingSolver(GaussianSolver):
     """Exact solves for `Weighting`."""
 
     operator: Weighting
 
     def normal(self, image: Tensor) -> Tensor:
         return self.operator.normal(image)
-
-    def white(self, noise: NoiseStreams, image_shape: torch.Size) -> Tensor:
-        return noise.normal(image_shape[-2:])
 
     def precondition(
         self, rhs: Tensor, white: Tensor | None, data_precision: float, shift: float

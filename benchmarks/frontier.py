@@ -30,6 +30,7 @@ from recon import diagnostics
 from recon.calibration import calibrate, compress, noise_model
 from recon.chains import Advance, Draws, run_chains
 from recon.evaluation import volume_scores
+from recon.paths import PriorPath
 from recon.preparation import PILOT, PreparedSlice, fit_noise, inverse_problem, prepare, prior_of
 from recon.prior import Prior
 from recon.reference import coil_combination
@@ -141,8 +142,7 @@ def points(case: Case, prior: Prior) -> Iterator[Point]:
             current.plan,
             preset=preset,
             step=schedule.step,
-            localization_sigma=current.plan.localization_sigma / schedule.narrower,
-            annealing_sigma=current.plan.annealing_sigma / schedule.narrower,
+            path=PriorPath(widening=PriorPath.widening / schedule.narrower),
         )
         seed, chains = (0, "frontier"), range(preset.chains)
         run = run_chains(current.problem, prior, plan, current.coarse, seed, chains)

@@ -30,19 +30,19 @@ from scipy import linalg
 from torch import Tensor
 
 from benchmarks.closed_form import white_image
-from benchmarks.record import Check, Outcome, Row, publish
-from benchmarks.samplers import Denoiser, dps
-from models.denoiser import NetworkPrior
-from models.noise_experts import NoiseExperts
-from models.registry import load_prior
-from models.training_data import ImageFile, SliceSet
-from recon.image_operators import (
+from benchmarks.image_operators import (
     BlockAverage,
     GaussianBlur,
     ImageOperator,
     Inpainting,
     image_problem,
 )
+from benchmarks.record import Check, Outcome, Row, publish
+from benchmarks.samplers import Denoiser, dps
+from models.denoiser import NetworkPrior
+from models.noise_experts import NoiseExperts
+from models.registry import load_prior
+from models.training_data import ImageFile, SliceSet
 from recon.noise import NoiseStreams
 from recon.phantom import simulate
 from recon.sampler import InverseProblem, init, step

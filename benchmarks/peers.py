@@ -44,10 +44,11 @@ from benchmarks.shared_slice import (
 from benchmarks.single_images import methods
 from models.registry import load_prior
 from recon.noise import NoiseStreams
+from recon.paths import MeasurementPath
 from recon.pipeline import CoarseReady, reconstruct
 from recon.posterior import SlicePosterior
 from recon.prior import Prior
-from recon.schedule import Path, Preset
+from recon.schedule import Preset
 from recon.settings import Settings
 from service.runs import DEFAULT_MODEL
 
@@ -57,7 +58,7 @@ OURS: dict[str, Settings] = {
     "ours, fast": Settings(preset="fast", samples=SAMPLES, self_check=False),
     "ours, standard": Settings(preset="standard", samples=SAMPLES, self_check=False),
     "ours, standard, measurement path": Settings(
-        preset="standard", samples=SAMPLES, self_check=False, path=Path.MEASUREMENT
+        preset="standard", samples=SAMPLES, self_check=False, path=MeasurementPath()
     ),
 }
 Record = dict[str, Any]

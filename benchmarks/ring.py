@@ -137,7 +137,7 @@ def run() -> Ring:
     problem = weighted_problem(one, torch.full((1, 1, 1), MEASURED + 0j), ETA, 0 * one)
     noise = NoiseStreams.pooled(0, CHAINS)
     start = torch.full((CHAINS, 1, 1), START)
-    white = problem.solver.white(noise, start.shape)
+    white = problem.solver.white(noise, start)
     state = State(start, white, start, torch.zeros_like(start), 0.0)
     exact = RingPrior(WIDTH)
     for high, low in pairwise(geometric(SIGMA, 0.001, 60)):

@@ -217,7 +217,7 @@ def gaussian_draw(
 ) -> Tensor:
     """Exact draws of N(centre, width^2) times the likelihood with noise `noise_std`."""
     data, shift = noise_std**-2, width**-2
-    white = problem.solver.white(noise, centre.shape)
+    white = problem.solver.white(noise, centre)
     right = data * problem.backprojection + shift * centre
     return problem.solver.precondition(right, white, data, shift)
 

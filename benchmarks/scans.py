@@ -29,6 +29,7 @@ from recon.coarse import l1_wavelet
 from recon.evaluation import evaluate, volume_scores
 from recon.figure import save_figure
 from recon.io.files import read_scan
+from recon.paths import PATHS
 from recon.phantom import receive, simulate
 from recon.pipeline import reconstruct
 from recon.posterior import SlicePosterior
@@ -36,7 +37,6 @@ from recon.preparation import inverse_problem
 from recon.prior import Prior
 from recon.reference import coil_combination
 from recon.scan import Scan
-from recon.schedule import Path as AnnealingPath
 from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
 from service.runs import DEFAULT_MODEL
@@ -139,7 +139,7 @@ def run_case(
     check = posterior.self_check
     row: dict[str, object] = {
         "case": case.name,
-        "path": str(settings.path),
+        "path": settings.path.name,
         "preset": settings.preset,
         "acceleration": round(scan.acceleration, 2),
         "L1 PSNR": round(wavelet.psnr, 2),
@@ -188,7 +188,7 @@ def main() -> None:
         for path, (model, prior) in product(paths, models.items()):
             settings = replace(
                 Settings(preset=arguments.preset, self_check=not arguments.no_self_check),
-                path=AnnealingPath(path),
+                path=PATHS[path],
             )
             row, posterior, reference = run_case(case, full, settings, prior)
             rows.append({"model": model} | row)

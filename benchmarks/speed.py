@@ -129,14 +129,14 @@ def _side_by_side(
     run = run_chains(problem, prior, plan, coarse, (0, "speed"), range(plan.preset.chains))
     steps = alone = 0.0
     warm = next(run).denoised
-    prior.denoise(warm, plan.annealing_sigma)
+    prior.denoise(warm, plan.localization_sigma)
     finished = False
     while not finished:
         began = now()
         finished = next(run, None) is None
         half = now()
         if not finished:
-            prior.denoise(warm, plan.annealing_sigma)
+            prior.denoise(warm, plan.localization_sigma)
             alone += now() - half
         steps += half - began
     # The first step warmed up and is not counted; the others stand for it.

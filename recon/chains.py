@@ -13,9 +13,10 @@ from torch import Tensor
 
 from recon.errors import ConvergenceError
 from recon.noise import NoiseStreams
+from recon.paths import AnnealingPath, Descent
 from recon.prior import Prior
-from recon.sampler import Info, InverseProblem, State, diffuse, init, spread, step
-from recon.schedule import STEP, Path, Preset, annealing, geometric
+from recon.sampler import Info, InverseProblem, State, diffuse, init, step
+from recon.schedule import STEP, Preset, geometric
 
 _GROWTH = 4.0
 """A draw's chi^2 may not exceed the last one's by more than this, once it is far above one."""
@@ -27,14 +28,15 @@ class ChainPlan:
     """Everything that shapes a chain except its random numbers."""
 
     preset: Preset
-    path: Path
+    path: AnnealingPath
     localization_sigma: float
-    """Noise of x0' = coarse + sigma z."""
-    annealing_sigma: float
-    """Prior level at which localization hands over to annealed Langevin."""
+    """How far the coarse image may be off, per real component."""
     lowest_sigma: float
+    """Noise levels of the prior: where chains end,"""
+    highest_sigma: float
+    """and beyond which they may not begin."""
     cycle_sigma: float
-    """Prior level to which a cycle returns."""
+    """Noise level to which a cycle returns."""
     step: float = STEP
 
 
@@ -92,24 +94,21 @@ def run_chains(
 def _run(
     problem: InverseProblem, prior: Prior, plan: ChainPlan, coarse: Tensor, noise: NoiseStreams
 ) -> Generator[Advance, None, Draws]:
-    preset, eta = plan.preset, problem.noise_std
-    state = init(problem, coarse, plan.localization_sigma, noise)
-    # The measurement path needs the unsmoothed prior from the start; the prior path takes over
-    # from the diffusion half-way down.
-    measured = plan.path is Path.MEASUREMENT
-    stop = plan.lowest_sigma if measured else plan.annealing_sigma
-    start = plan.localization_sigma if measured else stop
-    first = annealing(plan.path, start, plan.lowest_sigma, preset.annealing, eta, plan.step)
-    again = annealing(plan.path, plan.cycle_sigma, plan.lowest_sigma, preset.cycle, eta, plan.step)
+    preset, path = plan.preset, plan.path
+    down = Descent(preset.annealing, plan.lowest_sigma, problem.noise_std, plan.step)
+    widths = path.widths(plan.localization_sigma, plan.lowest_sigma, plan.highest_sigma)
+    first = path.first(widths, down)
+    again = path.again(plan.cycle_sigma, down._replace(steps=preset.cycle))
+    state = init(problem, coarse, widths.start, noise)
     done, images, misfit = 0, [], math.inf
-    sigmas = geometric(plan.localization_sigma, stop, preset.localization)
+    sigmas = geometric(widths.start, widths.end, preset.localization)
     for sigma, next_sigma in pairwise(sigmas):
         state, info = diffuse(prior, sigma, next_sigma, state, noise)
         done += 1
         yield _advance("localization", done, info)
     for draw in range(preset.cycles + 1):
         if draw > 0:
-            state = _raise(problem, plan, state, noise)
+            state = path.reopen(problem, state, plan.lowest_sigma, plan.cycle_sigma, noise)
         stage = "annealing" if draw == 0 else f"draw {draw} of {preset.cycles}"
         for level in first if draw == 0 else again:
             state, info = step(problem, prior, level, state, noise)
@@ -120,18 +119,6 @@ def _run(
         if draw > 0 or preset.cycles == 0:
             images.append(state.image)
     return Draws(torch.stack(images, dim=1), plan.step)
-
-
-def _raise(problem: InverseProblem, plan: ChainPlan, state: State, noise: NoiseStreams) -> State:
-    """The start of a cycle: a wider prior, or an anchor localized round the chain's own state.
-
-    x + sigma z is an honest Gaussian measurement of x, so that drawing the anchor and then x given
-    the anchor and y are the two halves of an exact Gibbs sweep of p(x | y).
-    """
-    if plan.path is Path.PRIOR:
-        return spread(problem, state, plan.lowest_sigma, plan.cycle_sigma, noise)
-    shape, device = state.image.shape[1:], state.image.device
-    return state._replace(anchor=state.image + plan.cycle_sigma * noise.normal(shape, device))
 
 
 def _advance(stage: str, done: int, info: Info) -> Advance:

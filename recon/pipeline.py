@@ -16,6 +16,7 @@ from recon.chains import Advance, run_chains
 from recon.coarse import CoarseMethod, coarse_reconstruction
 from recon.errors import ScanError
 from recon.noise import NoiseStreams
+from recon.paths import PriorPath
 from recon.posterior import SlicePosterior
 from recon.preparation import (
     PILOT,
@@ -28,7 +29,7 @@ from recon.preparation import (
 from recon.prior import Prior
 from recon.sampler import InverseProblem
 from recon.scan import Scan
-from recon.schedule import Path, Preset
+from recon.schedule import Preset
 from recon.selfcheck import hold_out, hold_out_readouts, judge
 from recon.settings import Settings
 from recon.summary import summarise
@@ -174,7 +175,7 @@ def _self_check(
     # The start, too, must not have seen the held-out lines.
     streams = NoiseStreams.keyed(settings.seed, f"check-coarse-{current.index}", range(4))
     coarse = coarse_reconstruction(problem, CoarseMethod.CG_SENSE, streams).image
-    plan = replace(current.plan, preset=_CHECK, path=Path.PRIOR)
+    plan = replace(current.plan, preset=_CHECK, path=PriorPath())
     run = run_chains(
         problem,
         prior,

@@ -18,11 +18,11 @@ from recon.errors import ScanError
 from recon.noise import NoiseStreams
 from recon.noncartesian import NonCartesianSense
 from recon.operators import CartesianSense, FourierOperator
+from recon.paths import NARROW
 from recon.prior import OverlapPrior, Prior
 from recon.sampler import InverseProblem
-from recon.schedule import Path, Preset, cycle_top, lowest_sigma, wide_start
+from recon.schedule import Preset, cycle_top, lowest_sigma
 from recon.settings import Settings
-from recon.solve import solver_for
 
 PILOT = Preset(chains=2, localization=2, annealing=10, cycles=0, cycle=6)
 _CHI2_BAND = (0.9, 1.1)
@@ -64,15 +64,13 @@ def inverse_problem(calibration: Calibration, device: torch.device) -> InversePr
         points = torch.from_numpy(calibration.trajectory.points.copy())
         operator = NonCartesianSense(maps, points, mask)
     measurement = torch.from_numpy(calibration.kspace).to(device)
-    return InverseProblem(operator, solver_for(operator), measurement, calibration.noise_std)
+    return InverseProblem(operator, operator.solver(), measurement, calibration.noise_std)
 
 
 def prior_of(prior: Prior, problem: InverseProblem) -> Prior:
     """The prior of the images of a slice's problem, which may hold a strip beyond the edges."""
-    operator = problem.operator
-    if not isinstance(operator, FourierOperator) or operator.overlap is None:
-        return prior
-    return OverlapPrior(prior, operator.overlap)
+    overlap = problem.operator.overlap
+    return prior if overlap is None else OverlapPrior(prior, overlap)
 
 
 def prepare(
@@ -92,9 +90,7 @@ def prepare(
     sigma = min(max(coarse.localization_sigma() / scale, 4 * problem.noise_std), high)
     lowest = lowest_sigma(problem.noise_std, (low, high))
     sigma = max(sigma, 2 * lowest)
-    plan = ChainPlan(
-        settings.resolved, settings.path, sigma, max(sigma / 2, lowest), lowest, sigma / 2
-    )
+    plan = ChainPlan(settings.resolved, settings.path, sigma, lowest, high, sigma / 2)
     image = coarse.image / scale
     return PreparedSlice(index, calibration, problem, image, plan, scale, _folding(calibration))
 
@@ -128,7 +124,7 @@ def fit_noise(
         run = run_chains(
             current.problem,
             prior,
-            replace(current.plan, preset=PILOT, path=Path.PRIOR),
+            replace(current.plan, preset=PILOT, path=NARROW),
             current.coarse,
             (settings.seed, f"pilot-{current.index}-{attempt}"),
             range(PILOT.chains),
@@ -144,11 +140,7 @@ def fit_noise(
         raw = replace(current.problem, measurement=current.scale * current.problem.measurement)
         current = prepare(calibration, raw, current.index, prior, settings)
     top = cycle_top(_spread(images), current.plan.lowest_sigma, current.plan.localization_sigma)
-    plan = replace(current.plan, cycle_sigma=top)
-    if settings.path is Path.PRIOR:
-        start, handover = wide_start(plan.localization_sigma, prior.sigma_range[1])
-        plan = replace(plan, localization_sigma=start, annealing_sigma=handover)
-    current = replace(current, plan=plan)
+    current = replace(current, plan=replace(current.plan, cycle_sigma=top))
     if current.calibration.noise_std != started:
         change = current.calibration.noise_std / started
         text = (

@@ -40,7 +40,7 @@ from torch import Tensor
 from recon.noise import NoiseStreams
 from recon.operators import MeasurementOperator
 from recon.prior import Prior
-from recon.solve import GaussianSolver, relaxed
+from recon.solve import GaussianSolver
 
 PREDICTOR = 1.2
 """Strength of the probability-flow step; see the module's docstring."""
@@ -112,7 +112,7 @@ class Info(NamedTuple):
 def init(problem: InverseProblem, coarse: Tensor, sigma: float, noise: NoiseStreams) -> State:
     """Chains at x0' = coarse + sigma z, a fresh z for each (Xun et al., Algorithm 3)."""
     image = coarse + sigma * noise.normal(coarse.shape[-2:], coarse.device)
-    white = problem.solver.white(noise, image.shape)
+    white = problem.solver.white(noise, image)
     return State(image, white, image, torch.zeros_like(image), 0.0)
 
 
@@ -148,12 +148,12 @@ def step(
     drift = (level.step / level.sigma**2 + predictor * prior_precision) * towards
     if anchor_precision:
         drift = drift + level.step * anchor_precision * (state.anchor - image)
-    white = problem.solver.white(noise, image.shape)
+    white = problem.solver.white(noise, image)
     shared = math.sqrt(level.step / 2) * (state.white + white)
     data_precision = level.eta**-2
     pull = level.step * data_precision
     drift = drift + pull * (problem.backprojection + state.renoise)
-    updated = relaxed(problem.solver, image, drift, pull, shared, data_precision, shift)
+    updated = problem.solver.relaxed(image, drift, pull, shared, data_precision, shift)
     change = (updated - image).abs().square().mean(dim=(-2, -1)).sqrt()
     info = Info(denoised, change, bool(torch.isfinite(change).all()))
     return state._replace(image=updated, white=white), info
@@ -189,11 +189,11 @@ def spread(
     directions that were not measured, next to none in those that were. Exact for a Gaussian
     prior in unmeasured directions; the steps that follow relax the others at once.
     """
-    white = problem.solver.white(noise, state.image.shape)
+    white = problem.solver.white(noise, state.image)
     gain = math.sqrt(high**2 - low**2) / high
     coloured = problem.solver.precondition(
         torch.zeros_like(state.image), white, problem.noise_std**-2, high**-2
     )
     return state._replace(
-        image=state.image + gain * coloured, white=problem.solver.white(noise, state.image.shape)
+        image=state.image + gain * coloured, white=problem.solver.white(noise, state.image)
     )

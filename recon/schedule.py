@@ -1,24 +1,14 @@
-"""Sequences of levels: the two annealing paths, and the presets."""
+"""Sequences of noise levels, and the presets that say how long they are."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import pairwise
 
 from recon.sampler import Level
 
 STEP = 1.3
 """Langevin step h: with shared noise it costs no bias for Gaussians, and it mixes fastest."""
-
-
-class Path(StrEnum):
-    """Which target the annealed Langevin part follows down."""
-
-    PRIOR = "prior"
-    """Exact likelihood, the prior's noise level falls (Parulekar et al.)."""
-    MEASUREMENT = "measurement"
-    """Re-noised measurement whose noise falls, prior fixed (Xun, Gupta and Price)."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +69,6 @@ def measurement_path(
     return anchored + (Level(low, low, step, eta),) * released
 
 
-def annealing(
-    path: Path, sigma: float, low: float, count: int, eta: float, step: float
-) -> tuple[Level, ...]:
-    """The annealed Langevin part of a chain along `path`."""
-    make = prior_path if path is Path.PRIOR else measurement_path
-    return make(sigma, low, count, eta, step)
-
-
 def lowest_sigma(eta: float, prior_range: tuple[float, float]) -> float:
     """Lowest noise level of the prior: it follows the scan's noise, never below the training."""
     return max(eta / 2, prior_range[0], 1e-6)
@@ -99,15 +81,3 @@ def cycle_top(posterior_std: float, low: float, start: float) -> float:
     too slowly (R-hat); higher, the levels of a cycle are too far apart and its variance is off.
     """
     return min(start, max(4 * posterior_std, 1.5 * low))
-
-
-def wide_start(localization: float, highest: float) -> tuple[float, float]:
-    """Noise levels where the prior path begins, and where its annealing takes over.
-
-    Ten times the localization's own noise, up to the prior's `highest`. From the coarse image's
-    error alone, directions that were not measured and are as wide as the image itself end with
-    4 % of their variance (Gaussian prior, `fast`), with ten times that at 90 %, and chains keep
-    the ghosts of a poor coarse image: at R = 8 with a 1-D mask their mean was 2 dB worse.
-    """
-    start = min(10 * localization, highest)
-    return start, start * 2 / 3

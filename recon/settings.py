@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from recon.calibration import CalibrationSettings
 from recon.coarse import CoarseMethod
-from recon.schedule import PRESETS, Path, Preset
+from recon.paths import AnnealingPath, PriorPath
+from recon.schedule import PRESETS, Preset
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Settings:
     """Chains, one independent sample each; None takes the preset's."""
     seed: int = 0
     coarse: CoarseMethod = CoarseMethod.CG_SENSE
-    path: Path = Path.PRIOR
+    path: AnnealingPath = field(default_factory=PriorPath)
     fit_noise: bool = True
     """Re-estimate the noise level when the residual contradicts it."""
     self_check: bool = True

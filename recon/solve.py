@@ -1,11 +1,13 @@
 """Gaussian solves with H = A^H A / eta^2 + lambda I, and exact draws from N(0, H^-1).
 
-Both solvers answer one call, `precondition(rhs, white)`: H^-1 rhs + H^-1/2-coloured noise, linear
-in both. White noise is drawn by the solver in the form it needs, once per step.
+Every solver answers one call, `precondition(rhs, white)`: H^-1 rhs + H^-1/2-coloured noise, linear
+in both. White noise is drawn by the solver in the form it needs, once per step. An operator names
+its solver (`MeasurementOperator.solver`): conjugate gradients unless it knows better.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, final
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from recon.noise import NoiseStreams
-from recon.operators import CartesianSense, MeasurementOperator
+from recon.overlap import Overlap
 
 
 class Solution(NamedTuple):
@@ -70,17 +72,30 @@ def conjugate_gradient(
     return Solution(value, iterations, relative, (energy <= target)[..., 0, 0])
 
 
-class GaussianSolver(Protocol):
-    """Exact Gaussian arithmetic for one operator."""
+class Measuring(Protocol):
+    """What conjugate gradients need of an operator A."""
 
     def normal(self, image: Tensor) -> Tensor:
+        """A^H A x."""
+        ...
+
+    def adjoint(self, measurement: Tensor) -> Tensor:
+        """A^H k."""
+        ...
+
+    def measurement_shape(self, image_shape: torch.Size) -> tuple[int, ...]:
+        """Shape of A x."""
+        ...
+
+
+class GaussianSolver(ABC):
+    """Exact Gaussian arithmetic for one operator; images are (batch, rows, columns)."""
+
+    @abstractmethod
+    def normal(self, image: Tensor) -> Tensor:
         """A^H A x, in the way that is cheapest for this solver."""
-        ...
 
-    def white(self, noise: NoiseStreams, image_shape: torch.Size) -> Tensor:
-        """White noise in the solver's own coordinates, unit variance per real component."""
-        ...
-
+    @abstractmethod
     def precondition(
         self, rhs: Tensor, white: Tensor | None, data_precision: float, shift: float
     ) -> Tensor:
@@ -88,12 +103,34 @@ class GaussianSolver(Protocol):
 
         H = data_precision * A^H A + shift * I, per real component.
         """
-        ...
+
+    def white(self, noise: NoiseStreams, image: Tensor) -> Tensor:
+        """White noise in the solver's own coordinates, unit variance per real component.
+
+        One for each of the noise's chains, of the shape and on the device of one `image`.
+        """
+        return noise.normal(image.shape[-2:], image.device)
+
+    def relaxed(
+        self,
+        image: Tensor,
+        drift: Tensor,
+        pull: float,
+        white: Tensor,
+        data_precision: float,
+        shift: float,
+    ) -> Tensor:
+        """The image + H^-1 (drift - pull A^H A image) + c: a sampler's step.
+
+        H and c are those of `precondition`.
+        """
+        drift = drift - pull * self.normal(image)
+        return image + self.precondition(drift, white, data_precision, shift)
 
 
 @final
 @dataclass(frozen=True)
-class RowSolver:
+class RowSolver(GaussianSolver):
     """Exact solves for a one-dimensional mask, by one eigendecomposition per line.
 
     With a mask that does not vary along an axis, the Fourier transform along it cancels and A^H A
@@ -108,9 +145,6 @@ class RowSolver:
     """(lines, n, n) eigenvectors."""
     along_rows: bool
     """True when the mask varies along the rows axis, so that lines are image columns."""
-
-    def white(self, noise: NoiseStreams, image_shape: torch.Size) -> Tensor:
-        return noise.normal(image_shape[-2:], self.values.device)
 
     def precondition(
         self, rhs: Tensor, white: Tensor | None, data_precision: float, shift: float
@@ -130,7 +164,7 @@ class RowSolver:
         data_precision: float,
         shift: float,
     ) -> Tensor:
-        """As the function `relaxed`, going through the vectors twice instead of four times."""
+        """As for any solver, going through the vectors twice instead of four times."""
         diagonal = data_precision * self.values + shift
         pulled, position = self._analyse(torch.cat([drift, image])).chunk(2, dim=-1)
         coefficients = (pulled - pull * self.values[..., None] * position) / diagonal[..., None]
@@ -157,12 +191,12 @@ class RowSolver:
         return lines.permute(order).reshape(shape)
 
 
-def row_solver(operator: CartesianSense) -> RowSolver | None:
-    """The exact solver of a one-slice operator, or None when the mask is truly two-dimensional.
+def row_solver(mask: Tensor, maps: Tensor, overlap: Overlap | None) -> RowSolver | None:
+    """The exact solver of one slice's SENSE, or None when the mask is truly two-dimensional.
 
-    None, too, where the field of view folds across the lines.
+    `mask` is (rows, columns) bool, `maps` (coils, rows, columns). None, too, where the field of
+    view folds across the lines.
     """
-    mask, maps, overlap = operator.mask, operator.coil_maps, operator.overlap
     if bool((mask == mask[:1]).all()):
         along_rows, pattern, lines = False, mask[0], maps.permute(1, 2, 0)
     elif bool((mask == mask[:, :1]).all()):
@@ -204,10 +238,10 @@ def hermitian_eigen(blocks: Tensor) -> tuple[Tensor, Tensor]:
 
 @final
 @dataclass(frozen=True)
-class ConjugateGradientSolver:
+class ConjugateGradientSolver(GaussianSolver):
     """Solves for any operator; draws by perturbing the right-hand side (perturb and solve)."""
 
-    operator: MeasurementOperator
+    operator: Measuring
     tolerance: float = 2e-5
     max_iterations: int = 200
     draw_tolerance: float = 1e-2
@@ -218,13 +252,11 @@ class ConjugateGradientSolver:
         """A^H A x."""
         return self.operator.normal(image)
 
-    def white(self, noise: NoiseStreams, image_shape: torch.Size) -> Tensor:
+    def white(self, noise: NoiseStreams, image: Tensor) -> Tensor:
         # One stream for both parts: measurement noise first, image noise after it.
-        device = _device_of(self.operator)
-        shape = self.operator.measurement_shape(torch.Size(image_shape[-2:]))
-        measured = torch.Size(shape).numel()
-        pixels = torch.Size(image_shape[-2:]).numel()
-        return noise.normal((measured + pixels,), device)
+        one = image.shape[-2:]
+        measured = torch.Size(self.operator.measurement_shape(one)).numel()
+        return noise.normal((measured + one.numel(),), image.device)
 
     def precondition(
         self, rhs: Tensor, white: Tensor | None, data_precision: float, shift: float
@@ -241,33 +273,3 @@ class ConjugateGradientSolver:
             tolerance=self.tolerance if white is None else self.draw_tolerance,
             max_iterations=self.max_iterations,
         ).value
-
-
-def _device_of(operator: MeasurementOperator) -> torch.device:
-    maps = getattr(operator, "coil_maps", None)
-    return maps.device if isinstance(maps, Tensor) else torch.device("cpu")
-
-
-def relaxed(
-    solver: GaussianSolver,
-    image: Tensor,
-    drift: Tensor,
-    pull: float,
-    white: Tensor,
-    data_precision: float,
-    shift: float,
-) -> Tensor:
-    """The image + H^-1 (drift - pull A^H A image) + c: a sampler's step, in one pass if possible.
-
-    H and c are those of `GaussianSolver.precondition`; images are (batch, rows, columns).
-    """
-    if isinstance(solver, RowSolver):
-        return solver.relaxed(image, drift, pull, white, data_precision, shift)
-    drift = drift - pull * solver.normal(image)
-    return image + solver.precondition(drift, white, data_precision, shift)
-
-
-def solver_for(operator: MeasurementOperator) -> GaussianSolver:
-    """The exact block solver where the mask allows it, conjugate gradients otherwise."""
-    rows = row_solver(operator) if isinstance(operator, CartesianSense) else None
-    return rows if rows is not None else ConjugateGradientSolver(operator)

@@ -19,9 +19,9 @@ from recon.coarse import CoarseMethod
 from recon.errors import CalibrationError, ReconError, ScanError
 from recon.figure import save_figure
 from recon.io.files import write_scan
+from recon.paths import PATHS
 from recon.phantom import simulate as simulate_scan
 from recon.posterior import SlicePosterior
-from recon.schedule import Path as AnnealingPath
 from recon.settings import Settings
 from recon.undersampling import undersample as undersample_scan
 from recon.undersampling import undersampling_mask
@@ -45,6 +45,7 @@ from service.commands.terminal import print_evaluation, print_posteriors
 from service.commands.training import train
 from service.commands.workers import worker, workers
 from service.conformal_scaling import attributes_of, sentence_of
+from service.requests import PathName
 from service.runs import (
     DEFAULT_MODEL,
     choose_device,
@@ -131,8 +132,8 @@ def reconstruct(
         CoarseMethod, typer.Option(help="The first reconstruction.")
     ] = CoarseMethod.CG_SENSE,
     path: Annotated[
-        AnnealingPath, typer.Option(help="What annealed Langevin follows: prior or measurement.")
-    ] = AnnealingPath.PRIOR,
+        PathName, typer.Option(help="What annealed Langevin follows: prior or measurement.")
+    ] = "prior",
     select: Annotated[
         list[str] | None, typer.Option(help="Images of an ISMRMRD scan, such as repetition=0.")
     ] = None,
@@ -172,7 +173,7 @@ def reconstruct(
         samples=samples,
         seed=seed,
         coarse=coarse,
-        path=path,
+        path=PATHS[path],
         fit_noise=fit_noise,
         self_check=self_check,
         calibration=CalibrationSettings(compress_above=compress_above),

@@ -142,7 +142,7 @@ def provenance(
         "seed": settings.seed,
         "samples": settings.resolved.chains,
         "preset": settings.preset,
-        "sampler": f"localized annealed Langevin, {settings.path} path",
+        "sampler": f"localized annealed Langevin, {settings.path.name} path",
         "coarse": str(settings.coarse),
         "steps": settings.resolved.evaluations,
         "acceleration": scan.acceleration,

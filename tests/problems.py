@@ -15,7 +15,7 @@ from recon.phantom import receive, receiver_maps, simulate
 from recon.prior import GaussianPrior
 from recon.sampler import InverseProblem
 from recon.scan import Scan
-from recon.solve import ConjugateGradientSolver, solver_for
+from recon.solve import ConjugateGradientSolver
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def gaussian_case(mask: Tensor, noise: float = 0.03, coils: int = 4, seed: int =
     rhs = exact.adjoint(measurement.to(torch.complex128)).flatten() / noise**2
     values, vectors = torch.linalg.eigh(precision)
     return GaussianCase(
-        InverseProblem(operator, solver_for(operator), measurement, noise),
+        InverseProblem(operator, operator.solver(), measurement, noise),
         GaussianPrior(torch.zeros(rows, columns, dtype=torch.complex64), spectrum),
         torch.linalg.solve(precision, rhs),
         values,

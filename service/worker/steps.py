@@ -25,9 +25,9 @@ from models.registry import ModelError
 from recon.calibration import CalibrationSettings
 from recon.coarse import CoarseMethod
 from recon.errors import ReconError
+from recon.paths import PATHS
 from recon.pipeline import reconstruct, work
 from recon.posterior import SlicePosterior
-from recon.schedule import Path as AnnealingPath
 from recon.settings import Settings
 from service.conformal_scaling import REFUSALS, factor_for
 from service.jobs.batches import stop_batches_of
@@ -65,7 +65,7 @@ def settings_of(parameters: ReconstructionParameters, plan: Plan | None = None) 
         samples=parameters.samples,
         seed=parameters.seed,
         coarse=CoarseMethod(parameters.coarse),
-        path=AnnealingPath(parameters.path),
+        path=PATHS[parameters.path],
         fit_noise=parameters.fit_noise,
         self_check=parameters.self_check,
         calibration=CalibrationSettings(compress_above=parameters.compress_above),

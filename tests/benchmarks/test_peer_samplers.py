@@ -32,7 +32,6 @@ from recon.noise import NoiseStreams
 from recon.operators import CartesianSense, fft2c, ifft2c
 from recon.prior import GaussianPrior
 from recon.sampler import InverseProblem
-from recon.solve import solver_for
 
 SIDE, COILS, NOISE_STD, CHAINS = 16, 4, 0.05, 48
 
@@ -62,7 +61,7 @@ def known() -> Known:
     truth = ifft2c(spectrum.sqrt() * white_image(SIDE, SIDE, seed=1))
     noise = NOISE_STD * white_image(COILS, SIDE, SIDE, seed=2)
     measurement = operator.forward(truth) + noise * mask
-    problem = InverseProblem(operator, solver_for(operator), measurement, NOISE_STD)
+    problem = InverseProblem(operator, operator.solver(), measurement, NOISE_STD)
     unit = torch.eye(SIDE**2, dtype=torch.complex64).reshape(-1, SIDE, SIDE)
     covariance = ifft2c(spectrum * fft2c(unit)).reshape(SIDE**2, -1).T.to(torch.complex128)
     normal = operator.normal(unit).reshape(SIDE**2, -1).T.to(torch.complex128)

@@ -19,7 +19,6 @@ from recon.operators import CartesianSense, fft2c
 from recon.phantom import simulate
 from recon.preparation import inverse_problem, prior_of
 from recon.sampler import InverseProblem
-from recon.solve import solver_for
 from tests.problems import folded_scan
 
 SIDE, SPREAD, SAMPLES = 46, 0.1, 8
@@ -32,7 +31,7 @@ def shared_slice(reference: torch.Tensor) -> SharedSlice:
     operator = CartesianSense(torch.ones(1, SIDE, SIDE, dtype=torch.complex64), mask)
     noise = NOISE_STD * white_image(1, SIDE, SIDE, seed=3) * mask
     measurement = operator.forward(reference) + noise
-    problem = InverseProblem(operator, solver_for(operator), measurement, NOISE_STD)
+    problem = InverseProblem(operator, operator.solver(), measurement, NOISE_STD)
     inside = np.ones((SIDE, SIDE), np.bool_)
     scan = simulate(coils=1, rows=SIDE, columns=SIDE)[0]
     factor = np.ones((SIDE, SIDE), np.complex64)

@@ -14,7 +14,6 @@ from recon.noise import NoiseStreams
 from recon.operators import CartesianSense, fft2c
 from recon.phantom import receiver_maps, simulate
 from recon.sampler import InverseProblem
-from recon.solve import solver_for
 from recon.undersampling import undersample, undersampling_mask
 
 COILS = 6
@@ -49,7 +48,7 @@ def phantom(acceleration: float, pattern: PatternName = "equispaced", size: int 
     )
     problem = InverseProblem(
         operator,
-        solver_for(operator),
+        operator.solver(),
         torch.from_numpy(calibration.kspace),
         calibration.noise_std,
     )

@@ -20,6 +20,7 @@ from recon.noncartesian import (
     from_samples,
     gridded,
 )
+from recon.paths import NARROW
 from recon.pipeline import reconstruct
 from recon.planes import ATTRIBUTE, ImageStack
 from recon.posterior import SlicePosterior
@@ -27,11 +28,9 @@ from recon.preparation import inverse_problem
 from recon.prior import GaussianPrior
 from recon.sampler import InverseProblem
 from recon.scan import Scan, Trajectory
-from recon.schedule import Path as AnnealingPath
 from recon.schedule import Preset
 from recon.selfcheck import hold_out_readouts
 from recon.settings import Settings
-from recon.solve import solver_for
 from tests.contracts import assert_adjoint, assert_normal, complex_normal
 from tests.mrd_files import CENTRE, OBLIQUE, header, readout, write
 from tests.radial import fourier_sums, phantom_scan, psnr, spirals, spokes
@@ -132,11 +131,11 @@ def test_posterior_draws_of_a_gaussian_image_have_the_exact_mean_and_variance() 
     dense = operator.forward(identity).reshape(size * size, -1).T.to(torch.complex128)
     truth = 0.5 * complex_normal((size, size), 7)
     measured = operator.forward(truth) + noise_std * complex_normal((1, *points.shape[:2]), 8)
-    problem = InverseProblem(operator, solver_for(operator), measured, noise_std)
+    problem = InverseProblem(operator, operator.solver(), measured, noise_std)
     prior = GaussianPrior(
         torch.zeros((size, size), dtype=torch.complex64), torch.full((size, size), 0.25)
     )
-    plan = ChainPlan(Preset(256, 16, 32, 0, 8), AnnealingPath.PRIOR, 2.0, 1.0, 0.1, 1.0)
+    plan = ChainPlan(Preset(256, 16, 32, 0, 8), NARROW, 2.0, 0.1, math.inf, 1.0)
     run = run_chains(problem, prior, plan, torch.zeros_like(truth), (3, "exact"), range(256))
     while True:
         try:

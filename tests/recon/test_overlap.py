@@ -19,7 +19,7 @@ from recon.preparation import inverse_problem, prior_of
 from recon.reference import coil_combination
 from recon.scan import Scan
 from recon.settings import Settings
-from recon.solve import ConjugateGradientSolver, RowSolver, solver_for
+from recon.solve import ConjugateGradientSolver, RowSolver
 from recon.undersampling import undersample, undersampling_mask
 from tests.contracts import assert_adjoint, assert_normal, complex_normal, inner, norm
 from tests.problems import Folded, folded_scan
@@ -110,14 +110,14 @@ def test_operator_laws_hold(axis: int, kind: str) -> None:
 @pytest.mark.parametrize("axis", [-1, -2])
 def test_lines_that_fold_along_themselves_are_solved_exactly(axis: int) -> None:
     operator, shape = folding_operator(axis, lines(axis))
-    solver = solver_for(operator)
+    solver = operator.solver()
     assert isinstance(solver, RowSolver)
     rhs = complex_normal((2, *shape), 4)
     expected = ConjugateGradientSolver(operator, 1e-6, 400).precondition(rhs, None, 30.0, 0.5)
     assert norm(solver.precondition(rhs, None, 30.0, 0.5) - expected) < 1e-4 * norm(expected)
     torch.testing.assert_close(solver.normal(rhs), operator.normal(rhs), atol=1e-4, rtol=0)
     across, _ = folding_operator(-3 - axis, lines(axis))
-    assert isinstance(solver_for(across), ConjugateGradientSolver)
+    assert isinstance(across.solver(), ConjugateGradientSolver)
 
 
 def test_the_strip_is_found_along_the_axis_that_folds(folded: Folded) -> None:

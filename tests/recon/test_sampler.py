@@ -14,17 +14,16 @@ from recon.chains import ChainPlan, Draws, run_chains
 from recon.coarse import cg_sense
 from recon.errors import ConvergenceError
 from recon.noise import NoiseStreams
+from recon.paths import NARROW, PriorPath
 from recon.prior import GaussianMixturePrior, GaussianPrior, RingPrior
 from recon.sampler import Level, State, diffuse, init, renoise, spread, step
 from recon.schedule import (
     PRESETS,
-    Path,
     cycle_top,
     geometric,
     lowest_sigma,
     measurement_path,
     prior_path,
-    wide_start,
 )
 from tests.problems import (
     GaussianCase,
@@ -50,10 +49,10 @@ def finish(run: Generator[object, None, Draws]) -> tuple[int, Draws]:
 def gaussian_draws(case: GaussianCase, preset: str, chains: int) -> torch.Tensor:
     plan = ChainPlan(
         preset=replace(PRESETS[preset], chains=chains),
-        path=Path.PRIOR,
+        path=NARROW,
         localization_sigma=0.6,
-        annealing_sigma=0.3,
         lowest_sigma=lowest_sigma(case.problem.noise_std, (0.0, math.inf)),
+        highest_sigma=math.inf,
         cycle_sigma=cycle_top(0.095, case.problem.noise_std / 2, 0.6),
     )
     coarse = cg_sense(case.problem, case.prior.spectrum)
@@ -106,8 +105,7 @@ def test_directions_that_were_hardly_measured_are_as_wide_as_the_prior_leaves_th
     problem = diagonal_problem(
         Weighting(weights), torch.zeros(1, 256, 4, dtype=torch.complex64), noise_std
     )
-    start, handover = wide_start(0.13, 100.0)
-    plan = ChainPlan(PRESETS["fast"], Path.PRIOR, start, handover, noise_std / 2, 0.13)
+    plan = ChainPlan(PRESETS["fast"], PriorPath(), 0.13, noise_std / 2, 100.0, 0.13)
     coarse = torch.full((256, 4), 0.3 + 0j)
     _, draws = finish(run_chains(problem, prior, plan, coarse, (0, "wide"), range(chains)))
     expected = 1 / (1 / (1 + (noise_std / 2) ** 2) + weights[0] ** 2 / noise_std**2)
@@ -144,9 +142,7 @@ def test_localization_draws_the_prior_near_its_start(count: int, bound: float) -
     problem = diagonal_problem(Weighting(torch.zeros(shape)), torch.zeros(1, *shape) + 0j, 1.0)
     noise = NoiseStreams.pooled(1, 8)
     start = torch.full((8, *shape), 0.3 + 0j)
-    state = State(
-        start, problem.solver.white(noise, start.shape), start, torch.zeros_like(start), 0
-    )
+    state = State(start, problem.solver.white(noise, start), start, torch.zeros_like(start), 0)
     for high, low in pairwise(geometric(sigma, 0.001, count)):
         state, _ = diffuse(prior, high, low, state, noise)
     shrink = variance / (variance + sigma**2)
@@ -192,7 +188,7 @@ def test_ring_by_algorithm_2() -> None:
     problem = diagonal_problem(RealPart(), torch.full((1, 1, 1), 0.7148 + 0j), eta)
     noise = NoiseStreams.pooled(0, chains)
     start = torch.full((chains, 1, 1), 0.8198 + 0.6542j)
-    white = problem.solver.white(noise, start.shape)
+    white = problem.solver.white(noise, start)
     state = State(start, white, start, torch.zeros_like(start), 0.0)
     for high, low in pairwise(geometric(sigma, 0.001, 60)):
         state, _ = diffuse(prior, high, low, state, noise)
@@ -326,7 +322,7 @@ def test_spread_adds_the_difference_of_variances_where_nothing_was_measured() ->
 
 def test_a_chain_does_not_depend_on_its_batch() -> None:
     case = gaussian_case(line_mask(10, 12))
-    plan = ChainPlan(PRESETS["fast"], Path.PRIOR, 0.4, 0.2, 0.02, 0.1)
+    plan = ChainPlan(PRESETS["fast"], NARROW, 0.4, 0.02, 100.0, 0.1)
     coarse = torch.zeros(10, 12, dtype=torch.complex64)
 
     def chains(numbers: range) -> torch.Tensor:
@@ -354,7 +350,7 @@ class _Breaking:
 
 def test_one_divergence_halves_the_step_and_a_second_is_an_error() -> None:
     case = gaussian_case(line_mask(8, 8))
-    plan = ChainPlan(PRESETS["fast"], Path.PRIOR, 0.4, 0.2, 0.02, 0.1)
+    plan = ChainPlan(PRESETS["fast"], NARROW, 0.4, 0.02, 100.0, 0.1)
     coarse = torch.zeros(8, 8, dtype=torch.complex64)
     arguments = (plan, coarse, (0, "a"), range(2))
     assert finish(run_chains(case.problem, _Breaking(1), *arguments))[1].step == plan.step / 2

@@ -23,10 +23,10 @@ from recon import chains
 from recon.chains import ChainPlan, Draws, run_chains
 from recon.noise import NoiseStreams
 from recon.operators import CartesianSense, fft2c, ifft2c
+from recon.paths import NARROW
 from recon.prior import GaussianMixturePrior, GaussianPrior
 from recon.sampler import InverseProblem, init, step
-from recon.schedule import PRESETS, Path, cycle_top, lowest_sigma, prior_path
-from recon.solve import solver_for
+from recon.schedule import PRESETS, cycle_top, lowest_sigma, prior_path
 from tests.contracts import complex_normal
 from tests.problems import (
     GaussianCase,
@@ -93,10 +93,10 @@ def gaussian_images(
     )
     plan = ChainPlan(
         preset=replace(PRESETS["fast"], chains=replicates * DRAWS, cycles=1),
-        path=Path.PRIOR,
+        path=NARROW,
         localization_sigma=2.0,
-        annealing_sigma=1.0,
         lowest_sigma=lowest_sigma(noise_std, (0.0, math.inf)),
+        highest_sigma=math.inf,
         cycle_sigma=cycle_top(0.095, noise_std / 2, 0.6),
     )
     coarse = torch.zeros(shape, dtype=torch.complex64)
@@ -199,7 +199,7 @@ def test_mixture_of_images_under_a_fourier_mask(broken: str | None) -> None:
     )
     told = noise_std / math.sqrt(2 if broken == "data weigh double" else 1)
     problem = InverseProblem(
-        operator, solver_for(operator), kspace.repeat_interleave(DRAWS, dim=0), told
+        operator, operator.solver(), kspace.repeat_interleave(DRAWS, dim=0), told
     )
     prior = GaussianMixturePrior(means, torch.full((3,), std), shares)
     kind = Cold if broken == "half the temperature" else NoiseStreams

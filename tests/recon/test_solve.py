@@ -8,9 +8,7 @@ from recon.solve import (
     ConjugateGradientSolver,
     RowSolver,
     conjugate_gradient,
-    relaxed,
     row_solver,
-    solver_for,
 )
 from tests.contracts import assert_operator_laws, complex_normal, norm
 
@@ -45,7 +43,7 @@ def dense_normal(operator: MeasurementOperator, shape: tuple[int, int]) -> Tenso
 
 
 def exact_row_solver(operator: CartesianSense) -> RowSolver:
-    solver = row_solver(operator)
+    solver = row_solver(operator.mask, operator.coil_maps, operator.overlap)
     assert solver is not None
     return solver
 
@@ -127,7 +125,7 @@ def test_draws_have_the_covariance_of_the_inverse(kind: str) -> None:
         else exact_row_solver(operator)
     )
     rhs = complex_normal(shape, 6).expand(draws, *shape)
-    white = solver.white(NoiseStreams.pooled(7, draws), rhs.shape)
+    white = solver.white(NoiseStreams.pooled(7, draws), rhs)
     with_noise = solver.precondition(rhs, white, precision, shift)
     mean = solver.precondition(rhs[:1], None, precision, shift)
     matrix = precision * dense_normal(operator, shape)
@@ -150,8 +148,8 @@ def test_both_solvers_draw_with_keyed_streams() -> None:
     shape = (5, 6)
     operator = CartesianSense(unit_maps(2, shape), line_mask(shape, "columns"))
     for solver in (exact_row_solver(operator), ConjugateGradientSolver(operator)):
-        both = solver.white(NoiseStreams.keyed(1, "run", (0, 1)), torch.Size((2, *shape)))
-        alone = solver.white(NoiseStreams.keyed(1, "run", (1,)), torch.Size((1, *shape)))
+        both = solver.white(NoiseStreams.keyed(1, "run", (0, 1)), torch.empty(2, *shape))
+        alone = solver.white(NoiseStreams.keyed(1, "run", (1,)), torch.empty(1, *shape))
         rhs = complex_normal((2, *shape), 8)
         together = solver.precondition(rhs, both, 5.0, 1.0)
         torch.testing.assert_close(
@@ -247,29 +245,29 @@ class Half(MeasurementOperator):
         return 1
 
 
-def test_solver_for_takes_the_exact_one_where_it_can() -> None:
+def test_an_operator_takes_the_exact_solver_where_it_can() -> None:
     shape = (6, 7)
     maps = unit_maps(2, shape)
-    along_columns = solver_for(CartesianSense(maps, line_mask(shape, "columns")))
+    along_columns = CartesianSense(maps, line_mask(shape, "columns")).solver()
     assert isinstance(along_columns, RowSolver)
     assert not along_columns.along_rows
     assert along_columns.values.shape == (6, 7)
-    along_rows = solver_for(CartesianSense(maps, line_mask(shape, "rows")))
+    along_rows = CartesianSense(maps, line_mask(shape, "rows")).solver()
     assert isinstance(along_rows, RowSolver)
     assert along_rows.along_rows
     assert along_rows.values.shape == (7, 6)
     full = torch.ones(shape, dtype=torch.bool)
-    assert isinstance(solver_for(CartesianSense(maps, full)), RowSolver)
+    assert isinstance(CartesianSense(maps, full).solver(), RowSolver)
     scattered = CartesianSense(maps, scattered_mask(shape))
-    assert row_solver(scattered) is None
-    assert isinstance(solver_for(scattered), ConjugateGradientSolver)
-    assert isinstance(solver_for(Half()), ConjugateGradientSolver)
+    assert row_solver(scattered.mask, scattered.coil_maps, None) is None
+    assert isinstance(scattered.solver(), ConjugateGradientSolver)
+    assert isinstance(Half().solver(), ConjugateGradientSolver)
 
 
 def test_gradients_serve_any_operator() -> None:
     assert_operator_laws(Half(), (2, 3, 4))
-    solver, draws = solver_for(Half()), 20_000
-    white = solver.white(NoiseStreams.pooled(3, draws), torch.Size((draws, 2, 2)))
+    solver, draws = Half().solver(), 20_000
+    white = solver.white(NoiseStreams.pooled(3, draws), torch.empty(draws, 2, 2))
     rhs = complex_normal((draws, 2, 2), 13)
     noise = solver.precondition(rhs, white, 8.0, 1.0) - rhs / 3
     # H = 8 / 4 + 1 = 3 for all 8 components of every draw.
@@ -284,10 +282,10 @@ def test_gradients_serve_any_operator() -> None:
 def test_a_step_in_one_pass_is_the_step_in_two(kind: str, shape: tuple[int, int]) -> None:
     mask = scattered_mask(shape) if kind == "scattered" else line_mask(shape, kind)
     operator = CartesianSense(unit_maps(3, shape), mask)
-    solver = solver_for(operator)
+    solver = operator.solver()
     image, drift = complex_normal((2, *shape), 7), complex_normal((2, *shape), 8)
-    white = solver.white(NoiseStreams.keyed(3, "step", (0, 1)), torch.Size((2, *shape)))
-    found = relaxed(solver, image, drift, 30.0, white, 25.0, 4.0)
+    white = solver.white(NoiseStreams.keyed(3, "step", (0, 1)), torch.empty(2, *shape))
+    found = solver.relaxed(image, drift, 30.0, white, 25.0, 4.0)
     residual = drift - 30.0 * operator.normal(image)
     expected = image + solver.precondition(residual, white, 25.0, 4.0)
     assert norm(found - expected) < 1e-4 * norm(expected)

@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from recon.coarse import CoarseMethod
+from recon.paths import PATHS
 from recon.schedule import PRESETS
-from recon.schedule import Path as AnnealingPath
-from service.http.app import create_app
-from service.http.context import Context, create_context
+from service.http.app import create_app, create_context
+from service.http.context import Context
 from service.problems import PROBLEMS
 from service.requests import CoarseName, PathName, PresetName, Priority
 from service.settings import load_settings
@@ -159,7 +159,7 @@ def test_the_memory_of_gpus_is_told_where_there_are_any(make: Callable[..., Cont
 
 def test_names_of_choices_are_those_of_the_pipeline() -> None:
     assert set(get_args(CoarseName)) == set(CoarseMethod)
-    assert set(get_args(PathName)) == set(AnnealingPath)
+    assert set(get_args(PathName)) == set(PATHS)
     assert set(get_args(PresetName)) == set(PRESETS)
     ranks = [Priority(name).rank for name in ("scanner", "interactive", "archive")]
     assert ranks == sorted(set(ranks))

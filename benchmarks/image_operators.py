@@ -1,12 +1,13 @@
 """Measurements made of the image itself: missing pixels, a coarser grid, a blur.
 
-They are linear maps like the Fourier mask, so that an `InverseProblem` of any of them is sampled by
-the same kernel. Each is diagonal in pixels, in blocks of pixels or in Fourier space, so that
-`GaussianSolver` calls are exact and cost no iterations.
+They are linear maps like the Fourier mask, so that a `Problem` of any of them is sampled by the
+same kernel. Each is diagonal in pixels, in blocks of pixels or in Fourier space, so that its own
+solver is exact and costs no iterations.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -14,15 +15,23 @@ from typing import final
 import torch
 from torch import Tensor
 
-from recon.noise import NoiseStreams
 from recon.operators import MeasurementOperator
 from recon.sampler import InverseProblem
 from recon.solve import GaussianSolver
 
 
+class ImageOperator(MeasurementOperator):
+    """One that knows the size of its images."""
+
+    @property
+    @abstractmethod
+    def image_shape(self) -> torch.Size:
+        """(rows, columns)."""
+
+
 @final
 @dataclass(frozen=True)
-class Inpainting(MeasurementOperator):
+class Inpainting(ImageOperator):
     """Some pixels measured one by one; measurements (..., 1, rows, columns), zero elsewhere."""
 
     mask: Tensor
@@ -37,6 +46,13 @@ class Inpainting(MeasurementOperator):
     def measurement_shape(self, image_shape: torch.Size) -> tuple[int, ...]:
         return (*image_shape[:-2], 1, *image_shape[-2:])
 
+    def solver(self) -> GaussianSolver:
+        return PixelSolver(self)
+
+    @property
+    def image_shape(self) -> torch.Size:
+        return self.mask.shape
+
     @property
     def measured_components(self) -> int:
         return 2 * int(self.mask.sum())
@@ -44,7 +60,7 @@ class Inpainting(MeasurementOperator):
 
 @final
 @dataclass(frozen=True)
-class BlockAverage(MeasurementOperator):
+class BlockAverage(ImageOperator):
     """Means of `factor` x `factor` blocks; measurements (..., 1, rows/factor, columns/factor).
 
     Raises ValueError unless the block divides rows and columns.
@@ -72,6 +88,13 @@ class BlockAverage(MeasurementOperator):
     def measurement_shape(self, image_shape: torch.Size) -> tuple[int, ...]:
         return (*image_shape[:-2], 1, self.rows // self.factor, self.columns // self.factor)
 
+    def solver(self) -> GaussianSolver:
+        return BlockSolver(self)
+
+    @property
+    def image_shape(self) -> torch.Size:
+        return torch.Size((self.rows, self.columns))
+
     @property
     def measured_components(self) -> int:
         return 2 * (self.rows // self.factor) * (self.columns // self.factor)
@@ -79,7 +102,7 @@ class BlockAverage(MeasurementOperator):
 
 @final
 @dataclass(frozen=True)
-class GaussianBlur(MeasurementOperator):
+class GaussianBlur(ImageOperator):
     """Circular convolution with a truncated Gaussian; measurements (..., 1, rows, columns).
 
     The image wraps at its edges. The kernel sums to one, so that the norm of A is 1.
@@ -105,6 +128,13 @@ class GaussianBlur(MeasurementOperator):
     def measurement_shape(self, image_shape: torch.Size) -> tuple[int, ...]:
         return (*image_shape[:-2], 1, *image_shape[-2:])
 
+    def solver(self) -> GaussianSolver:
+        return FourierSolver(self)
+
+    @property
+    def image_shape(self) -> torch.Size:
+        return torch.Size((self.rows, self.columns))
+
     @property
     def measured_components(self) -> int:
         return 2 * self.rows * self.columns
@@ -128,16 +158,13 @@ class GaussianBlur(MeasurementOperator):
 
 @final
 @dataclass(frozen=True)
-class PixelSolver:
+class PixelSolver(GaussianSolver):
     """Exact solves for `Inpainting`."""
 
     operator: Inpainting
 
     def normal(self, image: Tensor) -> Tensor:
         return self.operator.normal(image)
-
-    def white(self, noise: NoiseStreams, image_shape: torch.Size) -> Tensor:
-        return noise.normal(image_shape[-2:], self.operator.mask.device)
 
     def precondition(
         self, rhs: Tensor, white: Tensor | None, data_precision: float, shift: float
@@ -148,16 +175,13 @@ class PixelSolver:
 
 @final
 @dataclass(frozen=True)
-class BlockSolver:
+class BlockSolver(GaussianSolver):
     """Exact solves for `BlockAverage`: A^H A is 1 / factor^2 times the projection on blocks."""
 
     operator: BlockAverage
 
     def normal(self, image: Tensor) -> Tensor:
         return self.operator.normal(image)
-
-    def white(self, noise: NoiseStreams, image_shape: torch.Size) -> Tensor:
-        return noise.normal(image_shape[-2:])
 
     def precondition(
         self, rhs: Tensor, white: Tensor | None, data_precision: float, shift: float
@@ -166,7 +190,7 @@ class BlockSolver:
         solved = self._apply(rhs, 1 / within, 1 / along)
         if white is None:
             return solved
-        return solved + self._apply(white.to(rhs.device), within**-0.5, along**-0.5)
+        return solved + self._apply(white, within**-0.5, along**-0.5)
 
     def _apply(self, image: Tensor, within: float, along: float) -> Tensor:
         """`along` times the part that is constant on blocks, `within` times the rest."""
@@ -176,16 +200,13 @@ class BlockSolver:
 
 @final
 @dataclass(frozen=True)
-class FourierSolver:
+class FourierSolver(GaussianSolver):
     """Exact solves for `GaussianBlur`."""
 
     operator: GaussianBlur
 
     def normal(self, image: Tensor) -> Tensor:
         return self.operator.normal(image)
-
-    def white(self, noise: NoiseStreams, image_shape: torch.Size) -> Tensor:
-        return noise.normal(image_shape[-2:])
 
     def precondition(
         self, rhs: Tensor, white: Tensor | None, data_precision: float, shift: float
@@ -194,11 +215,8 @@ class FourierSolver:
         diagonal = diagonal.to(rhs.device, rhs.real.dtype)
         coefficients = torch.fft.fft2(rhs, norm="ortho") / diagonal
         if white is not None:
-            coefficients = coefficients + white.to(rhs.device) * diagonal.rsqrt()
+            coefficients = coefficients + white * diagonal.rsqrt()
         return torch.fft.ifft2(coefficients, norm="ortho")
-
-
-ImageOperator = Inpainting | BlockAverage | GaussianBlur
 
 
 def image_problem(operator: ImageOperator, measurement: Tensor, noise_std: float) -> InverseProblem:
@@ -209,23 +227,10 @@ def image_problem(operator: ImageOperator, measurement: Tensor, noise_std: float
     Raises:
         ValueError: a measurement of another shape, or a noise level that is not positive.
     """
-    expected = measurement.shape[-3:]
-    if isinstance(operator, BlockAverage):
-        sides = (operator.rows // operator.factor, operator.columns // operator.factor)
-    elif isinstance(operator, GaussianBlur):
-        sides = (operator.rows, operator.columns)
-    else:
-        sides = (operator.mask.shape[0], operator.mask.shape[1])
-    if measurement.ndim != 3 or tuple(expected) != (1, *sides) or not noise_std > 0:
+    expected = operator.measurement_shape(operator.image_shape)
+    if tuple(measurement.shape) != expected or not noise_std > 0:
         raise ValueError(
-            f"the measurement must have shape (1, {sides[0]}, {sides[1]}), not "
-            f"{tuple(measurement.shape)}, and its noise a positive std"
+            f"the measurement must have shape {expected}, not {tuple(measurement.shape)}, and its "
+            "noise a positive std"
         )
-    solver: GaussianSolver
-    if isinstance(operator, Inpainting):
-        solver = PixelSolver(operator)
-    elif isinstance(operator, BlockAverage):
-        solver = BlockSolver(operator)
-    else:
-        solver = FourierSolver(operator)
-    return InverseProblem(operator, solver, measurement, noise_std)
+    return InverseProblem(operator, operator.solver(), measurement, noise_std)

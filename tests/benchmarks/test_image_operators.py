@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from recon.image_operators import (
+from benchmarks.image_operators import (
     BlockAverage,
     GaussianBlur,
     ImageOperator,
