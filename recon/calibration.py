@@ -267,8 +267,8 @@ def calibrate(
     """
     settings = settings or CalibrationSettings()
     kspace = np.einsum("vc,crk->vrk", model.whitening, scan.kspace[index]).astype(np.complex64)
-    width = min(calibration_width(scan.sampled), _MAXIMUM_CALIBRATION)
-    grid = _on_grid(scan, kspace)
+    grid, sampled = _calibration_lines(scan, index, model, kspace)
+    width = min(calibration_width(sampled), _MAXIMUM_CALIBRATION)
     overlap, second = None, None
     if scan.coil_maps is not None:
         # Given maps belong to the unwhitened coils; whitening and compression act on them alike.
@@ -280,12 +280,12 @@ def calibrate(
         raise CalibrationError(
             "no-calibration-region",
             f"coil maps need at least {MINIMUM_CALIBRATION} fully sampled central lines (in both "
-            f"directions for a 2-D mask); this scan has {width}. Acquire more, or hand maps in "
-            "as the dataset 'coil_maps'.",
+            f"directions for a 2-D mask); this scan has {width}. Acquire more, hand in a scan that "
+            "has them (--calibration FILE), or maps as the dataset 'coil_maps'.",
         )
     else:
         sets = 2 if scan.trajectory is None and settings.second_crop < 1 else 1
-        region = calibration_region(scan.sampled, _MAXIMUM_CALIBRATION)
+        region = calibration_region(sampled, _MAXIMUM_CALIBRATION)
         found = _espirit(grid, region, settings, sets)
         eigenvalues = found.eigenvalues.numpy()
         maps = found.maps[0].numpy() * (eigenvalues[0] > settings.map_crop)
@@ -296,7 +296,7 @@ def calibrate(
     phase = _smooth_phase(image)
     maps = maps * phase
     if second is not None:
-        region = calibration_region(scan.sampled, max(scan.image_shape))
+        region = calibration_region(sampled, max(scan.image_shape))
         window = _window(grid.shape[1:], region)
         beyond = _low_resolution(grid, second, window)
         noise = 2 * model.noise_std**2 * np.mean(window**2)
@@ -316,6 +316,21 @@ def calibrate(
         scan.trajectory,
         overlap,
     )
+
+
+def _calibration_lines(
+    scan: Scan, index: int, model: NoiseModel, kspace: Complex
+) -> tuple[Complex, NDArray[np.bool_]]:
+    """What the coil maps are found from, on the grid of the image, and where it was acquired.
+
+    The slice's whitened k-space, or lines acquired apart where these are more round the centre.
+    """
+    if scan.calibration is not None:
+        apart = (scan.calibration[index] != 0).any(axis=0)
+        if calibration_width(apart) > calibration_width(scan.sampled):
+            lines = np.einsum("vc,crk->vrk", model.whitening, scan.calibration[index])
+            return lines.astype(np.complex64), apart
+    return _on_grid(scan, kspace), scan.sampled
 
 
 def _smooth_phase(image: Complex) -> Complex:

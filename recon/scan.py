@@ -71,6 +71,9 @@ class Scan:
     """(coils, samples) receiver noise without signal, when the file has a noise scan."""
     coil_maps: NDArray[np.complex64] | None = None
     """(slices, coils, *image_shape) when handed in; otherwise found by calibration."""
+    calibration: NDArray[np.complex64] | None = None
+    """(slices, coils, *image_shape) k-space round its centre from lines that are not the image's,
+    zero where there are none; for the coil maps alone."""
     geometry: Geometry = field(default_factory=Geometry)
     header: str | None = None
     """ISMRMRD XML header as text."""
@@ -110,7 +113,15 @@ class Scan:
                 f"coil maps must have the shape of k-space, {maps_shape}, "
                 f"not {self.coil_maps.shape}",
             )
-        for array in (self.kspace, self.mask, self.noise_samples, self.coil_maps):
+        if self.calibration is not None and self.calibration.shape != maps_shape:
+            raise ScanError(
+                "calibration-shape",
+                f"calibration lines must lie on the grid of the image, {maps_shape}, "
+                f"not {self.calibration.shape}",
+            )
+        for array in (
+            self.kspace, self.mask, self.noise_samples, self.coil_maps, self.calibration
+        ):  # fmt: skip
             if array is not None:
                 array.flags.writeable = False
 
@@ -120,6 +131,18 @@ class Scan:
         if self.trajectory is not None:
             return self.trajectory.matrix
         return self.mask.shape[0], self.mask.shape[1]
+
+    @property
+    def view_mm(self) -> tuple[float, float] | None:
+        """Field of view of k-space along rows and columns, oversampling and all; None if unknown.
+
+        One over the distance of its samples.
+        """
+        view, kept = self.geometry.field_of_view_mm, self.geometry.recon_shape
+        if view is None or kept is None:
+            return None
+        rows, columns = self.image_shape
+        return view[0] * rows / kept[0], view[1] * columns / kept[1]
 
     @property
     def sampled(self) -> NDArray[np.bool_]:

@@ -106,6 +106,13 @@ class Pattern(StrEnum):
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+FftShift = Annotated[
+    bool | None,
+    typer.Option(
+        help="Move the zero frequency and the image's origin from the corner to the middle, where "
+        "the energy of k-space shows them there [refuse such scans].",
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="File to write (HDF5).")]
 
 
@@ -128,6 +135,11 @@ def reconstruct(
     maps: Annotated[
         Path | None, typer.Option(help="HDF5 scan whose 'coil_maps' are used, not ESPIRiT's.")
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Scan of the same slices whose centre of k-space makes the coil maps."),
+    ] = None,
+    fftshift: FftShift = None,
     coarse: Annotated[
         CoarseMethod, typer.Option(help="The first reconstruction.")
     ] = CoarseMethod.CG_SENSE,
@@ -167,7 +179,9 @@ def reconstruct(
 ) -> None:
     """Reconstruct a scan: posterior mean, samples, uncertainty maps and diagnostics."""
     require_exportable(nifti)
-    read = load_scan(scan, mask, maps, parse_selection(select or []))
+    read = load_scan(
+        scan, mask, maps, parse_selection(select or []), fftshift=fftshift, calibration=calibration
+    )
     settings = Settings(
         preset=preset.value,
         samples=samples,
@@ -210,11 +224,12 @@ def undersample(
     center_fraction: Annotated[
         float, typer.Option(min=0, max=1, help="Share of central lines always kept.")
     ] = 0.08,
+    fftshift: FftShift = None,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
     """Throw samples of a fully sampled scan away, to see what a reconstruction makes of it."""
-    scan = load_scan(full)
+    scan = load_scan(full, fftshift=fftshift)
     shape = (scan.mask.shape[0], scan.mask.shape[1])
     mask = undersampling_mask(shape, pattern.value, acceleration, center_fraction, seed)
     reduced = undersample_scan(scan, mask)

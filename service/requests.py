@@ -67,6 +67,12 @@ class ReconstructionParameters(BaseModel):
     select: Annotated[str, StringConstraints(max_length=200, pattern=SELECTION)] | None = Field(
         None, description="images of raw data, as repetition=0 or contrast=1,set=0 [all]"
     )
+    fftshift: bool | None = Field(
+        None,
+        description="true moves the zero frequency and the image's origin from the corner to the "
+        "middle, where the energy of k-space shows them there; false takes k-space as it is "
+        "[refuse such scans]",
+    )
     coarse: CoarseName = Field("cg-sense", description="the first reconstruction")
     path: PathName = Field("prior", description="what annealed Langevin follows")
     fit_noise: bool = Field(True, description="fit the noise level when the residual contradicts")

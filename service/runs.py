@@ -17,7 +17,14 @@ from models.denoiser import NetworkPrior
 from models.registry import load_prior, read_config
 from recon.errors import ScanError
 from recon.evaluation import Evaluation, evaluate
-from recon.io.files import read_mask, read_result, read_result_mask, read_scan, write_result
+from recon.io.files import (
+    read_calibration,
+    read_mask,
+    read_result,
+    read_result_mask,
+    read_scan,
+    write_result,
+)
 from recon.pipeline import reconstruct
 from recon.planes import ATTRIBUTE as IMAGE_PLANES
 from recon.posterior import SlicePosterior
@@ -60,10 +67,15 @@ def load_scan(
     mask: Path | None = None,
     maps: Path | None = None,
     select: Mapping[str, int] | None = None,
+    *,
+    fftshift: bool | None = None,
+    calibration: Path | None = None,
 ) -> Scan:
-    """The scan, with a mask or coil maps from other files where these are given."""
+    """The scan, with a mask, coil maps or calibration lines from other files where given."""
     given = None if mask is None else read_mask(mask)
-    scan = read_scan(path, mask=given, select=select)
+    scan = read_scan(path, mask=given, select=select, fftshift=fftshift)
+    if calibration is not None:
+        scan = read_calibration(calibration, scan, fftshift=fftshift)
     if maps is None:
         return scan
     coil_maps = read_scan(maps).coil_maps

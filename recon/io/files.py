@@ -11,6 +11,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import file_digest
 from pathlib import Path
@@ -34,12 +35,15 @@ from recon.io.child_reader import (
 )
 from recon.io.mrd_readouts import HEAD, Readouts
 from recon.io.mrd_scan import scan_from_readouts, shape_of_readouts
+from recon.io.placement import placed
 from recon.io.read_limits import ReadLimits, check_signature
 from recon.posterior import SlicePosterior
 from recon.scan import Scan
 
 _DEFAULT_LIMITS = ReadLimits()
 _MASK_BYTES = 64 << 20
+_SAME_VIEW = 0.01
+"""Relative difference of fields of view that means nothing."""
 _RESERVED = frozenset({"schema", "warnings", "not_for_diagnostic_use"})
 
 Attributes = Mapping[str, str | int | float | bool]
@@ -50,6 +54,7 @@ def read_scan(
     *,
     mask: NDArray[Any] | None = None,
     select: Mapping[str, int] | None = None,
+    fftshift: bool | None = None,
     limits: ReadLimits = _DEFAULT_LIMITS,
 ) -> Scan:
     """The scan in a file of fastMRI or ISMRMRD layout, checked and read in a child process.
@@ -60,11 +65,56 @@ def read_scan(
             which wins over the zeros of k-space; lines that are all zero are never acquired.
         select: Counters (slice, contrast, phase, repetition, set) of the images to read from an
             ISMRMRD file; all by default.
+        fftshift: True moves the zero frequency, and the image's origin, to the middle of the axes
+            where the energy of k-space shows them at index 0; None refuses such files; False takes
+            them as they are.
         limits: What the file may declare and the child may use.
 
     Raises:
         ScanError: The file is refused; its code says why.
     """
+    return _read(path, limits, mask=mask, select=select, fftshift=fftshift)
+
+
+def read_calibration(
+    path: Path,
+    scan: Scan,
+    *,
+    fftshift: bool | None = None,
+    limits: ReadLimits = _DEFAULT_LIMITS,
+) -> Scan:
+    """`scan` with calibration lines from another file, which replace those of its own.
+
+    The file holds the fully sampled centre of k-space of the same slices with the same coils and
+    field of view, at any matrix size. Raises ScanError.
+    """
+    other = _read(path, limits, fftshift=fftshift, for_calibration=True)
+    if other.trajectory is not None or other.kspace.shape[:2] != scan.kspace.shape[:2]:
+        raise ScanError(
+            "calibration-shape",
+            f"the calibration file has {other.kspace.shape[0]} slices of {other.kspace.shape[1]} "
+            f"coils (Cartesian: {other.trajectory is None}) and the scan {scan.kspace.shape[0]} of "
+            f"{scan.kspace.shape[1]}; acquire both alike",
+        )
+    ours, theirs = scan.view_mm, other.view_mm
+    if ours and theirs and not np.allclose(ours, theirs, rtol=_SAME_VIEW):
+        raise ScanError(
+            "calibration-view",
+            f"the calibration file has a field of view of {theirs[0]:.4g} x {theirs[1]:.4g} mm and "
+            f"the scan {ours[0]:.4g} x {ours[1]:.4g} mm; acquire both alike",
+        )
+    return replace(scan, calibration=placed(other.kspace, scan.image_shape))
+
+
+def _read(
+    path: Path,
+    limits: ReadLimits,
+    *,
+    mask: NDArray[Any] | None = None,
+    select: Mapping[str, int] | None = None,
+    fftshift: bool | None = None,
+    for_calibration: bool = False,
+) -> Scan:
     check_signature(path, limits)
     with path.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
@@ -75,13 +125,17 @@ def read_scan(
         heads = contents.arrays[RAW_HEADS].view(HEAD)[:, 0]
         readouts = Readouts(heads, contents.arrays[RAW_SAMPLES], contents.arrays[RAW_TRAJECTORY])
         header = contents.texts[RAW_HEADER]
-        return scan_from_readouts(header, readouts, digest, limits, mask=mask, select=select)
+        return scan_from_readouts(
+            header, readouts, digest, limits,
+            mask=mask, select=select, fftshift=fftshift, for_calibration=for_calibration,
+        )  # fmt: skip
     return scan_layout.scan_from_layout(
         contents.arrays,
         contents.attributes,
         contents.texts.get(scan_layout.HEADER),
         mask,
         digest,
+        fftshift,
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from recon.errors import ScanError
 from recon.io import mrd_readouts
+from recon.io.conventions import CLEAR, strongest
 from recon.io.mrd_header import Encoding
 from recon.io.mrd_readouts import Readouts, flagged
 from recon.io.read_limits import ReadLimits
@@ -56,15 +57,21 @@ class Grid:
 
 
 def grid_of(
-    heads: NDArray[np.void], encoding: Encoding, limits: ReadLimits, given_bytes: int
+    heads: NDArray[np.void],
+    encoding: Encoding,
+    limits: ReadLimits,
+    given_bytes: int,
+    profile: NDArray[np.float64] | None = None,
 ) -> Grid:
     """Places of readouts of one pattern; `given_bytes` is what their samples take.
 
-    Raises ScanError where they do not fit the header, or the header makes too much of them.
+    Where headers can be read in two ways, `profile`, the energy of each sample of a readout,
+    decides. Raises ScanError where they do not fit the header, or the header makes too much of
+    them.
     """
     (matrix_x, matrix_y, matrix_z), voxel = encoding.encoded.matrix, encoding.encoded.voxel_mm
     coils, samples = int(heads["active_channels"][0]), kept_samples(heads)
-    start, matrix_x, voxel_x = _readout_place(heads, samples, encoding, matrix_x, voxel[0])
+    start, matrix_x, voxel_x = _readout_place(heads, samples, encoding, matrix_x, profile)
     y = matrix_y // 2 - encoding.centre[0] + heads["idx"]["kspace_encode_step_1"].astype(np.int64)
     z = matrix_z // 2 - encoding.centre[1] + heads["idx"]["kspace_encode_step_2"].astype(np.int64)
     if not ((y >= 0) & (y < matrix_y) & (z >= 0) & (z < matrix_z)).all():
@@ -112,6 +119,18 @@ def imaging(heads: NDArray[np.void], encoding: Encoding) -> NDArray[np.bool_]:
     if not encoding.embedded_calibration:
         dropped = dropped | only_calibration
     return np.asarray(~dropped & (heads["encoding_space_ref"] == 0))
+
+
+def calibrating(heads: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Readouts that are flagged as lines for calibration, whether they sample the image or not."""
+    dropped = flagged(
+        heads,
+        mrd_readouts.NOISE,
+        mrd_readouts.SURFACE_COIL_CORRECTION,
+        *mrd_readouts.NOT_IMAGING,
+    )
+    wanted = flagged(heads, mrd_readouts.CALIBRATION, mrd_readouts.CALIBRATION_AND_IMAGING)
+    return np.asarray(wanted & ~dropped)
 
 
 def selected(readouts: Readouts, select: Mapping[str, int]) -> NDArray[np.bool_]:
@@ -197,15 +216,21 @@ def planes_of(
 
 
 def _readout_place(
-    heads: NDArray[np.void], samples: int, encoding: Encoding, matrix: int, voxel: float
+    heads: NDArray[np.void],
+    samples: int,
+    encoding: Encoding,
+    matrix: int,
+    profile: NDArray[np.float64] | None,
 ) -> tuple[int, int, float]:
     """Where readouts start, the matrix along them, and its voxel size in mm."""
+    voxel, recon = encoding.encoded.voxel_mm[0], encoding.recon
     centres = {int(h["center_sample"]) - int(h["discard_pre"]) for h in heads}
     if samples == matrix:
         return 0, matrix, voxel
-    centred = centres <= {samples // 2} or min(centres) >= samples
-    recon = encoding.recon
-    if samples == recon.matrix[0] < matrix and centred:
+    symmetric = centres <= {samples // 2} or min(centres) >= samples
+    if not symmetric and len(centres) == 1 and samples == recon.matrix[0]:
+        symmetric = _is_symmetric(profile, min(centres))
+    if samples == recon.matrix[0] < matrix and symmetric:
         # The vendor has removed the oversampling and left the header as it was.
         return 0, samples, recon.voxel_mm[0]
     if len(centres) == 1:
@@ -217,6 +242,18 @@ def _readout_place(
         f"readouts of {samples} samples do not fit the encoded matrix of {matrix}; "
         "correct the header",
     )
+
+
+def _is_symmetric(profile: NDArray[np.float64] | None, centre: int) -> bool:
+    """Whether the echo is in the middle of the readouts although they say it is at `centre`.
+
+    As many samples as the image has voxels are half an echo, or a readout whose oversampling the
+    vendor removed without correcting `center_sample`, which converters often leave at 0.
+    """
+    if profile is None:
+        return centre == 0
+    _, ratio = strongest(np.roll(profile, len(profile) // 2 - centre), np.ones(len(profile)))
+    return ratio > CLEAR and abs(int(profile.argmax()) - len(profile) // 2) <= len(profile) // 8
 
 
 def _direction(values: NDArray[np.float32], axis: int) -> Vector:

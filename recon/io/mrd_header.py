@@ -39,7 +39,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Encoding:
-    """The first encoding of a header."""
+    """One encoding of a header."""
 
     encoded: Space
     recon: Space
@@ -100,11 +100,14 @@ def parse_header(xml: str) -> ismrmrdHeader:
         raise _invalid() from error
 
 
-def encoding_of(header: ismrmrdHeader) -> Encoding:
-    """How the image was encoded. Raises ScanError for trajectories that are not read."""
-    if not header.encoding:
+def encoding_of(header: ismrmrdHeader, number: int = 0) -> Encoding:
+    """How the image was encoded, or what else has encoding `number` of the header.
+
+    Raises ScanError for trajectories that are not read.
+    """
+    if number >= len(header.encoding):
         raise _invalid()
-    encoding = header.encoding[0]
+    encoding = header.encoding[number]
     trajectory = str(getattr(encoding.trajectory, "value", encoding.trajectory))[:32]
     if trajectory not in TRAJECTORIES:
         raise ScanError(

@@ -8,46 +8,38 @@ dropped; noise readouts become `noise_samples` in the scale of the imaging ones.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from enum import Enum, auto
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recon.errors import ScanError
+from recon.io.conventions import centred, require_centred
+from recon.io.mrd_calibration import calibration_of
 from recon.io.mrd_grid import (
+    calibrating,
     grid_of,
     images_of,
     imaging,
     noise_of,
     patterns_of,
-    planes_of,
     require_some,
     selected,
     selections_of,
-    vector_of,
 )
-from recon.io.mrd_header import Encoding, encoding_of, parse_header
+from recon.io.mrd_header import encoding_of, parse_header
 from recon.io.mrd_readouts import Readouts
 from recon.io.mrd_trajectory import require_trajectories, scans_along_trajectories
+from recon.io.mrd_volumes import Way, gridded, slices_of, way_of, without_oversampling
 from recon.io.read_limits import ReadLimits
 from recon.io.scan_layout import expand_mask
-from recon.planes import ATTRIBUTE, ImagePlane, ImageStack, Vector
+from recon.planes import ATTRIBUTE
 from recon.scan import Geometry, Scan
 
-
-@dataclass(frozen=True)
-class _Volumes:
-    """Gridded k-space of all images, still three-dimensional."""
-
-    kspace: NDArray[np.complex64]
-    """(images, coils, x, y, z)."""
-    mask: NDArray[np.bool_]
-    """(x, y, z)."""
-    planes: tuple[ImagePlane, ...]
-    voxel_mm: Vector
-    keep: tuple[int, int, int]
+_CURE = (
+    "correct center_sample or encodingLimits in the header, or give --fftshift to move the "
+    "centre, --no-fftshift to leave it"
+)
 
 
 def scans_from_readouts(
@@ -58,6 +50,8 @@ def scans_from_readouts(
     *,
     mask: NDArray[Any] | None = None,
     select: Mapping[str, int] | None = None,
+    fftshift: bool | None = None,
+    for_calibration: bool = False,
 ) -> tuple[Scan, ...]:
     """The images in the readouts of one measurement: one scan for every sampling pattern.
 
@@ -75,12 +69,18 @@ def scans_from_readouts(
         limits: `declared_bytes` and `expansion` bound the gridded k-space.
         mask: Of 0 and 1, as `read_scan` takes it: what to use of the acquired samples.
         select: Counters (slice, contrast, phase, repetition, set) that images must have.
+        fftshift: As `read_scan` takes it.
+        for_calibration: Lines flagged for calibration only are read as lines of the image.
 
     Raises:
         ScanError: The measurement is refused; its code says why.
     """
-    encoding = encoding_of(parse_header(xml))
-    chosen = imaging(readouts.head, encoding) & selected(readouts, select or {})
+    header = parse_header(xml)
+    encoding = encoding_of(header)
+    chosen = imaging(readouts.head, encoding)
+    if for_calibration:
+        chosen |= calibrating(readouts.head) & (readouts.head["encoding_space_ref"] == 0)
+    chosen &= selected(readouts, select or {})
     require_some(chosen)
     if not encoding.cartesian:
         if mask is not None:
@@ -91,11 +91,19 @@ def scans_from_readouts(
     scans = []
     for pattern in range(patterns.max() + 1):
         of_pattern = patterns == pattern
-        volumes, averages = _gridded(stacked[of_pattern], heads[of_pattern], encoding, limits)
-        slices, sampled, stack = _slices(_without_oversampling(volumes))
+        volumes, averages = gridded(stacked[of_pattern], heads[of_pattern], encoding, limits)
+        volumes = without_oversampling(volumes)
+        way = way_of(volumes.mask)
+        slices, sampled, stack = slices_of(volumes, way)
+        images, _ = images_of(heads[of_pattern])
+        lines = calibration_of(readouts, header, images, volumes, way, limits)
         if mask is not None:
             sampled = sampled & expand_mask(mask, *sampled.shape)
             slices = slices * sampled
+        if fftshift:
+            slices, sampled = centred(slices, sampled)
+        elif fftshift is None:
+            require_centred(slices, sampled, _CURE)
         rows, columns = stack.keep
         view = (rows * stack.voxel_mm[0], columns * stack.voxel_mm[1], stack.voxel_mm[2])
         scans.append(
@@ -103,6 +111,7 @@ def scans_from_readouts(
                 kspace=np.ascontiguousarray(slices, np.complex64),
                 mask=np.ascontiguousarray(sampled),
                 noise_samples=noise_of(readouts, heads, encoding, averages),
+                calibration=None if lines is None or not (lines * ~sampled).any() else lines,
                 geometry=Geometry(field_of_view_mm=view, recon_shape=(rows, columns)),
                 header=xml,
                 attributes={ATTRIBUTE: stack.to_text(), "averages": averages},
@@ -120,9 +129,14 @@ def scan_from_readouts(
     *,
     mask: NDArray[Any] | None = None,
     select: Mapping[str, int] | None = None,
+    fftshift: bool | None = None,
+    for_calibration: bool = False,
 ) -> Scan:
     """The only scan in the readouts; ScanError when images were sampled on different lines."""
-    scans = scans_from_readouts(xml, readouts, sha256, limits, mask=mask, select=select)
+    scans = scans_from_readouts(
+        xml, readouts, sha256, limits,
+        mask=mask, select=select, fftshift=fftshift, for_calibration=for_calibration,
+    )  # fmt: skip
     if len(scans) > 1:
         raise _patterns_differ()
     return scans[0]
@@ -167,130 +181,9 @@ def shape_of_readouts(
     if bool(sampled.any(axis=(1, 2)).all()):
         sampled = sampled[: grid.keep[0]]
     x, y, z = sampled.shape
-    way = _way(sampled)
-    if way is _Way.PLANES:
+    way = way_of(sampled)
+    if way is Way.PLANES:
         return images, coils, x, y
-    if way is _Way.PARTITIONS:
+    if way is Way.PARTITIONS:
         return images * grid.keep[2], coils, x, y
     return images * grid.keep[0], coils, y, z
-
-
-class _Way(Enum):
-    """How a volume becomes slices."""
-
-    PLANES = auto()
-    """It is two-dimensional."""
-    PARTITIONS = auto()
-    READOUT = auto()
-
-
-def _way(mask: NDArray[np.bool_]) -> _Way:
-    """Along which direction a volume of this mask (x, y, z) is cut. Raises ScanError."""
-    if mask.shape[2] == 1:
-        return _Way.PLANES
-    lines: NDArray[np.bool_] = np.any(mask, axis=0)
-    if (np.all(lines, axis=1) == np.any(lines, axis=1)).all():
-        return _Way.PARTITIONS
-    if not mask.any(axis=(1, 2)).all():
-        raise ScanError(
-            "no-full-direction",
-            "no direction of this three-dimensional scan is fully sampled; it cannot be cut "
-            "into slices",
-        )
-    return _Way.READOUT
-
-
-def _gridded(
-    stacked: NDArray[np.complex64],
-    heads: NDArray[np.void],
-    encoding: Encoding,
-    limits: ReadLimits,
-) -> tuple[_Volumes, int]:
-    """Readouts in their places, averages averaged; and how many there are of most lines."""
-    grid = grid_of(heads, encoding, limits, stacked.nbytes)
-    kspace = np.zeros((len(grid.images), stacked.shape[1], *grid.matrix), np.complex64)
-    counts = grid.counts
-    along = slice(grid.start, grid.start + grid.samples)
-    for line, image, y, z in zip(stacked, grid.which, grid.y, grid.z, strict=True):
-        kspace[image, :, along, y, z] += line
-    kspace /= np.maximum(counts, 1)[:, np.newaxis, np.newaxis]
-    distance = (grid.y - grid.matrix[1] // 2) ** 2 + (grid.z - grid.matrix[2] // 2) ** 2
-    planes = planes_of(heads, grid.images, grid.which, distance)
-    averages = int(np.median(counts[counts > 0]))
-    return _Volumes(kspace, grid.sampled, planes, grid.voxel_mm, grid.keep), averages
-
-
-def _without_oversampling(volumes: _Volumes) -> _Volumes:
-    """Complete readouts are cut to the field of view in image space."""
-    have, want = volumes.kspace.shape[2], volumes.keep[0]
-    complete = volumes.mask.any(axis=(1, 2)).all()
-    if want == have or not complete:
-        return volumes
-    first = have // 2 - want // 2
-    image = _to_image(volumes.kspace, axis=2)[:, :, first : first + want]
-    mask = np.ascontiguousarray(volumes.mask[:want])  # complete: every row has the same lines
-    return replace(volumes, kspace=_to_kspace(image, axis=2) * mask, mask=mask)
-
-
-def _slices(
-    volumes: _Volumes,
-) -> tuple[NDArray[np.complex64], NDArray[np.bool_], ImageStack]:
-    """Two-dimensional k-space (slices, coils, rows, columns), its mask, and where slices lie."""
-    x, _, z = volumes.mask.shape
-    way = _way(volumes.mask)
-    dx, dy, dz = volumes.voxel_mm
-    keep_x, keep_y, keep_z = volumes.keep
-    if way is _Way.PLANES:
-        stack = ImageStack((dx, dy, dz), (keep_x, keep_y), volumes.planes)
-        return volumes.kspace[..., 0], volumes.mask[..., 0], stack
-    if way is _Way.PARTITIONS:
-        images = _to_image(volumes.kspace, axis=4)
-        first = z // 2 - keep_z // 2
-        slices = np.moveaxis(images[..., first : first + keep_z], -1, 1)
-        stack = ImageStack(
-            (dx, dy, dz),
-            (keep_x, keep_y),
-            tuple(
-                _moved(plane, plane.slice_dir, (k - keep_z // 2) * dz, k)
-                for plane in volumes.planes
-                for k in range(keep_z)
-            ),
-        )
-        return _merged(slices), np.any(volumes.mask, axis=2), stack
-    first = x // 2 - keep_x // 2
-    images = _to_image(volumes.kspace, axis=2)[:, :, first : first + keep_x]
-    planes = tuple(
-        replace(
-            _moved(plane, plane.read_dir, (k - keep_x // 2) * dx, k),
-            read_dir=plane.phase_dir,
-            phase_dir=plane.slice_dir,
-            slice_dir=plane.read_dir,
-        )
-        for plane in volumes.planes
-        for k in range(keep_x)
-    )
-    stack = ImageStack((dy, dz, dx), (keep_y, keep_z), planes)
-    return _merged(np.moveaxis(images, 2, 1)), np.any(volumes.mask, axis=0), stack
-
-
-def _moved(plane: ImagePlane, direction: Vector, distance: float, partition: int) -> ImagePlane:
-    position = np.array(plane.position) + distance * np.array(direction)
-    return replace(
-        plane, position=vector_of(position), labels={**plane.labels, "partition": partition}
-    )
-
-
-def _merged(slices: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    """(images, slices, coils, rows, columns) with the first two axes made one."""
-    return slices.reshape(-1, *slices.shape[2:])
-
-
-def _to_image(kspace: NDArray[np.complex64], axis: int) -> NDArray[np.complex64]:
-    """Centred, orthonormal inverse transform along one axis."""
-    shifted = np.fft.ifftshift(kspace, axes=axis)
-    return np.fft.fftshift(np.fft.ifft(shifted, axis=axis, norm="ortho"), axes=axis)
-
-
-def _to_kspace(image: NDArray[np.complex64], axis: int) -> NDArray[np.complex64]:
-    shifted = np.fft.ifftshift(image, axes=axis)
-    return np.fft.fftshift(np.fft.fft(shifted, axis=axis, norm="ortho"), axes=axis)

@@ -9,6 +9,8 @@ from pathlib import Path
 from recon.errors import ScanError
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_FIRST_BLOCK, _LAST_BLOCK = 512, 1 << 20
+"""Offsets at which HDF5 looks for itself, each twice the last."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ def check_signature(path: Path, limits: ReadLimits) -> int:
             raise ScanError("not-a-file", "this is not a regular file; give the path of a file")
         with path.open("rb") as file:
             start = file.read(len(SIGNATURE))
+            block = _FIRST_BLOCK
+            # HDF5 may begin behind a block of the user's own: MATLAB writes 512 bytes of text.
+            while start and start != SIGNATURE and block <= _LAST_BLOCK:
+                file.seek(block)
+                start, block = file.read(len(SIGNATURE)) or start, 2 * block
     except OSError as error:
         raise ScanError(
             "unreadable",

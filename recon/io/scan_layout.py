@@ -10,16 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.errors import ScanError
+from recon.io.conventions import centred, require_centred, require_coil_axis
 from recon.io.mrd_header import refuse_document_type
 from recon.planes import ATTRIBUTE
 from recon.scan import Geometry, Scan
 
-ARRAYS = ("kspace", "mask", "noise", "coil_maps")
+ARRAYS = ("kspace", "mask", "noise", "coil_maps", "calibration")
 HEADER = "ismrmrd_header"
 
 _STRAY_ZEROS = 1e-3
 """Share of samples that may be exactly zero by rounding without telling of a sampling pattern."""
 _ATTRIBUTE_CHARACTERS = 256
+_CURE = (
+    "give --fftshift to move it there, or --no-fftshift if this is meant; where lines of a "
+    "partial acquisition are left out, fill them with zeros"
+)
 
 
 def scan_from_layout(
@@ -28,21 +33,29 @@ def scan_from_layout(
     header: str | None,
     mask: NDArray[Any] | None,
     sha256: str,
+    fftshift: bool | None = None,
 ) -> Scan:
     """Check and convert. `mask` wins over the file's own, which wins over the zeros of k-space.
 
-    The k-space array is masked in place. Raises ScanError.
+    `fftshift` as `recon.io.files.read_scan` takes it. The k-space array is masked in place. Raises
+    ScanError.
     """
     kspace = kspace_of(arrays)
+    require_coil_axis(kspace)
     given = mask if mask is not None else arrays.get("mask")
     sampled = sampling_mask(kspace, given)
     if not sampled.all():
         kspace[..., ~sampled] = 0
+    if fftshift:
+        kspace, sampled = centred(kspace, sampled)
+    elif fftshift is None:
+        require_centred(kspace, sampled, _CURE)
     return Scan(
         kspace=kspace,
         mask=sampled,
         noise_samples=_noise(arrays, kspace.shape[1]),
-        coil_maps=_coil_maps(arrays),
+        coil_maps=_complex(arrays, "coil_maps", "maps-shape"),
+        calibration=_complex(arrays, "calibration", "calibration-shape"),
         geometry=parse_geometry(header) if header is not None else Geometry(),
         header=header,
         attributes=harmless_attributes(attributes),
@@ -158,6 +171,8 @@ def scan_to_layout(scan: Scan) -> dict[str, NDArray[Any]]:
         arrays["noise"] = scan.noise_samples
     if scan.coil_maps is not None:
         arrays["coil_maps"] = scan.coil_maps
+    if scan.calibration is not None:
+        arrays["calibration"] = scan.calibration
     return arrays
 
 
@@ -203,14 +218,16 @@ def _noise(arrays: Mapping[str, NDArray[Any]], coils: int) -> NDArray[np.complex
     return noise
 
 
-def _coil_maps(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.complex64] | None:
-    maps = arrays.get("coil_maps")
-    if maps is None:
+def _complex(
+    arrays: Mapping[str, NDArray[Any]], name: str, code: str
+) -> NDArray[np.complex64] | None:
+    array = arrays.get(name)
+    if array is None:
         return None
-    if maps.dtype != np.complex64:
-        raise ScanError("maps-shape", f"'coil_maps' must be complex, not {maps.dtype}")
-    _require_finite(maps, "the coil maps")
-    return maps
+    if array.dtype != np.complex64:
+        raise ScanError(code, f"'{name}' must be complex, not {array.dtype}")
+    _require_finite(array, f"'{name}'")
+    return array
 
 
 def _require_finite(array: NDArray[Any], what: str) -> None:

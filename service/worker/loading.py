@@ -57,7 +57,7 @@ class Loader:
         text = job.parameters.select
         select = None if text is None else parse_selection(text.split(","))
         with archived_file(self._storage, job.scan_sha256, job.source) as file:
-            scan = read_scan(file, select=select)
+            scan = read_scan(file, select=select, fftshift=job.parameters.fftshift)
         if scan.sha256 != job.scan_sha256:
             raise ProblemError(
                 "invalid-scan",

@@ -298,11 +298,16 @@ def test_what_is_not_hdf5_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / "absent.h5") == "unreadable"
 
 
-def test_user_block_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", [512, 4096])
+def test_a_block_of_the_users_own_before_the_file_is_passed_over(
+    block: int, tmp_path: Path
+) -> None:
     path = tmp_path / "block.h5"
-    with h5py.File(path, "w", userblock_size=512) as file:
+    with h5py.File(path, "w", userblock_size=block) as file:
         file["kspace"] = KSPACE
-    assert refusal(path) == "not-hdf5"
+    with path.open("r+b") as raw:
+        raw.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64")
+    assert walk(path) == {"kspace": KSPACE.shape}
 
 
 def test_size_cap(tmp_path: Path) -> None:

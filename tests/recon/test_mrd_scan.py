@@ -9,6 +9,7 @@ import pytest
 
 from recon.errors import ScanError
 from recon.io.files import read_scan, write_scan
+from recon.phantom import simulate
 from recon.planes import ATTRIBUTE, ImageStack
 from recon.scan import Scan
 from tests.mrd_files import CENTRE, OBLIQUE, fourier, header, lines, noise, readout, write
@@ -233,3 +234,32 @@ def test_debians_reference_reconstruction_agrees(options: list[str], tmp_path: P
     ours = np.sqrt((np.abs(images) ** 2).sum(axis=0)).T
     scale = (ours * reference).sum() / (ours**2).sum()
     assert np.abs(scale * ours - reference).max() < 1e-3 * reference.max()
+
+
+@pytest.mark.parametrize("center_sample", [0, 5, 64])
+def test_a_header_left_behind_by_removed_oversampling_is_seen_through(
+    center_sample: int, tmp_path: Path
+) -> None:
+    kspace = simulate(1, 3, 64, 48, 50, 0)[0].kspace[0]
+    readouts = list(lines(kspace, center_sample=center_sample))
+    scan = read_scan(write(tmp_path / "a.h5", header((128, 48, 1), (64, 48, 1)), readouts))
+    np.testing.assert_array_equal(scan.kspace[0], kspace)
+
+
+def test_half_an_echo_of_as_many_samples_is_left_half(tmp_path: Path) -> None:
+    kspace = simulate(1, 3, 128, 48, 50, 0)[0].kspace[0]
+    readouts = list(lines(kspace[:, 64:], center_sample=0))
+    scan = read_scan(write(tmp_path / "a.h5", header((128, 48, 1), (64, 48, 1)), readouts))
+    assert scan.mask[:, 0].tolist() == [False] * 64 + [True] * 64
+    np.testing.assert_array_equal(scan.kspace[0, :, 64:], kspace[:, 64:])
+
+
+def test_a_centre_that_the_samples_contradict_is_refused(tmp_path: Path) -> None:
+    kspace = simulate(1, 3, 64, 48, 50, 0)[0].kspace[0]
+    shifted = [readout(kspace[:, :40, line], line, center_sample=8) for line in range(48)]
+    path = write(tmp_path / "a.h5", header((64, 48, 1)), shifted)
+    with pytest.raises(ScanError, match="center_sample"):
+        read_scan(path)
+    lifted = write(tmp_path / "b.h5", header((64, 96, 1), centre=(0, 0)), list(lines(kspace)))
+    assert refusal(lifted) == "kspace-not-centred"  # lines counted from the wrong centre
+    assert read_scan(lifted, fftshift=False).mask.sum() == 64 * 48
