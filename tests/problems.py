@@ -171,3 +171,11 @@ def folded_scan(rows: int = 72, wide: int = 88, columns: int = 46, coils: int = 
     both = np.stack([maps[..., near], maps_beyond])
     scan = receive(image[None], coils, 0.01, seed=3, columns=columns)
     return Folded(scan, both.astype(np.complex128), np.stack([image[:, near], beyond]))
+
+
+def power_law_prior(size: int = 64) -> GaussianPrior:
+    """Images of unit scale whose spectrum falls like that of the phantom."""
+    frequency = torch.arange(size).float() - size // 2
+    radius = torch.hypot(frequency[:, None], frequency[None, :]).clamp_min(0.7)
+    spectrum = 60.0 / radius**2.6
+    return GaussianPrior(torch.zeros(size, size, dtype=torch.complex64), spectrum, (0.002, 100.0))

@@ -155,6 +155,11 @@ def test_nothing_imports_the_tests() -> None:
     assert not found, listing(found)
 
 
+def test_tests_share_by_files_that_are_no_tests() -> None:
+    found = [i for i in imports("tests", "docs", "benchmarks") if ".test_" in i.name]
+    assert not found, listing(found)
+
+
 def test_libraries_stay_where_they_are_confined() -> None:
     found = [
         i

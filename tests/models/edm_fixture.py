@@ -16,8 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.song_unet import SongUNet, SongUNetConfig
+
 OUTPUTS = Path(__file__).parent / "edm_outputs.json"
 LABEL = -0.3
+TAPS = {"box": (1, 1), "binomial": (1, 3, 3, 1)}
 
 BASE: dict[str, Any] = {
     "img_resolution": 8,
@@ -77,6 +80,42 @@ def main(clone: str) -> None:
             output = model(formula_image(), torch.tensor([LABEL]), None)
         known[name] = [float(f"{value:.7g}") for value in output.flatten().tolist()]
     OUTPUTS.write_text(json.dumps(known) + "\n")
+
+
+def shape_of(name: str) -> SongUNetConfig:
+    """Our configuration of a network that the fixture describes with EDM's options."""
+    options = BASE | NETWORKS[name]
+    base = options["model_channels"]
+    return SongUNetConfig(
+        base_channels=base,
+        channels=tuple(base * factor for factor in options["channel_mult"]),
+        blocks=options["num_blocks"],
+        attention=tuple(
+            (8 >> level) in options["attn_resolutions"]
+            for level in range(len(options["channel_mult"]))
+        ),
+        noise_channels=base * options.get("channel_mult_noise", 1),
+        embedding_channels=base * options["channel_mult_emb"],
+        embedding=options.get("embedding_type", "positional"),
+        encoder=options.get("encoder_type", "standard"),
+        resample_filter="binomial" if "resample_filter" in options else "box",
+    )
+
+
+def original_state(name: str) -> dict[str, Tensor]:
+    """The state dict by EDM's names, by size of the image instead of level."""
+    config = shape_of(name)
+    shapes = {}
+    for key, value in SongUNet(config).state_dict().items():
+        theirs = re.sub(r"\.(\d)_", lambda found: "." + "{0}x{0}_".format(8 >> int(found[1])), key)
+        shapes[theirs.replace("aux_residual.conv.", "aux_residual.")] = tuple(value.shape)
+    taps = TAPS[config.resample_filter]
+    for key in list(shapes):
+        if re.search(r"(_up|_down)\.(conv0|skip)\.weight|aux_residual\.weight", key):
+            shapes[key.replace(".weight", ".resample_filter")] = (1, 1, len(taps), len(taps))
+    if augmentation := NETWORKS[name].get("augment_dim"):
+        shapes["map_augment.weight"] = (config.noise_channels, augmentation)
+    return formula_state(shapes, list(taps))
 
 
 if __name__ == "__main__":

@@ -21,20 +21,8 @@ from models.conformal_factors import (
 from models.errors import ModelError
 from models.install import add_model, package, remove_model
 from models.registry import load_prior, read_config, read_factors, verify_model
+from tests.models.factor_entries import HELD, entry
 from tests.models.model_files import ABOUT, replace_weights, write_run
-
-HELD = {"as_read_off": 0.8, "before": 0.85, "after": 0.91}
-
-
-def entry(**changes: Any) -> ConformalFactor:
-    values = {
-        "preset": "fast", "samples": 4, "evaluations": 47, "acceleration": 4.0,
-        "pattern": "equispaced", "center_fraction": 0.08, "factor": 1.25, "confidence": 0.9,
-        "unit": "scan", "units": 12, "scans": 12, "data": "heads", "date": "2026-11-25",
-        "software_version": "0.1.0",
-        "standardized_error": 1.2, "coverage_50": HELD, "coverage_90": HELD,
-    }  # fmt: skip
-    return ConformalFactor.model_validate(values | changes)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import pickle
-import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,18 @@ from models.convert import Conversion
 from models.convert_edm import convert_edm
 from models.denoiser import EdmParameterization, NetworkPrior
 from models.registry import ModelError, load_prior, read_config, verify_model
-from models.song_unet import SongUNet, SongUNetConfig, resample
-from tests.models.edm_fixture import BASE, LABEL, NETWORKS, OUTPUTS, formula_image, formula_state
+from models.song_unet import SongUNet, resample
+from tests.models.edm_fixture import (
+    LABEL,
+    NETWORKS,
+    OUTPUTS,
+    TAPS,
+    formula_image,
+    original_state,
+    shape_of,
+)
 
 KNOWN = json.loads(OUTPUTS.read_text())
-TAPS = {"box": (1, 1), "binomial": (1, 3, 3, 1)}
 ABOUT = Conversion(
     name="foreign",
     scale=2.0,
@@ -40,42 +46,6 @@ ABOUT = Conversion(
     sigma_high=20.0,
     weights_dtype="float32",
 )
-
-
-def shape_of(name: str) -> SongUNetConfig:
-    """Our configuration of a network that the fixture describes with EDM's options."""
-    options = BASE | NETWORKS[name]
-    base = options["model_channels"]
-    return SongUNetConfig(
-        base_channels=base,
-        channels=tuple(base * factor for factor in options["channel_mult"]),
-        blocks=options["num_blocks"],
-        attention=tuple(
-            (8 >> level) in options["attn_resolutions"]
-            for level in range(len(options["channel_mult"]))
-        ),
-        noise_channels=base * options.get("channel_mult_noise", 1),
-        embedding_channels=base * options["channel_mult_emb"],
-        embedding=options.get("embedding_type", "positional"),
-        encoder=options.get("encoder_type", "standard"),
-        resample_filter="binomial" if "resample_filter" in options else "box",
-    )
-
-
-def original_state(name: str) -> dict[str, Tensor]:
-    """The state dict by EDM's names, by size of the image instead of level."""
-    config = shape_of(name)
-    shapes = {}
-    for key, value in SongUNet(config).state_dict().items():
-        theirs = re.sub(r"\.(\d)_", lambda found: "." + "{0}x{0}_".format(8 >> int(found[1])), key)
-        shapes[theirs.replace("aux_residual.conv.", "aux_residual.")] = tuple(value.shape)
-    taps = TAPS[config.resample_filter]
-    for key in list(shapes):
-        if re.search(r"(_up|_down)\.(conv0|skip)\.weight|aux_residual\.weight", key):
-            shapes[key.replace(".weight", ".resample_filter")] = (1, 1, len(taps), len(taps))
-    if augmentation := NETWORKS[name].get("augment_dim"):
-        shapes["map_augment.weight"] = (config.noise_channels, augmentation)
-    return formula_state(shapes, list(taps))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from recon.conformal import (
 )
 from recon.errors import ScanError
 from recon.evaluation import evaluate
-from tests.recon.test_evaluation import draw_reference, gaussian_posterior
+from tests.recon.gaussian_posteriors import draw_reference, gaussian_posterior
 
 
 def code(error: pytest.ExceptionInfo[ScanError]) -> str:

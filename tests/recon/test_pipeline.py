@@ -6,29 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from recon.calibration import calibrate, noise_model
 from recon.errors import CalibrationError, ScanError
 from recon.phantom import simulate
 from recon.pipeline import CoarseReady, Progress, reconstruct
 from recon.posterior import SlicePosterior
-from recon.prior import GaussianPrior
 from recon.reference import coil_combination
 from recon.scan import Scan
 from recon.schedule import PRESETS
 from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
+from tests.problems import power_law_prior
 
 SIZE = 64
-
-
-def power_law_prior(size: int = SIZE) -> GaussianPrior:
-    """Images of unit scale whose spectrum falls like that of the phantom."""
-    frequency = torch.arange(size).float() - size // 2
-    radius = torch.hypot(frequency[:, None], frequency[None, :]).clamp_min(0.7)
-    spectrum = 60.0 / radius**2.6
-    return GaussianPrior(torch.zeros(size, size, dtype=torch.complex64), spectrum, (0.002, 100.0))
 
 
 def undersampled(

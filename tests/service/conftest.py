@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from service.http.context import Context, create_context
+from service.settings import load_settings
+from service.store.database import create_database
 from tests.service.live import Server, serving, tiny_model, tiny_scan
 
 
@@ -32,3 +36,21 @@ def server(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[S
 def client(server: Server) -> Iterator[httpx.Client]:
     with server.client() as open_client:
         yield open_client
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Context]]:
+    monkeypatch.delenv("MRI_POSTERIOR_CONFIG", raising=False)
+    made: list[Context] = []
+
+    def make_context(**settings: Any) -> Context:
+        chosen = load_settings(data=tmp_path, **settings)
+        create_database(chosen.database_url)
+        context = create_context(chosen, busy_milliseconds=100)
+        context.storage.prepare()
+        made.append(context)
+        return context
+
+    yield make_context
+    for context in made:
+        context.close()

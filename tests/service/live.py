@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -267,3 +268,24 @@ def events(client: httpx.Client, job: dict[str, Any], last: int = 0) -> list[dic
                 found.append(entry)
                 entry = {}
     return found
+
+
+def problem(answer: httpx.Response, status: int, kind: str) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    found = answer.json()
+    assert found["type"] == f"/problems/{kind}"
+    assert found["status"] == status
+    assert found["request_id"] == answer.headers["x-request-id"]
+    return found
+
+
+def at_once(count: int, act: Callable[[int], httpx.Response]) -> list[httpx.Response]:
+    start = threading.Barrier(count)
+
+    def run(number: int) -> httpx.Response:
+        start.wait()
+        return act(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(run, range(count)))

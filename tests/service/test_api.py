@@ -13,17 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.service.live import HDF5, QUICK, Server, ended, submitted, tiny_scan, wait_for
-
-
-def problem(answer: httpx.Response, status: int, kind: str) -> dict[str, Any]:
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    found = answer.json()
-    assert found["type"] == f"/problems/{kind}"
-    assert found["status"] == status
-    assert found["request_id"] == answer.headers["x-request-id"]
-    return found
+from tests.service.live import HDF5, QUICK, Server, ended, problem, submitted, tiny_scan, wait_for
 
 
 def stored(client: httpx.Client, scan: Path) -> str:

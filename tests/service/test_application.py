@@ -2,60 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
-import httpx
 import pytest
 
 from recon.coarse import CoarseMethod
 from recon.paths import PATHS
 from recon.schedule import PRESETS
-from service.http.app import create_app, create_context
 from service.http.context import Context
 from service.problems import PROBLEMS
 from service.requests import CoarseName, PathName, PresetName, Priority
-from service.settings import load_settings
-from service.store.database import create_database
-from tests.service.live import HDF5
-from tests.service.test_api import problem
-
-OFFERS = {
-    "models": [],
-    "default_model": "none",
-    "presets": {"fast": {"samples": 4, "evaluations_per_sample": 47}},
-    "versions": {},
-}
-
-
-@pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Context]]:
-    monkeypatch.delenv("MRI_POSTERIOR_CONFIG", raising=False)
-    made: list[Context] = []
-
-    def make_context(**settings: Any) -> Context:
-        chosen = load_settings(data=tmp_path, **settings)
-        create_database(chosen.database_url)
-        context = create_context(chosen, busy_milliseconds=100)
-        context.storage.prepare()
-        made.append(context)
-        return context
-
-    yield make_context
-    for context in made:
-        context.close()
-
-
-def ask(context: Context, method: str, path: str, **options: Any) -> httpx.Response:
-    async def send() -> httpx.Response:
-        transport = httpx.ASGITransport(create_app(context), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            return await client.request(method, path, **options)
-
-    return asyncio.run(send())
+from tests.service.in_process import OFFERS, ask
+from tests.service.live import HDF5, problem
 
 
 def test_a_full_disk_refuses_uploads_and_readiness(

@@ -13,8 +13,8 @@ from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
 from service.store.files import Storage
 from service.worker.budget import Speed, plan_for_accuracy, plan_for_deadline, reached_error
+from tests.problems import power_law_prior
 from tests.recon.scan_files import assert_same
-from tests.recon.test_pipeline import power_law_prior
 
 SPEED = Speed(fixed_seconds=1.0, seconds_per_evaluation=0.01)
 

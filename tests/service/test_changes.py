@@ -15,16 +15,15 @@ from service.http.housekeeping import clean_up
 from service.jobs.job import JobState
 from service.logs import _without_values
 from service.store.database import jobs as job_table
-from tests.service.live import HDF5
-from tests.service.test_api import problem
-from tests.service.test_application import OFFERS, ask, make  # noqa: F401 - a fixture
+from tests.service.in_process import OFFERS, ask
+from tests.service.live import HDF5, problem
 
 Make = Callable[..., Context]
 Submit = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def context(make: Make) -> Context:  # noqa: F811
+def context(make: Make) -> Context:
     made = make(keep_results_days=2)
     made.workers.enter("one", "cpu", 1, OFFERS)
     return made

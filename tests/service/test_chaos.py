@@ -19,6 +19,7 @@ import pytest
 
 from recon.io.files import read_result
 from tests.recon.scan_files import assert_same
+from tests.service.ledgers import ledger, recorded
 from tests.service.live import (
     QUICK,
     Server,
@@ -30,7 +31,6 @@ from tests.service.live import (
     tiny_scan,
     wait_for,
 )
-from tests.service.test_durability import ledger, recorded
 
 JOBS = int(os.environ.get("MRI_POSTERIOR_CHAOS", "100"))
 WORKER_KILLS, API_KILLS = JOBS // 5, JOBS // 20

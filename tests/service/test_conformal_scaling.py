@@ -11,7 +11,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from tests.models.test_calibrations import entry
 
 from models.conformal_factors import ConformalFactors
 from recon.conformal import Comparison
@@ -28,6 +27,7 @@ from service.conformal_measurement import (
 )
 from service.jobs.batches import output_digest
 from service.requests import ReconstructionParameters
+from tests.models.factor_entries import entry
 from tests.service.live import cli, ended, environment, serving, submitted
 
 SIZE = 32

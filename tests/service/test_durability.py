@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sqlite3
@@ -17,6 +16,7 @@ import httpx
 import pytest
 
 from service.client import Client
+from tests.service.ledgers import LONG, SETTINGS, happened, ledger, recorded
 from tests.service.live import (
     ROOT,
     Server,
@@ -29,9 +29,6 @@ from tests.service.live import (
 )
 
 pytestmark = pytest.mark.slow  # whole servers started and killed: `make proofs`
-
-SETTINGS = {"worker_lost_seconds": 1.5, "heartbeat_seconds": 0.3, "max_attempts": 2}
-LONG = {"preset": "thorough", "samples": 64}
 
 
 @pytest.fixture(scope="module")
@@ -50,26 +47,6 @@ def durable_client(durable: Server) -> Iterator[httpx.Client]:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six slices."""
     return tiny_scan(tmp_path_factory.mktemp("stack") / "scan.h5", slices=6)
-
-
-def ledger(server: Server, job: dict[str, Any]) -> list[dict[str, Any]]:
-    file = server.data / "reconstructions" / job["id"] / "steps.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def happened(server: Server, job: dict[str, Any], step: str, what: str) -> bool:
-    return any(e["step"] == step and e["what"] == what for e in ledger(server, job))
-
-
-def recorded(server: Server, job: dict[str, Any]) -> list[tuple[str, float]]:
-    """Steps that DBOS has recorded as done, in order, and when (seconds)."""
-    with sqlite3.connect(server.data / "service.sqlite") as connection:
-        rows = connection.execute(
-            "SELECT function_name, completed_at_epoch_ms FROM operation_outputs "
-            "WHERE workflow_uuid = ? ORDER BY function_id",
-            (job["id"],),
-        ).fetchall()
-    return [(name, milliseconds / 1000) for name, milliseconds in rows]
 
 
 def workflow_status(server: Server, job: dict[str, Any]) -> str:

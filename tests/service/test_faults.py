@@ -13,8 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.service.live import HDF5, Server, ended, serving, submitted, tiny_scan, wait_for
-from tests.service.test_api import problem
+from tests.service.live import HDF5, Server, ended, problem, serving, submitted, tiny_scan, wait_for
 
 pytestmark = pytest.mark.slow  # whole servers in trouble: `make proofs`
 

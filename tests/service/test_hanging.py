@@ -13,8 +13,8 @@ import pytest
 
 from service.jobs.processes import moved_at, note_moved, worker_lock
 from service.jobs.supervisor import _Child
+from tests.service.ledgers import LONG, SETTINGS, happened, ledger
 from tests.service.live import ended, environment, serving, submitted, tiny_scan, wait_for
-from tests.service.test_durability import LONG, SETTINGS, happened, ledger
 
 STUCK = 20.0
 """Seconds; a worker needs some to start, on a machine that does other things too."""

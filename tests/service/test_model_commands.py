@@ -17,8 +17,8 @@ from models.install import package
 from models.registry import list_models, read_config
 from service import cli
 from service.runs import DEFAULT_MODEL
+from tests.models.edm_fixture import original_state
 from tests.models.model_files import ABOUT, rewrite, write_run
-from tests.models.test_convert_edm import original_state
 
 SHIPPED = registry.SHIPPED_FOLDER
 

@@ -14,10 +14,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.service.ledgers import happened, ledger
 from tests.service.live import (
     HDF5,
     QUICK,
     Server,
+    at_once,
     ended,
     events,
     serving,
@@ -25,9 +27,7 @@ from tests.service.live import (
     tiny_scan,
     wait_for,
 )
-from tests.service.test_durability import happened, ledger
-from tests.service.test_races import at_once
-from tests.service.test_uploads import TUS, begun, part
+from tests.service.tus import TUS, begun, part
 
 pytestmark = pytest.mark.slow  # whole servers started and killed: `make proofs`
 

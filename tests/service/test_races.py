@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,21 +26,10 @@ from service.store.files import Storage
 from service.store.keys import LOCAL
 from service.store.scans import Scans
 from service.store.uploads import Uploads
-from tests.service.live import HDF5, QUICK, ended
-from tests.service.test_application import OFFERS, ask, make  # noqa: F401 - a fixture
+from tests.service.in_process import OFFERS, ask
+from tests.service.live import HDF5, QUICK, at_once, ended
 
 Make = Callable[..., Context]
-
-
-def at_once(count: int, act: Callable[[int], httpx.Response]) -> list[httpx.Response]:
-    start = threading.Barrier(count)
-
-    def run(number: int) -> httpx.Response:
-        start.wait()
-        return act(number)
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(run, range(count)))
 
 
 @pytest.fixture
@@ -108,7 +96,7 @@ def test_a_scan_that_is_deleted_and_uploaded_at_once_keeps_its_file(
 
 
 def test_a_job_is_not_queued_for_a_scan_that_is_gone(
-    make: Make,  # noqa: F811
+    make: Make,
     scan: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -159,7 +147,7 @@ def test_a_follower_that_comes_while_things_happen_misses_nothing(engine: sa.Eng
     engine.dispose()
 
 
-def test_a_long_story_is_told_to_the_end(make: Make) -> None:  # noqa: F811
+def test_a_long_story_is_told_to_the_end(make: Make) -> None:
     context = make()
     with context.engine.begin() as connection:
         connection.execute(
@@ -196,7 +184,7 @@ def test_an_upload_that_is_being_written_does_not_expire(tmp_path: Path) -> None
 
 
 def test_housekeeping_removes_what_crashes_left_and_nothing_else(
-    make: Make,  # noqa: F811
+    make: Make,
     scan: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -213,7 +201,7 @@ def test_housekeeping_removes_what_crashes_left_and_nothing_else(
     assert not orphan.exists()
 
 
-def test_uploads_of_one_key_are_limited(make: Make) -> None:  # noqa: F811
+def test_uploads_of_one_key_are_limited(make: Make) -> None:
     context = make(max_uploads_per_key=2)
     headers = {"Tus-Resumable": "1.0.0", "Upload-Length": "10"}
     answers = [ask(context, "POST", "/v1/uploads", headers=headers) for _ in range(3)]
@@ -221,7 +209,7 @@ def test_uploads_of_one_key_are_limited(make: Make) -> None:  # noqa: F811
     assert answers[2].json()["type"] == "/problems/quota-exceeded"
 
 
-def test_scans_of_one_key_may_fill_only_so_much(make: Make, scan: Path) -> None:  # noqa: F811
+def test_scans_of_one_key_may_fill_only_so_much(make: Make, scan: Path) -> None:
     content = scan.read_bytes()
     context = make(max_scan_bytes_per_key=len(content) + 10)
     upload = {"content": content, "headers": HDF5}
@@ -236,7 +224,7 @@ def test_scans_of_one_key_may_fill_only_so_much(make: Make, scan: Path) -> None:
     assert ask(context, "POST", "/v1/scans", **upload).status_code == 201
 
 
-def test_a_key_may_ask_only_so_much_at_the_same_time(make: Make) -> None:  # noqa: F811
+def test_a_key_may_ask_only_so_much_at_the_same_time(make: Make) -> None:
     context = make(max_requests_per_key=1)
     doorkeeper = Doorkeeper()
     with (
@@ -251,7 +239,7 @@ def test_a_key_may_ask_only_so_much_at_the_same_time(make: Make) -> None:  # noq
         assert ask(context, "GET", "/v1/limits").status_code == 200
 
 
-def test_a_proxy_needs_keys(make: Make) -> None:  # noqa: F811
+def test_a_proxy_needs_keys(make: Make) -> None:
     context = make()
     assert ask(context, "GET", "/v1/limits").status_code == 200
     through = ask(context, "GET", "/v1/limits", headers={"X-Forwarded-For": "203.0.113.9"})
@@ -259,7 +247,7 @@ def test_a_proxy_needs_keys(make: Make) -> None:  # noqa: F811
     assert "keys create" in through.json()["detail"]
 
 
-def test_a_database_on_a_full_disk_is_a_507(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_database_on_a_full_disk_is_a_507(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     context = make()
 
     def full(*_: object, **__: object) -> None:

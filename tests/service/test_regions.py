@@ -12,8 +12,7 @@ import pytest
 from skimage.draw import polygon2mask
 
 from service.regions import packed_mask, polygon_mask, statistics
-from tests.service.live import ended, submitted
-from tests.service.test_api import problem
+from tests.service.live import ended, problem, submitted
 
 TRIANGLE = [[3.2, 4.1], [25.7, 8.9], [12.4, 27.3]]
 

@@ -12,8 +12,17 @@ import pytest
 from service.settings import SettingsError, is_loopback, load_settings
 from service.store.database import create_database, open_database
 from service.store.keys import Keys, Scope
-from tests.service.live import HDF5, QUICK, Server, cli, ended, environment, serving, submitted
-from tests.service.test_api import problem
+from tests.service.live import (
+    HDF5,
+    QUICK,
+    Server,
+    cli,
+    ended,
+    environment,
+    problem,
+    serving,
+    submitted,
+)
 
 pytestmark = pytest.mark.slow  # whole servers started and killed: `make proofs`
 

@@ -20,8 +20,8 @@ from service.settings import ServiceSettings, SettingsError, load_settings
 from service.store.archive import archived_file
 from service.store.files import MARKER, Storage, open_storage
 from service.store.objects import ObjectStore, StorageError
+from tests.problems import power_law_prior
 from tests.recon.scan_files import assert_same
-from tests.recon.test_pipeline import power_law_prior
 
 OUTPUT = "ab" * 32
 

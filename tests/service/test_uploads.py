@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import socket
 import time
@@ -13,33 +12,8 @@ import httpx
 import pytest
 
 from service.store.uploads import Uploads
-from tests.service.live import Server, tiny_scan, wait_for
-from tests.service.test_api import problem
-
-TUS = {"Tus-Resumable": "1.0.0"}
-WHOLE = {"Prefer": "return=representation"}
-PART = TUS | {"Content-Type": "application/offset+octet-stream"}
-
-
-def begun(client: httpx.Client, length: int, *tags: str) -> str:
-    headers = TUS | {"Upload-Length": str(length)}
-    answer = client.post("/v1/uploads", params={"tag": list(tags)}, headers=headers)
-    assert answer.status_code == 201, answer.text
-    return answer.headers["location"]
-
-
-def offset(client: httpx.Client, link: str) -> int:
-    answer = client.head(link, headers=TUS)
-    assert answer.status_code == 200
-    return int(answer.headers["upload-offset"])
-
-
-def part(at: int, content: bytes, algorithm: str | None = None) -> dict[str, str]:
-    headers = PART | {"Upload-Offset": str(at)}
-    if algorithm is not None:
-        digest = base64.b64encode(hashlib.new(algorithm, content).digest()).decode()
-        headers["Upload-Checksum"] = f"{algorithm} {digest}"
-    return headers
+from tests.service.live import Server, problem, tiny_scan, wait_for
+from tests.service.tus import TUS, WHOLE, begun, offset, part
 
 
 def test_parts_make_the_same_scan(client: httpx.Client, tmp_path: Path) -> None:

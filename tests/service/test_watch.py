@@ -11,12 +11,12 @@ import pytest
 from recon.pipeline import Progress
 from service.http.context import Context
 from service.worker.watch import Stopped, Watch
+from tests.service.in_process import OFFERS, ask
 from tests.service.live import HDF5
-from tests.service.test_application import OFFERS, ask, make  # noqa: F401 - a fixture
 
 
 @pytest.fixture
-def watched(make: Callable[..., Context], scan: Path) -> tuple[Context, Watch]:  # noqa: F811
+def watched(make: Callable[..., Context], scan: Path) -> tuple[Context, Watch]:
     context = make(progress_seconds=0.2)
     context.workers.enter("one", "cpu", 1, OFFERS)
     answer = ask(context, "POST", "/v1/reconstructions", content=scan.read_bytes(), headers=HDF5)
