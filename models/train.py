@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,11 +27,13 @@ from models.architectures import TrainableConfig, build_network
 from models.augment import Augmentation, complex_patches
 from models.denoiser import NetworkPrior, precondition
 from models.errors import ModelError
+from models.optimizers import Optimizer, OptimizerName
 from models.processes import Process
 from models.reduction import SIGMA_DATA
 from models.registry import compute_dtype_for
 from models.residual_unet import ResidualUNetConfig
-from models.training_data import BatchStream, ImageFile, SliceSet
+from models.synthetic_heads import SyntheticHeads
+from models.training_data import BatchStream, ImageFile, Mixture, SliceSet
 from models.validate import SIGMAS, denoising_psnr
 
 
@@ -47,12 +49,23 @@ class TrainingConfig(BaseModel):
     patch_sizes: tuple[int, int] = (96, 192)
     large_patch_share: float = Field(0.2, ge=0, le=1, description="last share of the steps")
     learning_rate: float = Field(8e-4, gt=0)
-    schedule: Literal["cosine", "power"] = "cosine"
+    optimizer: OptimizerName = "adamw"
+    schedule: Literal["cosine", "power", "trapezoid"] = "cosine"
     warmup: int = Field(100, ge=1, description="steps of linear warm-up")
     plateau: int = Field(3000, ge=1, description="steps before the power schedule falls")
+    cooldown: float = Field(0.25, gt=0, le=1, description="last share of a trapezoid: to zero")
     weight_decay: float = Field(1e-3, ge=0)
     gradient_norm: float = Field(1.0, gt=0, description="gradients are clipped to it")
     ema_decay: float = Field(0.999, gt=0, lt=1)
+    slow_ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="of a second average of the weights, chosen from afterwards"
+    )
+    synthetic: float = Field(0.0, ge=0, le=1, description="share of heads drawn from label maps")
+    coarsened: float = Field(0.0, ge=0, le=1, description="share of slices given larger pixels")
+    largest_pixel: float = Field(2.0, ge=1, le=8, description="by which factor, at most")
+    balanced: bool = Field(
+        False, description="noise levels weighted by how well they are known (learned)"
+    )
     log_sigma_mean: float = -2.3
     log_sigma_std: float = Field(1.2, gt=0)
     sigma_range: tuple[float, float] = (0.002, 10.0)
@@ -76,10 +89,15 @@ class TrainingConfig(BaseModel):
         """Learning rate of a step."""
         if self.schedule == "cosine":
             fall = 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        elif self.schedule == "trapezoid":
+            fall = min(1.0, (self.steps - step) / (self.cooldown * self.steps))
         else:
             fall = min(1.0, math.sqrt(self.plateau / (step + 1)))
         return self.learning_rate * fall * min(1.0, (step + 1) / self.warmup)
 
+
+AVERAGES = ("weights.safetensors", "weights-slow.safetensors")
+"""Files of a run: the averaged weights, and those of the slower average if there is one."""
 
 _MAY_CHANGE = {"steps", "compiled", "workers", "save_every", "validate_every", "validation_slices"}
 """Options that a resumed run may change: they do not decide what was learned so far."""
@@ -98,11 +116,34 @@ class Progress:
 
 
 def denoising_loss(network: nn.Module, clean: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
-    """EDM-weighted squared error (Karras et al. 2022, Eq. 2 with their lambda)."""
+    """EDM-weighted squared error of each image (Karras et al. 2022, Eq. 2 with their lambda)."""
     shape = (-1, 1, 1, 1)
     denoised = precondition(network, clean + sigma.view(shape) * noise, sigma)
     weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
-    return (weight.view(shape) * (denoised - clean) ** 2).mean()
+    return weight * ((denoised - clean) ** 2).mean((1, 2, 3))
+
+
+_BALANCE_FREQUENCIES = 8
+
+
+class NoiseBalance(nn.Module):
+    """The loss that is to be expected at a noise level, learned beside the network.
+
+    Divided by it, all levels pull alike (Karras et al. 2024, "Analyzing and Improving the Training
+    Dynamics of Diffusion Models", Eq. 14 to 16).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Linear(_BALANCE_FREQUENCIES, 1)
+        nn.init.zeros_(self.weight.weight)
+        nn.init.zeros_(self.weight.bias)
+
+    def forward(self, losses: Tensor, sigma: Tensor) -> Tensor:
+        """Of `losses` (batch,) at noise levels `sigma` (batch,), the balanced mean."""
+        steps = torch.arange(_BALANCE_FREQUENCIES, device=sigma.device)
+        expected = self.weight(torch.cos(sigma.log()[:, None] * 0.35 * steps)).squeeze(1)
+        return (losses * torch.exp(-expected) + expected).mean()
 
 
 def train(
@@ -112,13 +153,15 @@ def train(
     process: Process,
     validation: Sequence[ImageFile] = (),
     initial: Mapping[str, Tensor] | None = None,
+    heads: SyntheticHeads | None = None,
 ) -> Iterator[Progress]:
     """Train on the images `data`, yielding progress; resumes from `out` if it was begun.
 
     `initial` are weights to begin with instead of random ones; what they lack stays random.
-    Writes `training.json` (the configuration), `state.pt` (the checkpoint), `weights.safetensors`
-    (the averaged network, float32) and `log.csv`. Under `torchrun` every process calls this; only
-    the first one writes and yields.
+    `heads` are what `config.synthetic` draws from. Writes `training.json` (the configuration),
+    `state.pt` (the checkpoint), `weights.safetensors` (the averaged network, float32),
+    `weights-slow.safetensors` (the slower average, if asked for) and `log.csv`. Under `torchrun`
+    every process calls this; only the first one writes and yields.
 
     Raises:
         ModelError: files without images, another run in `out`, initial weights of another network,
@@ -126,7 +169,7 @@ def train(
     """
     run = _Run(config, out, process, initial)
     held_out = SliceSet(validation).evenly(config.validation_slices) if validation else []
-    yield from run.follow(SliceSet(data), held_out)
+    yield from run.follow(SliceSet(data), held_out, heads)
 
 
 class _Run:
@@ -147,22 +190,23 @@ class _Run:
         network.to(process.device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.step = 0
-        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        decays = (config.ema_decay, config.slow_ema_decay)
+        self.averages = [
+            (decay, copy.deepcopy(self.network).requires_grad_(False)) for decay in decays if decay
+        ]
         self.dtype = compute_dtype_for(process.device)
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=config.learning_rate,
-            betas=(0.9, 0.99),
-            weight_decay=config.weight_decay,
+        self.optimizer = Optimizer(
+            self.network,
+            config.optimizer,
+            config.learning_rate,
+            config.weight_decay,
             fused=process.device.type == "cuda",
         )
+        self.balance = NoiseBalance().to(process.device)
+        self.balancing = torch.optim.Adam(self.balance.parameters(), lr=1e-2)
         self._record()
         if (out / "state.pt").exists():
-            state = torch.load(out / "state.pt", map_location=process.device, weights_only=True)
-            self.network.load_state_dict(state["network"])
-            self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step = state["step"]
+            self._resume(torch.load(out / "state.pt", process.device, weights_only=True))
         self.forward: nn.Module = self.network
         if process.count > 1:
             self.forward = DistributedDataParallel(self.network, device_ids=process.device_ids)
@@ -187,12 +231,24 @@ class _Run:
         if self.process.first:
             record.write_text(self.config.model_dump_json(indent=2) + "\n")
 
-    def follow(self, slices: SliceSet, held_out: list[Tensor]) -> Iterator[Progress]:
+    def _resume(self, state: Mapping[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        for (_, average), saved in zip(self.averages, state["averages"], strict=True):
+            average.load_state_dict(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.balance.load_state_dict(state["balance"])
+        self.balancing.load_state_dict(state["balancing"])
+        self.step = state["step"]
+
+    def follow(
+        self, slices: SliceSet, held_out: list[Tensor], heads: SyntheticHeads | None = None
+    ) -> Iterator[Progress]:
         """Take all remaining steps."""
         config, process = self.config, self.process
+        mixture = Mixture(heads, config.synthetic, config.coarsened, config.largest_pixel)
         counts = [process.share(config.patches(step)) for step in range(config.steps)]
         loader = DataLoader(
-            BatchStream(slices, counts, (config.seed, process.rank)),
+            BatchStream(slices, counts, (config.seed, process.rank), mixture),
             batch_size=None,
             sampler=range(self.step, config.steps),
             num_workers=config.workers,
@@ -240,20 +296,21 @@ class _Run:
         sigma = (config.log_sigma_mean + config.log_sigma_std * spread).exp()
         sigma = sigma.clamp(*config.sigma_range)
         noise = torch.randn(clean.shape, generator=generator, device=device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.rate(self.step)
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            loss = denoising_loss(self.forward, clean, sigma, noise)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+            losses = denoising_loss(self.forward, clean, sigma, noise)
+        self.network.zero_grad(set_to_none=True)
+        self.balance.zero_grad(set_to_none=True)
+        (self.balance(losses, sigma) if config.balanced else losses.mean()).backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_norm)
-        self.optimizer.step()
+        self.optimizer.step(config.rate(self.step))
+        if config.balanced:
+            self.balancing.step()
         self.step += 1
         # At first the memory is a tenth of the run, so that nothing of the initial weights stays.
-        decay = min(config.ema_decay, (1 + self.step) / (10 + self.step))
-        average = get_ema_multi_avg_fn(decay)
-        average(list(self.average.parameters()), list(self.network.parameters()), 0)
-        return loss.detach()
+        for decay, average in self.averages:
+            update = get_ema_multi_avg_fn(min(decay, (1 + self.step) / (10 + self.step)))
+            update(list(average.parameters()), list(self.network.parameters()), 0)
+        return losses.detach().mean()
 
     def _save(self) -> None:
         """Checkpoint and averaged weights, each replaced in one go."""
@@ -261,23 +318,26 @@ class _Run:
             return
         state = {
             "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
+            "averages": [average.state_dict() for _, average in self.averages],
             "optimizer": self.optimizer.state_dict(),
+            "balance": self.balance.state_dict(),
+            "balancing": self.balancing.state_dict(),
             "step": self.step,
         }
         torch.save(state, self.out / "state.tmp")
         (self.out / "state.tmp").replace(self.out / "state.pt")
-        weights = self.average.state_dict()
-        save_file(
-            {name: value.cpu().contiguous() for name, value in weights.items()},
-            self.out / "weights.tmp",
-        )
-        (self.out / "weights.tmp").replace(self.out / "weights.safetensors")
+        for name, (_, average) in zip(AVERAGES, self.averages, strict=False):
+            weights = average.state_dict()
+            save_file(
+                {key: value.cpu().contiguous() for key, value in weights.items()},
+                self.out / "weights.tmp",
+            )
+            (self.out / "weights.tmp").replace(self.out / name)
 
     def _validate(self, held_out: list[Tensor]) -> dict[float, float]:
         device = self.process.device
         network = build_network(self.config.network).to(device)
-        network.load_state_dict(self.average.state_dict())
+        network.load_state_dict(self.averages[0][1].state_dict())
         prior = NetworkPrior(network, self.config.sigma_range, self.dtype)
         return denoising_psnr(prior, held_out, device=device)
 

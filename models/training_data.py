@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from models.errors import ModelError
+from models.reduction import resized_complex
+from models.synthetic_heads import SyntheticHeads
 
 MAX_SIDE = 512
 """Larger slices are cropped at random to this many pixels before they are augmented."""
@@ -30,6 +32,8 @@ class ImageFile:
 
     path: Path
     slices: tuple[int, ...] | None = None
+    weight: float | None = None
+    """How often it is drawn, in proportion; without one, the root of its number of slices."""
 
 
 class SliceSet:
@@ -37,6 +41,10 @@ class SliceSet:
 
     def __init__(self, files: Sequence[ImageFile]) -> None:
         self.images = [_read_images(file) for file in files]
+        self.weights = [
+            len(images) ** 0.5 if file.weight is None else file.weight
+            for file, images in zip(files, self.images, strict=True)
+        ]
         self.scales = [_scales(images) for images in self.images]
         self.complex = any(images.dtype.kind == "c" for images in self.images)
         self.side = min(MAX_SIDE, max(max(images.shape[1:]) for images in self.images))
@@ -62,17 +70,37 @@ class SliceSet:
         ]
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """What a batch is made of, beside slices as they are."""
+
+    heads: SyntheticHeads | None = None
+    synthetic: float = 0.0
+    """Share of the images that is drawn from `heads`."""
+    coarsened: float = 0.0
+    """Share of the slices whose pixels are made larger."""
+    largest_pixel: float = 2.0
+    """By how much at most; pixels grow as on a scanner, by cutting k-space."""
+
+
 class BatchStream(Dataset[Tensor]):
     """Item number `step` is the batch of that step, whatever was asked for before.
 
     A batch is (count, 1 or 2, side, side) float16: magnitude, or real and imaginary part when a
     file holds complex slices. Smaller slices stand in the middle of air. Each file is drawn in
-    proportion to the square root of its number of slices, so that small sets are heard.
+    proportion to its weight.
     """
 
-    def __init__(self, slices: SliceSet, counts: Sequence[int], seed: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        slices: SliceSet,
+        counts: Sequence[int],
+        seed: tuple[int, ...],
+        mixture: Mixture | None = None,
+    ) -> None:
         self.slices, self.counts, self.seed = slices, counts, seed
-        weights = np.sqrt([len(images) for images in slices.images])
+        self.mixture = mixture or Mixture()
+        weights = np.array(slices.weights)
         self.weights = weights / weights.sum()
 
     def __len__(self) -> int:
@@ -84,14 +112,31 @@ class BatchStream(Dataset[Tensor]):
         batch = np.zeros((self.counts[step], channels, side, side), np.float16)
         files = random.choice(len(self.weights), size=len(batch), p=self.weights)
         for canvas, file in zip(batch, files.tolist(), strict=True):
-            index = int(random.integers(len(self.slices.images[file])))
-            image = _cropped(self.slices.slice(file, index), side, random)
+            image = self._image(file, random)
             top, left = ((side - size) // 2 for size in image.shape)
             place = canvas[:, top : top + image.shape[0], left : left + image.shape[1]]
             place[0] = image.real
             if image.dtype.kind == "c":
                 place[1] = image.imag
         return torch.from_numpy(batch)
+
+    def _image(self, file: int, random: np.random.Generator) -> NDArray[Any]:
+        """A slice of `file`, or a synthetic one, no longer than the batch's side."""
+        mixture, side = self.mixture, self.slices.side
+        if mixture.heads is not None and random.random() < mixture.synthetic:
+            return mixture.heads.draw(side, random)
+        image = self.slices.slice(file, int(random.integers(len(self.slices.images[file]))))
+        if mixture.coarsened and random.random() < mixture.coarsened:
+            image = _coarsened(image, mixture.largest_pixel ** random.random())
+        return _cropped(image, side, random)
+
+
+def _coarsened(image: NDArray[Any], factor: float) -> NDArray[Any]:
+    """`image` with pixels larger by `factor`: the centre of its k-space, same field of view."""
+    kept = (max(1, round(size / factor)) for size in image.shape)
+    complex_image = torch.from_numpy(image.astype(np.complex64))
+    smaller = resized_complex(complex_image, (next(kept), next(kept))).numpy()
+    return smaller if image.dtype.kind == "c" else np.abs(smaller)
 
 
 def _cropped(image: NDArray[Any], side: int, random: np.random.Generator) -> NDArray[Any]:

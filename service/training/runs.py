@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,12 +17,14 @@ from models.noise_experts import NoiseExpertsConfig, fine_part
 from models.processes import Process
 from models.registry import find_model
 from models.residual_unet import ResidualUNetConfig
+from models.synthetic_heads import SyntheticHeads
 from models.train import Progress, TrainingConfig, train
 from models.training_data import ImageFile
 from recon.errors import ScanError
 from service.images.volumes import ImageSettings
 from service.training.images import Prepared, prepare_images, split_patients
 from service.training.images import Progress as Preparing
+from service.training.labels import read_label_volumes
 
 Size = Literal["small", "base"]
 
@@ -41,6 +43,14 @@ class TrainingPlan(BaseModel):
     data: tuple[Path, ...] = Field(min_length=1, description="files and folders of images")
     out: Path = Field(description="folder of the run; resumed if begun")
     validation: tuple[Path, ...] = Field((), description="images of patients not in `data`")
+    weights: dict[str, float] = Field(
+        {},
+        description="file name -> how often it is drawn, such as its number of subjects; for files "
+        "not named, the root of their number of slices",
+    )
+    labels: tuple[Path, ...] = Field(
+        (), description="segmented heads at 1 mm, which `synthetic` draws from"
+    )
     hold_out: float = Field(0.1, gt=0, lt=1, description="share of patients, without `validation`")
     start_from: str | None = Field(None, description="model whose weights the run begins with")
     images: ImageSettings = ImageSettings()
@@ -70,6 +80,7 @@ def read_plan(file: Path) -> TrainingPlan:
         update={
             "data": tuple(base / path for path in plan.data),
             "validation": tuple(base / path for path in plan.validation),
+            "labels": tuple(base / path for path in plan.labels),
             "out": base / plan.out,
         }
     )
@@ -112,11 +123,22 @@ def run_plan(plan: TrainingPlan, process: Process) -> Iterator[Preparing | Ready
     else:
         held = taken
         data, held_out = _split(taken, plan.hold_out, training.seed)
+    names = {each.file: each.source.name for each in taken.taken}
+    data = [replace(file, weight=plan.weights.get(names[file.path])) for file in data]
+    if unknown := plan.weights.keys() - set(names.values()):
+        raise ModelError(
+            "bad-plan", f"[weights] names files that are not in data: {', '.join(sorted(unknown))}"
+        )
+    heads = SyntheticHeads(read_label_volumes(plan.labels)) if plan.labels else None
+    if training.synthetic and heads is None:
+        raise ModelError(
+            "bad-plan", "`synthetic` heads are drawn from segmented ones; name them in `labels`"
+        )
     if process.first:
         shared = sorted(_names(taken) & _names(held)) if plan.validation else []
         counts = _count(data, taken), _count(held_out, held)
         yield Ready(taken, held, *counts, tuple(shared))
-    yield from train(training, data, plan.out, process, held_out, initial)
+    yield from train(training, data, plan.out, process, held_out, initial, heads)
 
 
 def _whole(prepared: Prepared) -> list[ImageFile]:

@@ -61,7 +61,7 @@ def _record(monkeypatch: pytest.MonkeyPatch, before_step: Callable[[int], None])
     def recorded(network: nn.Module, clean: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
         before_step(len(seen))
         loss = original(network, clean, sigma, noise)
-        seen.append(float(loss.detach()))
+        seen.append(float(loss.detach().mean()))
         return loss
 
     monkeypatch.setattr(training, "denoising_loss", recorded)
@@ -160,13 +160,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     data: list[ImageFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        training, "denoising_loss", lambda net, x, *_: (net(x, x[:, 0, 0, 0]) * torch.nan).mean()
+        training,
+        "denoising_loss",
+        lambda net, x, *_: (net(x, x[:, 0, 0, 0]) * torch.nan).mean((1, 2, 3)),
     )
     with pytest.raises(ModelError, match="lower learning rate"):
         follow(data, tmp_path)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "power"])
+@pytest.mark.parametrize("schedule", ["cosine", "power", "trapezoid"])
 def test_learning_rates_warm_up_and_fall(schedule: str) -> None:
     config = TrainingConfig(
         steps=4000, warmup=100, plateau=1000, learning_rate=1.0, schedule=schedule
@@ -176,8 +178,55 @@ def test_learning_rates_warm_up_and_fall(schedule: str) -> None:
     assert max(rates) <= 1
     assert rates.index(max(rates)) >= 99
     assert all(after <= before for before, after in pairwise(rates[99:]))
-    # Cosine ends at zero; power has fallen to the root of a quarter.
-    assert abs(rates[-1] - (0.0 if schedule == "cosine" else 0.5)) < 1e-3
+    # Power has fallen to the root of a quarter; the others end at zero.
+    assert abs(rates[-1] - (0.5 if schedule == "power" else 0.0)) < 2e-3
+    assert schedule != "trapezoid" or rates[2999] == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"optimizer": "muon"}, {"balanced": True}, {"slow_ema_decay": 0.9999}]
+)
+def test_every_way_of_learning_resumes_as_if_nothing_had_happened(
+    data: list[ImageFile], tmp_path: Path, options: dict[str, object]
+) -> None:
+    config = CONFIG.model_copy(update=options)
+    follow(data, tmp_path / "whole", config)
+
+    def kill(step: int) -> None:
+        if step == 4:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        _record(patch, kill)
+        with pytest.raises(Killed):
+            follow(data, tmp_path / "broken", config)
+    follow(data, tmp_path / "broken", config)
+    names = {file.name for file in (tmp_path / "whole").glob("*.safetensors")}
+    assert ("weights-slow.safetensors" in names) == ("slow_ema_decay" in options)
+    for name in names:
+        expected, resumed = (load_file(tmp_path / run / name) for run in ("whole", "broken"))
+        assert all(torch.equal(resumed[key], expected[key]) for key in expected)
+
+
+def test_the_balance_learns_the_loss_of_every_noise_level() -> None:
+    """The weighted loss is least where each level is divided by its own expected loss."""
+    torch.manual_seed(0)
+    balance = training.NoiseBalance()
+    optimizer = torch.optim.Adam(balance.parameters(), lr=3e-2)
+    for _ in range(600):
+        sigma = torch.exp(torch.randn(64) * 1.3 - 2.8)
+        losses = 0.02 + sigma.sqrt() * torch.rand(64) * 2
+        optimizer.zero_grad()
+        balance(losses, sigma).backward()
+        optimizer.step()
+    sigma = torch.tensor([0.01, 0.05, 0.3])
+    with torch.no_grad():
+        pulls = [
+            float(torch.func.grad(lambda loss, s=s: balance(loss, s))(torch.ones(1)))
+            for s in sigma[:, None]
+        ]
+    expected = 1 / (0.02 + sigma.sqrt())
+    torch.testing.assert_close(torch.tensor(pulls), expected, rtol=0.25, atol=0)
 
 
 def test_large_patches_cost_as_many_pixels() -> None:

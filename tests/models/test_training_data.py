@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -9,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from models.errors import ModelError
-from models.training_data import MAX_SIDE, BatchStream, ImageFile, SliceSet
+from models.synthetic_heads import SyntheticHeads
+from models.training_data import MAX_SIDE, BatchStream, ImageFile, Mixture, SliceSet
 
 
 def write(path: Path, images: NDArray) -> ImageFile:
@@ -104,3 +106,35 @@ def test_validation_slices_are_spread_over_all_files(discs: list[ImageFile]) -> 
 def test_a_file_without_slices_is_named(tmp_path: Path, images: NDArray) -> None:
     with pytest.raises(ModelError, match=r"a\.h5 must hold"):
         SliceSet([write(tmp_path / "a.h5", images)])
+
+
+def test_files_are_drawn_in_proportion_to_their_weights(discs: list[ImageFile]) -> None:
+    weighted = [replace(discs[0], weight=1.0), replace(discs[1], weight=3.0)]
+    batch = BatchStream(SliceSet(weighted), [1], (0,))
+    np.testing.assert_allclose(batch.weights, [0.25, 0.75])
+
+
+def test_coarsened_slices_keep_field_of_view_and_intensity(discs: list[ImageFile]) -> None:
+    slices = SliceSet(discs)
+    mixture = Mixture(coarsened=1.0, largest_pixel=2.0)
+    coarse = BatchStream(slices, [40], (0,), mixture)[0][:, 0].float()
+    sides = torch.stack([(image > 0.3).any(0).sum() for image in coarse]).float()
+    # The disc of 24 pixels takes 12 to 24 of larger ones.
+    assert 11 <= sides.min() < 15
+    assert 20 < sides.max() <= 25
+    inside = coarse[:, 14:18, 14:18].mean()
+    plain = BatchStream(slices, [40], (0,))[0][:, 0].float()[:, 14:18, 14:18].mean()
+    assert abs(inside / plain - 1) < 0.05
+
+
+def test_synthetic_heads_take_their_share(discs: list[ImageFile]) -> None:
+    class Marked(SyntheticHeads):
+        def __init__(self) -> None:
+            pass
+
+        def draw(self, side: int, random: np.random.Generator) -> NDArray[np.float32]:
+            return np.full((side, side), 7 + random.random(), np.float32)
+
+    batch = BatchStream(SliceSet(discs), [400], (0,), Mixture(Marked(), synthetic=0.3))[0]
+    share = (batch[:, 0, 0, 0] > 6).float().mean()
+    assert 0.2 < share < 0.4

@@ -163,8 +163,37 @@ def test_a_folder_without_images_says_what_was_refused(folder: Path) -> None:
         invoke(folder / "plan.toml", "--data", empty)
 
 
+def test_synthetic_heads_are_drawn_from_the_plan_s_labels(folder: Path) -> None:
+    plan = PLAN.replace("steps = 10", "steps = 10\nsynthetic = 1.0")
+    (folder / "plan.toml").write_text(plan)
+    with pytest.raises(ModelError, match="name them in `labels`"):
+        invoke(folder / "plan.toml")
+    volume = np.zeros((60, 60, 60), np.int16)
+    volume[10:50, 10:50, 10:50] = 3
+    (folder / "heads").mkdir()
+    np.save(folder / "heads" / "one.npy", volume)
+    (folder / "plan.toml").write_text('labels = ["heads"]\n' + plan)
+    code, _ = invoke(folder / "plan.toml")
+    assert code == 0
+    learned = load_file(folder / "run" / "weights.safetensors")
+    (folder / "plan.toml").write_text('labels = ["heads"]\n' + PLAN.replace('"run"', '"other"'))
+    invoke(folder / "plan.toml")
+    other = load_file(folder / "other" / "weights.safetensors")
+    assert any(not torch.equal(learned[key], other[key]) for key in learned)
+
+
+def test_weights_of_a_file_that_is_not_there_are_refused(folder: Path) -> None:
+    text = PLAN.replace("[training]", "[weights]\n'a.h5' = 5\n'c.h5' = 1\n[training]", 1)
+    (folder / "plan.toml").write_text(text)
+    with pytest.raises(ModelError, match=r"\[weights\] names files that are not in data: c\.h5"):
+        invoke(folder / "plan.toml")
+    (folder / "plan.toml").write_text(text.replace("'c.h5'", "'b.h5'"))
+    assert invoke(folder / "plan.toml")[0] == 0
+
+
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_recipes_are_valid_and_relative_to_their_folder(recipe: Path) -> None:
     plan = read_plan(recipe)
-    archive = (RECIPES.parents[2] / "shared" / "data" / "train").resolve()
-    assert all(path.resolve().is_relative_to(archive) for path in plan.data)
+    shared = (RECIPES.parents[2] / "shared" / "data").resolve()
+    assert all(path.resolve().is_relative_to(shared / "train") for path in plan.data)
+    assert all(path.resolve().is_relative_to(shared / "labels") for path in plan.labels)
