@@ -33,6 +33,7 @@ from service.problems import PROBLEMS
 from service.settings import CONFIG_VARIABLE, ServiceSettings
 from service.settings import table as settings_table
 from service.store.database import create_database
+from service.training.runs import TrainingPlan
 
 ROOT = Path(__file__).parent.parent
 _RESULTS = "benchmarks/results"
@@ -56,6 +57,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/settings.md": settings_page(),
         "reference/result-file.md": result_page(),
         "reference/model-format.md": model_page(),
+        "reference/training-file.md": training_page(),
         "reference/error-codes.md": codes_page(),
     }
     for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY"):
@@ -273,6 +275,24 @@ def _attribute_docstrings(path: Path, class_name: str) -> dict[str, str]:
             assert isinstance(text.value, ast.Constant)
             said[field.target.id] = str(text.value.value)
     return said
+
+
+def training_page() -> str:
+    """The keys of a training file."""
+    schema = TrainingPlan.model_json_schema()
+    definitions = schema.pop("$defs")
+    lines = [
+        "# Training file",
+        "",
+        "`mri-posterior train PLAN.toml` reads it; paths are relative to its folder. Plans of the "
+        "shipped priors are in `models/recipes/`, the way is told in "
+        "[train a prior](../tutorials/train-a-prior.md).",
+        "",
+    ]
+    lines += schema_section("PLAN.toml", schema)
+    for name, definition in sorted(definitions.items()):
+        lines += schema_section(name, definition)
+    return _MADE + "\n".join(lines) + "\n"
 
 
 def model_page() -> str:
