@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -33,15 +32,6 @@ from recon.undersampling import undersample, undersampling_mask
 ROOT = Path(__file__).parents[1]
 BUCKET = "archive"
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-
-
-def postgresql_missing() -> str:
-    """Why PostgreSQL cannot be started here; empty when it can."""
-    if not PROGRAMS:
-        return "PostgreSQL is not installed (Debian: postgresql)"
-    if os.geteuid() == 0 and "postgres" not in {user.pw_name for user in pwd.getpwall()}:
-        return "PostgreSQL does not run as root, and there is no user postgres"
-    return ""
 
 
 class PostgreSQL:

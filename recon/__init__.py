@@ -8,6 +8,6 @@ Conventions, stated once:
 * Coil maps satisfy sum |S|^2 = 1 inside the object, so the measurement operator has norm <= 1.
 * `sigma` and `noise_std` are standard deviations of one real component of white complex noise.
 * Everything between calibration and output is in units where the 99th percentile of the coarse
-  reconstruction's magnitude is 1; `CalibratedProblem.scale` undoes it.
+  reconstruction's magnitude is 1; `PreparedSlice.scale` undoes it.
 * Randomness is an argument: one generator per (seed, slice, chain).
 """

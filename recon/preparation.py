@@ -38,6 +38,8 @@ class PreparedSlice:
     index: int
     calibration: Calibration
     """In input units."""
+    raw: InverseProblem
+    """In input units, as `inverse_problem` gave it."""
     problem: InverseProblem
     coarse: Tensor
     plan: ChainPlan
@@ -92,7 +94,9 @@ def prepare(
     sigma = max(sigma, 2 * lowest)
     plan = ChainPlan(settings.resolved, settings.path, sigma, lowest, high, sigma / 2)
     image = coarse.image / scale
-    return PreparedSlice(index, calibration, problem, image, plan, scale, _folding(calibration))
+    return PreparedSlice(
+        index, calibration, raw, problem, image, plan, scale, _folding(calibration)
+    )
 
 
 def _folding(calibration: Calibration) -> tuple[str, ...]:
@@ -137,8 +141,7 @@ def fit_noise(
             break
         noise_std = current.calibration.noise_std * chi2 ** (_OVERRELAXATION / 2)
         calibration = replace(current.calibration, noise_std=noise_std)
-        raw = replace(current.problem, measurement=current.scale * current.problem.measurement)
-        current = prepare(calibration, raw, current.index, prior, settings)
+        current = prepare(calibration, current.raw, current.index, prior, settings)
     top = cycle_top(_spread(images), current.plan.lowest_sigma, current.plan.localization_sigma)
     current = replace(current, plan=replace(current.plan, cycle_sigma=top))
     if current.calibration.noise_std != started:

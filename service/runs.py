@@ -1,4 +1,4 @@
-"""One reconstruction from file to file: what the command line does, and the server will."""
+"""One reconstruction from file to file, as the command line does it; workers share its parts."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from packaging.specifiers import SpecifierSet
 
+from service.jobs.dbos_internals import TESTED
+
 ROOT = Path(__file__).parents[1]
 PRODUCT = ("recon", "models", "service")
 MAX_LINES = 400
@@ -39,6 +41,11 @@ FLOORS = (
 """Rooms from the top floor down. A room imports those on floors below it, and nothing else."""
 
 CONFINED = {
+    "dbos": (
+        "service/jobs/workflows.py",
+        "service/jobs/dbos_internals.py",
+        "service/store/database.py",
+    ),
     "h5py": (
         "recon/io/files.py",
         "recon/io/hdf5_safety.py",
@@ -265,3 +272,17 @@ def test_what_is_pinned_installs_on_every_python_that_is_promised() -> None:
             refusing[name] = str(needed)
     assert len(pins) > 100
     assert refusing == {}
+
+
+def test_private_parts_of_dbos_are_used_in_one_file_within_the_tested_versions() -> None:
+    private = re.compile(r"\b(?:DBOS|_client|client|system)\._\w+")
+    users = {
+        file.relative_to(ROOT).as_posix()
+        for file in sources("service", "benchmarks")
+        if "dbos" in (text := file.read_text()) and private.search(text)
+    }
+    assert users == {"service/jobs/dbos_internals.py"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    [asked] = [each for each in project["dependencies"] if each.startswith("dbos")]
+    assert asked == f"dbos{TESTED}"
+    assert metadata.version("dbos") in SpecifierSet(TESTED)

@@ -23,7 +23,7 @@ from service.jobs.workflows import Queue
 from service.problems import ProblemError
 from service.requests import ReconstructionParameters
 from service.runs import DEFAULT_MODEL
-from service.settings import ServiceSettings, SettingsError
+from service.settings import ServiceSettings
 from service.store.database import create_database, open_database
 from service.store.durable import sync
 from service.store.files import Storage, open_storage, scan_key
@@ -214,9 +214,3 @@ def ended(counts: dict[str, int]) -> int:
 def require_model(name: str | None) -> None:
     """Refuse early a model that is not here. Raises ModelError."""
     read_config(name or DEFAULT_MODEL)
-
-
-def require_place(settings: ServiceSettings) -> None:
-    """Refuse a choice that workers on other hosts could not follow. Raises SettingsError."""
-    if settings.database.startswith("sqlite"):
-        raise SettingsError("--database is for postgresql://…; without it a run keeps its own")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.exports.images import NOT_FOR_DIAGNOSIS, ResultImages
+from service.store.durable import beside
 
 _SERIES = {"mean": 1, "std": 2, "preview": 3}
 _KINDS = {"mean": "M\\MEAN", "std": "OTHER\\STD_DEVIATION", "preview": "M\\PREVIEW"}
@@ -42,16 +43,14 @@ def write_mrd(images: ResultImages, path: Path) -> list[Path]:
 
     An existing file is replaced.
     """
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        with ismrmrd.Dataset(str(aside), "dataset", mode="w") as file:
-            if images.header is not None:
-                file.write_xml_header(images.header.toXML().encode())
-            for image in mrd_images(images):
-                file.append_image(f"image_{image.image_series_index}", image)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with (
+        beside(path, durable=False) as aside,
+        ismrmrd.Dataset(str(aside), "dataset", mode="w") as file,
+    ):
+        if images.header is not None:
+            file.write_xml_header(images.header.toXML().encode())
+        for image in mrd_images(images):
+            file.append_image(f"image_{image.image_series_index}", image)
     return [path]
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from fastapi import Request
+from sqlalchemy.exc import IntegrityError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
@@ -21,6 +22,8 @@ from service.http.context import Context
 from service.problems import ProblemError
 from service.store.database import idempotency
 from service.store.keys import Key
+
+Done = TypeVar("Done")
 
 _FORM = re.compile(r"[\x21-\x7e]{1,255}")
 _SECONDS = 24 * 3600.0
@@ -97,6 +100,23 @@ def attempt(request: Request, key: Key, at_work: set[Attempt]) -> Iterator[Attem
         yield found
     finally:
         at_work.discard(found)
+
+
+async def once(
+    context: Context, made: Attempt | None, digest: str, act: Callable[[], Awaitable[Done]]
+) -> Done | Response:
+    """What `act` does, or the stored answer where this request was answered before.
+
+    `act` stores its answer by `Attempt.remember`. Raises ProblemError.
+    """
+    if again := await replay(context, made, digest):
+        return again
+    try:
+        return await act()
+    except IntegrityError:  # another host has answered the same request
+        if again := await replay(context, made, digest):
+            return again
+        raise
 
 
 async def replay(context: Context, made: Attempt | None, digest: str) -> Response | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any
 
 import sqlalchemy as sa
@@ -16,7 +18,7 @@ from starlette.responses import Response
 
 from service.http.authentication import Writer
 from service.http.context import Context, InContext
-from service.http.idempotency import Attempt, attempt, replay
+from service.http.idempotency import Attempt, attempt, once
 from service.http.job_answers import find_job, job_answer, plain_answer
 from service.http.problems import problems
 from service.http.receiving import (
@@ -37,12 +39,11 @@ from service.http.request_bodies import (
 from service.http.scans import BODY, Id, find_scan, require_hdf5
 from service.http.schemas import JobOut
 from service.intake.new_scans import require_quota, require_room
-from service.intake.submission import require_queue, submit
+from service.intake.submission import Also, Submission, require_queue, submit
 from service.jobs.job import Job
 from service.problems import ProblemError
 from service.requests import CLIENT_ID, ReconstructionParameters, ReconstructionRequest
 from service.store.keys import Key
-from service.store.scans import StoredScan
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["reconstructions"])
 
@@ -95,23 +96,15 @@ async def submit_reconstruction(request: Request, context: InContext, key: Write
     await run_in_threadpool(require_queue, context, key)
     with attempt(request, key, request.app.state.at_work) as made:
         async with AsyncExitStack() as stack:
-            scan, parameters, digest = await _asked(request, context, key, stack, made)
-            if isinstance(scan, Response):
-                return scan
-            try:
-                job = await run_in_threadpool(
-                    submit,
-                    context,
-                    key,
-                    scan,
-                    parameters,
-                    traceparent=request.headers.get("traceparent"),
-                    also=_remembering(made, digest),
-                )
-            except IntegrityError:  # another host has answered the same request
-                if again := await replay(context, made, digest):
-                    return again
-                raise
+            asked = await _asked(request, context, key, stack)
+
+            async def queue() -> Job:
+                also = _remembering(made, asked.digest)
+                return await run_in_threadpool(submit, context, await asked.submission(), also)
+
+            job = await once(context, made, asked.digest, queue)
+    if isinstance(job, Response):
+        return job
     return await job_answer(request, context, job, 202)
 
 
@@ -135,24 +128,15 @@ async def put_reconstruction(
     if known is None:
         await run_in_threadpool(require_queue, context, key)
     async with AsyncExitStack() as stack:
-        scan, parameters, digest = await _asked(request, context, key, stack, None)
-        assert isinstance(scan, StoredScan)
+        asked = await _asked(request, context, key, stack)
+        submission = replace(await asked.submission(), digest=asked.digest, client_id=client_id)
         if known is None:
             try:
-                known = await run_in_threadpool(
-                    submit,
-                    context,
-                    key,
-                    scan,
-                    parameters,
-                    digest=digest,
-                    client_id=client_id,
-                    traceparent=request.headers.get("traceparent"),
-                )
+                known = await run_in_threadpool(submit, context, submission)
             except IntegrityError:  # the same request came twice at once
                 known = await run_in_threadpool(context.jobs.get, client_id, key.id)
     assert known is not None
-    if known.request_digest != digest:
+    if known.request_digest != asked.digest:
         raise ProblemError("id-reused", "this id belongs to another request; choose a new one")
     return await job_answer(request, context, known, 200 if known.state.terminal else 202)
 
@@ -183,77 +167,80 @@ async def retry_reconstruction(
     text = await body_of(request, context.settings.max_json_bytes)
     with attempt(request, key, request.app.state.at_work) as made:
         digest = hashlib.sha256(text).hexdigest()
-        if again := await replay(context, made, digest):
-            return again
-        try:
-            answer = await run_in_threadpool(_retried, request, context, key, job_id, text, made)
-        except IntegrityError:  # another host has answered the same request
-            if again := await replay(context, made, digest):
-                return again
-            raise
-    return answer
+        also = _remembering(made, digest)
+        retry = partial(run_in_threadpool, _retried, request, context, key, job_id, text, also)
+        return await once(context, made, digest, retry)
 
 
 def _retried(
-    request: Request, context: Context, key: Key, job_id: str, text: bytes, made: Attempt | None
+    request: Request, context: Context, key: Key, job_id: str, text: bytes, also: Also | None
 ) -> Response:
     job = find_job(context, key, job_id)
     if not job.state.terminal:
         raise ProblemError("job-not-finished", "the job has not ended; cancel it first")
-    again = submit(
-        context,
+    asked = Submission(
         key,
         find_scan(context, key, job.scan_id),
         overridden(job.request, text),
         predecessor=job.id,
         traceparent=request.headers.get("traceparent"),
-        also=_remembering(made, hashlib.sha256(text).hexdigest()),
     )
-    answer = plain_answer(context, again, 202)
+    answer = plain_answer(context, submit(context, asked, also), 202)
     answer.headers["Link"] = f'</v1/reconstructions/{job.id}>; rel="predecessor-version"'
     return answer
 
 
-async def _asked(
-    request: Request, context: Context, key: Key, stack: AsyncExitStack, made: Attempt | None
-) -> tuple[StoredScan | Response, ReconstructionParameters, str]:
-    """Scan, parameters and digest of a submission in any of its three forms."""
-    kind = media_type(request)
-    if kind == "application/json":
+@dataclass(frozen=True)
+class _Asked:
+    """A request that has arrived; its scan is looked up, or looked into, when it is needed."""
+
+    digest: str
+    """The same for the same scan and parameters."""
+    submission: Callable[[], Awaitable[Submission]]
+
+
+async def _asked(request: Request, context: Context, key: Key, stack: AsyncExitStack) -> _Asked:
+    """What a request asks for, in any of its three forms. Raises ProblemError."""
+    traceparent = request.headers.get("traceparent")
+    if media_type(request) == "application/json":
         text = await body_of(request, context.settings.max_json_bytes)
-        asked = parsed(ReconstructionRequest, text)
-        digest = digest_of(asked, asked.scan_id)
-        if again := await replay(context, made, digest):
-            return again, asked, digest
-        scan = await run_in_threadpool(find_scan, context, key, asked.scan_id)
-        return scan, asked, digest
+        named = parsed(ReconstructionRequest, text)
+
+        async def known() -> Submission:
+            scan = await run_in_threadpool(find_scan, context, key, named.scan_id)
+            return Submission(key, scan, named, traceparent=traceparent)
+
+        return _Asked(digest_of(named, named.scan_id), known)
     announced = announced_digest(request)
     require_room(context, content_length(request))
     await run_in_threadpool(require_quota, context, key.id, content_length(request))
-    if kind == "multipart/form-data":
-        form = await stack.enter_async_context(
-            _FormRequest(request, context).form(
-                max_files=1, max_fields=2, max_part_size=_FORM_OVERHEAD
-            )
-        )
-        text = str(form.get("params") or "{}").encode()
-        parameters = parsed(ReconstructionParameters, text)
-        file = form.get("file")
-        if set(form) - {"params", "file"} or not isinstance(file, UploadFile):
-            raise ProblemError(
-                "invalid-request", "a form has the parts 'params' (JSON) and 'file' (the scan)"
-            )
-        chunks = _chunks(file)
-    else:
-        require_hdf5(request)
-        parameters = parameters_from_query(request)
-        chunks = request.stream()
+    parameters, chunks = await _sent(request, context, stack)
     body = await stack.enter_async_context(received(context, chunks, announced))
-    digest = digest_of(parameters, body.sha256)
-    if again := await replay(context, made, digest):
-        return again, parameters, digest
-    kept, _ = await keep_body(context, key.id, body)
-    return kept, parameters, digest
+
+    async def kept() -> Submission:
+        scan, _ = await keep_body(context, key.id, body)
+        return Submission(key, scan, parameters, traceparent=traceparent)
+
+    return _Asked(digest_of(parameters, body.sha256), kept)
+
+
+async def _sent(
+    request: Request, context: Context, stack: AsyncExitStack
+) -> tuple[ReconstructionParameters, AsyncIterator[bytes]]:
+    """Parameters and bytes of a scan that is sent along. Raises ProblemError."""
+    if media_type(request) != "multipart/form-data":
+        require_hdf5(request)
+        return parameters_from_query(request), request.stream()
+    form = await stack.enter_async_context(
+        _FormRequest(request, context).form(max_files=1, max_fields=2, max_part_size=_FORM_OVERHEAD)
+    )
+    parameters = parsed(ReconstructionParameters, str(form.get("params") or "{}").encode())
+    file = form.get("file")
+    if set(form) - {"params", "file"} or not isinstance(file, UploadFile):
+        raise ProblemError(
+            "invalid-request", "a form has the parts 'params' (JSON) and 'file' (the scan)"
+        )
+    return parameters, _chunks(file)
 
 
 class _FormRequest(Request):
@@ -273,7 +260,8 @@ async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
         yield chunk
 
 
-def _remembering(made: Attempt | None, digest: str) -> Any:  # noqa: ANN401
+def _remembering(made: Attempt | None, digest: str) -> Also | None:
+    """Stores the answer of an attempt beside the job that it has made."""
     if made is None:
         return None
 

@@ -10,13 +10,12 @@ from typing import Annotated, Any
 import sqlalchemy as sa
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.exc import IntegrityError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from service.http.authentication import Reader, Writer, owner_of
 from service.http.context import Context, InContext
-from service.http.idempotency import attempt, replay
+from service.http.idempotency import attempt, once, replay
 from service.http.problems import problems
 from service.http.receiving import (
     MEDIA_TYPES,
@@ -100,8 +99,6 @@ async def upload_scan(
             return again
         async with received(context, request.stream(), announced) as body:
             digest = _digest(body.sha256, tags)
-            if again := await replay(context, made, digest):
-                return again
 
             def remember(connection: sa.Connection, scan: StoredScan, new: bool) -> None:
                 if made is not None:
@@ -109,12 +106,11 @@ async def upload_scan(
                     status = 201 if new else 200
                     made.remember(connection, digest, status, _location(scan), document)
 
-            try:
-                scan, new = await keep_body(context, key.id, body, remember, tags)
-            except IntegrityError:  # another host has answered the same request
-                if again := await replay(context, made, digest):
-                    return again
-                raise
+            keep = partial(keep_body, context, key.id, body, remember, tags)
+            kept = await once(context, made, digest, keep)
+    if isinstance(kept, Response):
+        return kept
+    scan, new = kept
     return _answer(scan, 201 if new else 200)
 
 

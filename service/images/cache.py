@@ -18,8 +18,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from recon.errors import ScanError
-from service.images.files import replacing, write_images
+from service.images.files import write_images
 from service.images.volumes import ImageSettings, Volume
+from service.store.durable import beside
 
 KEY_FILE = "pseudonyms.key"
 
@@ -114,7 +115,7 @@ class ImageCache:
         """Record what became of some files, unless another try may end better."""
         if any(record.refused and record.refused[0] in _PASSING for record in records):
             return
-        with replacing(self.folder / f"{name}.json") as aside:
+        with beside(self.folder / f"{name}.json") as aside:
             aside.write_text(_Records(records=tuple(records)).model_dump_json())
 
     def store(self, entry: str, volume: Volume, inputs: tuple[int, ...]) -> Record:

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import json
 import math
-import secrets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +30,7 @@ from recon.errors import ScanError
 from recon.io.hdf5_safety import check_attributes, check_dataset
 from recon.io.read_limits import ReadLimits, check_signature
 from recon.io.read_worker import limit_process
-from service.store.durable import sync
+from service.store.durable import beside
 
 IMAGE_TYPES = ("uint8", "uint16", "float16", "float32", "complex64")
 
@@ -102,24 +100,11 @@ def write_images(
     """Write slices of one patient; under its final name the file is whole."""
     if images.ndim != 3 or images.dtype.name not in IMAGE_TYPES:
         raise ValueError(f"not training images: {images.dtype} {images.shape}")
-    with replacing(path) as aside, h5py.File(aside, "x") as file:
+    with beside(path) as aside, h5py.File(aside, "x") as file:
         file["images"] = images
         file["patient"] = np.array([patient.encode()] * len(images))
         if pixel_mm is not None:
             file.attrs["pixel_mm"] = pixel_mm
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A new name beside `path`, which becomes `path` if the block succeeds, and nothing if not."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        yield aside
-        for written in (aside, path.parent):  # the data reach the disk before the name does
-            sync(written)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _ask_child(request: bytes, limits: ReadLimits) -> bytes:

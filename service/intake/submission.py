@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 import structlog
@@ -20,6 +22,9 @@ from service.store.scans import StoredScan
 from service.tracing import span
 
 log = structlog.get_logger()
+
+Also = Callable[[sa.Connection, Job], None]
+"""Writes something more in the transaction that makes a job."""
 
 _TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -58,61 +63,60 @@ def require_model(intake: Intake, parameters: ReconstructionParameters) -> None:
         raise ProblemError("unknown-model", f"there is no model '{parameters.model}'")
 
 
-def submit(
-    intake: Intake,
-    key: Key,
-    scan: StoredScan,
-    parameters: ReconstructionParameters,
-    *,
-    digest: str | None = None,
-    client_id: str | None = None,
-    predecessor: str | None = None,
-    traceparent: str | None = None,
-    also: Callable[[sa.Connection, Job], None] | None = None,
-) -> Job:
-    """Queue a reconstruction; its row and its workflow appear together. Raises ProblemError."""
-    require_queue(intake, key)
-    require_model(intake, parameters)
+@dataclass(frozen=True)
+class Submission:
+    """One reconstruction that somebody asks for."""
+
+    key: Key
+    scan: StoredScan
+    parameters: ReconstructionParameters
+    digest: str | None = None
+    """Of the request, where it has an id of the client's."""
+    client_id: str | None = None
+    predecessor: str | None = None
+    """The job that this is another try of."""
+    traceparent: str | None = None
+    """The W3C trace that the request belongs to, as it was sent."""
+
+
+def submit(intake: Intake, asked: Submission, also: Also | None = None) -> Job:
+    """Queue a reconstruction; its row and its workflow appear together, with what `also` writes.
+
+    Raises ProblemError.
+    """
+    require_queue(intake, asked.key)
+    require_model(intake, asked.parameters)
     try:
-        parse_slices(parameters.slices, scan.slices)
+        parse_slices(asked.parameters.slices, asked.scan.slices)
     except ScanError as error:
         raise ProblemError("invalid-parameter", error.message) from error
-    if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
-        traceparent = None
-    with span("submit", traceparent) as own:
-        return _created(intake, key, scan, parameters, digest, client_id, predecessor, own, also)
+    sent = asked.traceparent
+    trace = sent if sent is not None and _TRACEPARENT.fullmatch(sent) else None
+    priority = asked.parameters.priority
+    with span("submit", trace) as own:
+        job = intake.jobs.create(
+            _row(asked, own),
+            lambda waiting, unfinished: _admit(intake, waiting, unfinished),
+            lambda connection, job_id: intake.queue.enqueue(connection, job_id, priority),
+            also,
+        )
+        if job is None:
+            raise ProblemError("not-found", "the scan has just been deleted; upload it again")
+        log.info("job queued", job=job.id, scan=asked.scan.sha256[:12], priority=job.priority)
+        return job
 
 
-def _created(
-    intake: Intake,
-    key: Key,
-    scan: StoredScan,
-    parameters: ReconstructionParameters,
-    digest: str | None,
-    client_id: str | None,
-    predecessor: str | None,
-    traceparent: str | None,
-    also: Callable[[sa.Connection, Job], None] | None,
-) -> Job:
-    values = {
+def _row(asked: Submission, traceparent: str | None) -> dict[str, Any]:
+    """The columns of the job's row that the request decides."""
+    return {
         "id": new_id(),
-        "owner": key.id,
-        "client_id": client_id,
-        "request_digest": digest,
-        "predecessor": predecessor,
-        "scan_id": scan.id,
-        "scan_sha256": scan.sha256,
-        "request": parameters.model_dump(mode="json", exclude={"scan_id"}),
-        "priority": parameters.priority.value,
+        "owner": asked.key.id,
+        "client_id": asked.client_id,
+        "request_digest": asked.digest,
+        "predecessor": asked.predecessor,
+        "scan_id": asked.scan.id,
+        "scan_sha256": asked.scan.sha256,
+        "request": asked.parameters.model_dump(mode="json", exclude={"scan_id"}),
+        "priority": asked.parameters.priority.value,
         "traceparent": traceparent,
     }
-    job = intake.jobs.create(
-        values,
-        lambda waiting, own: _admit(intake, waiting, own),
-        lambda connection, job_id: intake.queue.enqueue(connection, job_id, parameters.priority),
-        also,
-    )
-    if job is None:
-        raise ProblemError("not-found", "the scan has just been deleted; upload it again")
-    log.info("job queued", job=job.id, scan=scan.sha256[:12], priority=job.priority)
-    return job

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSConfig, EnqueueOptions, Serializer
 
+from service.jobs.dbos_internals import recover, set_priority
 from service.requests import Priority
 from service.settings import ServiceSettings
 
@@ -107,7 +108,7 @@ def launch(
 
 def take_over(workers: list[str]) -> None:
     """Put the unfinished jobs of dead workers back into the queue."""
-    DBOS._recover_pending_workflows(workers)
+    recover(workers)
 
 
 class Queue:
@@ -146,14 +147,7 @@ class Queue:
 
     def reprioritise(self, connection: sa.Connection, job_id: str, priority: Priority) -> None:
         """Let a job that still waits start earlier or later, within the caller's transaction."""
-        system = self._client._sys_db  # DBOS offers no public way
-        system._apply_caller_schema(connection)
-        waiting = system.tables.workflow_status
-        connection.execute(
-            sa.update(waiting)
-            .where(waiting.c.workflow_uuid == job_id, waiting.c.status == "ENQUEUED")
-            .values(priority=priority.rank)
-        )
+        set_priority(self._client, connection, job_id, priority.rank)
 
     def withdraw(self, job_id: str) -> None:
         """Take a job out of the queue that no worker has begun."""

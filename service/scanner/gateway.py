@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import structlog
@@ -28,7 +28,7 @@ from recon.io.mrd_writing import write_raw
 from service.gateway_configs import Choice, Mode, configs_of
 from service.intake.intake import Intake
 from service.intake.new_scans import Received, keep_scan, require_room
-from service.intake.submission import submit
+from service.intake.submission import Also, Submission, submit
 from service.jobs.job import Job, JobState
 from service.problems import ProblemError
 from service.requests import Priority, ReconstructionParameters
@@ -156,7 +156,7 @@ class Gateway:
         try:
             also = self._remembering(measurement)
             jobs = [
-                await asyncio.to_thread(submit, self.intake, SCANNER, scan, each, also=also)
+                await asyncio.to_thread(submit, self.intake, Submission(SCANNER, scan, each), also)
                 for each in _parts(measurement, asked)
             ]
         except ProblemError as problem:
@@ -310,7 +310,7 @@ class Gateway:
         also = self._remembering(measurement)
         return self.intake.jobs.create_ended(values, problem.document(), also)
 
-    def _remembering(self, measurement: Measurement) -> Any:  # noqa: ANN401  # a callback
+    def _remembering(self, measurement: Measurement) -> Also:
         marks = self._measurements.marks(header_of(measurement))
         table, now = self._measurements, time.time()
         return lambda connection, job: table.remember(connection, job.id, marks, now)

@@ -11,21 +11,26 @@ from typing import IO
 
 
 @contextmanager
-def replacing(path: Path, *, durable: bool = True) -> Iterator[tuple[IO[bytes], Path]]:
-    """A file beside `path` that takes its place if the block succeeds, after it is on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def beside(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A new name beside `path`, which becomes `path` if the block succeeds, and nothing if not."""
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with aside.open("xb") as file:
-            yield file, aside
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
+        yield aside
+        if durable:
+            sync(aside)
         aside.replace(path)
         if durable:
             sync(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[tuple[IO[bytes], Path]]:
+    """A file `beside` a path, in a folder that is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with beside(path, durable=durable) as aside, aside.open("xb") as file:
+        yield file, aside
 
 
 def sync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A worker process: takes jobs from the queue, one at a time, until it is told to stop.
+"""A worker process: takes jobs from the queue, and sends deliveries, until it is told to stop.
 
 Run by the supervisor as `python -m service.worker.process SLOT`. Its name is made of host, data
 folder and slot, so that a process that is started again goes on with what it had begun. It says
@@ -38,7 +38,8 @@ from service.settings import ServiceSettings, load_settings
 from service.store.database import open_database
 from service.store.files import open_storage
 from service.tracing import start_tracing
-from service.worker.steps import Work
+from service.worker.step_runner import StepRunner
+from service.worker.steps import JobSteps
 
 log = structlog.get_logger()
 
@@ -71,13 +72,13 @@ def main() -> None:
         living = workers.living(settings.worker_lost_seconds)
         return jobs.running() < len(living) and not jobs.waiting()
 
-    work = Work(settings, jobs, storage, name, device, idle)
+    steps = JobSteps(settings, jobs, storage, name, device, idle)
     workers.enter(name, str(device), os.getpid(), _offers(settings))
     sender = Sender(settings, Deliveries(engine), jobs, storage)
-    launch(settings, engine, name, work, sender)
+    launch(settings, engine, name, steps, sender)
     log.info("worker ready", worker=name, device=str(device))
-    _live(settings, workers, name, work, stop, slot)
-    _drain(settings, work)
+    _live(settings, workers, name, steps.runner, device, stop, slot)
+    _drain(settings, steps.runner)
     workers.leave(name)
     log.info("worker stopped", worker=name)
     lock.close()
@@ -164,7 +165,8 @@ def _live(
     settings: ServiceSettings,
     workers: Workers,
     name: str,
-    work: Work,
+    runner: StepRunner,
+    device: torch.device,
     stop: threading.Event,
     slot: int,
 ) -> None:
@@ -173,15 +175,15 @@ def _live(
     host = platform.node()
     while not stop.wait(settings.heartbeat_seconds):
         now = time.time()
-        note_moved(worker_lock(settings.data, slot), time.monotonic() - work.still_seconds)
+        note_moved(worker_lock(settings.data, slot), time.monotonic() - runner.still_seconds)
         try:
             if now - last > settings.worker_lost_seconds or not workers.beat(
                 name,
                 {
                     "host": host,
-                    "steps": work.load,
+                    "steps": runner.load,
                     "processor_s": round(time.process_time(), 1),
-                    **_gpu_memory(work.device),
+                    **_gpu_memory(device),
                 },
             ):
                 log.error("jobs were taken over", worker=name, silent_seconds=round(now - last, 1))
@@ -202,13 +204,13 @@ def _gpu_memory(device: torch.device) -> dict[str, int]:
     return {"gpu_bytes": torch.cuda.memory_reserved(device)} if device.type == "cuda" else {}
 
 
-def _drain(settings: ServiceSettings, work: Work) -> None:
+def _drain(settings: ServiceSettings, runner: StepRunner) -> None:
     """Let the running step finish within the grace time, and begin no other."""
-    work.drain()
+    runner.drain()
     end = time.monotonic() + settings.grace_seconds
-    while work.busy and time.monotonic() < end:
+    while runner.busy and time.monotonic() < end:
         time.sleep(0.02)
-    work.note_stopped()
+    runner.note_stopped()
     time.sleep(0.1)  # what has just finished is being recorded
 
 

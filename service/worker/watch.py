@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from typing import Any
 
@@ -120,3 +121,26 @@ class Watch:
             return  # nobody watches an archive's scans one by one
         self._storage.write_preview(self._job.id, index, np.asarray(image, np.float32))
         self._jobs.report(self._job.id, "preview", {"slice": index, "kind": kind})
+
+
+class Watches:
+    """The watch of each job at hand; safe to share between the threads of a worker."""
+
+    def __init__(self, jobs: Jobs, storage: Storage, settings: ServiceSettings) -> None:
+        self._jobs = jobs
+        self._storage = storage
+        self._settings = settings
+        self._watches: dict[str, Watch] = {}
+        self._lock = threading.Lock()
+
+    def of(self, job: Job) -> Watch:
+        """That of a job; it begins when it is first asked for."""
+        with self._lock:
+            if job.id not in self._watches:
+                self._watches[job.id] = Watch(self._jobs, self._storage, self._settings, job)
+            return self._watches[job.id]
+
+    def forget(self, job_id: str) -> None:
+        """Let go of an ended job's."""
+        with self._lock:
+            self._watches.pop(job_id, None)

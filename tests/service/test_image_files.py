@@ -11,7 +11,8 @@ import pytest
 
 from recon.errors import ScanError
 from recon.io.read_limits import ReadLimits
-from service.images.files import describe, replacing, write_images
+from service.images.files import describe, write_images
+from service.store.durable import beside
 
 IMAGES = np.zeros((3, 8, 8), np.uint8)
 
@@ -111,7 +112,7 @@ def test_a_child_that_dies_of_a_file_is_a_refusal(tmp_path):
 
 
 def broken_write(path: Path) -> None:
-    with replacing(path) as aside:
+    with beside(path) as aside:
         aside.write_text("half")
         raise OSError("the disk is full")
 

@@ -1,4 +1,4 @@
-/** The keys of the page with the pictures: one list for the help, the page and the documentation. */
+/** The keys of the page with the pictures, as its help lists them. */
 
 import { h } from "./elements";
 
