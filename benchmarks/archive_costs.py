@@ -105,9 +105,7 @@ class _NoSampling:
 
     def assemble(self, job_id: str, *_: object) -> dict[str, Any]:
         self._note(job_id, "assemble")
-        self._jobs.finish(
-            job_id, JobState.SUCCEEDED, results=[], summary={"samples": 0, "slices": []}
-        )
+        self._jobs.finish(job_id, JobState.SUCCEEDED, results=[])
         self._storage.remove_traces(job_id)
         self.done += 1
         return {"state": "succeeded"}

@@ -8,9 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-import tempfile
 from pathlib import Path
-from typing import Any
 
 import typer
 from latex2mathml.converter import convert
@@ -27,12 +25,11 @@ from recon.io import result_layout
 from recon.planes import ATTRIBUTE as IMAGE_PLANES
 from recon.posterior import QUANTILE_LEVELS, SelfCheck, SlicePosterior
 from service.cli import app as command_line
-from service.http.app import create_app
-from service.http.context import create_context
+from service.http.app import api_document
 from service.problems import PROBLEMS
-from service.settings import CONFIG_VARIABLE, ServiceSettings
+from service.products import PRODUCTS
+from service.settings import CONFIG_VARIABLE
 from service.settings import table as settings_table
-from service.store.database import create_database
 from service.training.runs import TrainingPlan
 
 ROOT = Path(__file__).parent.parent
@@ -52,8 +49,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages made from the code, the texts of the root folder and the figures."""
     pages = {
         "reference/command-line.md": command_line_page(),
-        "reference/http-api.md": _MADE + http_page(openapi()),
-        "reference/openapi.json": json.dumps(openapi(), indent=1),
+        "reference/http-api.md": _MADE + http_page(api_document()),
+        "reference/openapi.json": json.dumps(api_document(), indent=1),
         "reference/settings.md": settings_page(),
         "reference/result-file.md": result_page(),
         "reference/model-format.md": model_page(),
@@ -83,7 +80,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Links to figures and model cards are written as a reader of the repository finds them."""
     del page
-    markdown = problems_section(markdown)
+    markdown = products_section(problems_section(markdown))
     markdown = re.sub(rf"\]\(\.\./{_WEIGHTS}/([\w-]+)/README\.md", r"](model-cards/\1.md", markdown)
     return markdown.replace(f"](../{_RESULTS}/", f"]({_RESULTS}/")
 
@@ -95,6 +92,15 @@ def problems_section(markdown: str) -> str:
         for kind, each in PROBLEMS.items()
     )
     return markdown.replace("<!-- problems -->", "\n".join(sections))
+
+
+def products_section(markdown: str) -> str:
+    """The table of products, in the place of the comment `products`."""
+    rows = ["| file | what is in it |", "|---|---|"]
+    for product in PRODUCTS.values():
+        missing = "; only where the scan or `voxel_mm` says where and how large its images are"
+        rows.append(f"| `{product.name}` | {product.contents}{missing * product.needs_place} |")
+    return markdown.replace("<!-- products -->", "\n".join(rows))
 
 
 def _formula(source: str, *_: object, **__: object) -> str:
@@ -119,18 +125,6 @@ def command_line_page() -> str:
         "Codes in brackets are listed under [error codes](error-codes.md).\n\n**Usage**:"
     )
     return _MADE + text.replace("**Usage**:", exits, 1)
-
-
-def openapi() -> dict[str, Any]:
-    """The document that a server answers under /openapi.json."""
-    with tempfile.TemporaryDirectory() as folder:
-        settings = ServiceSettings(data=Path(folder), database="")
-        create_database(settings.database_url)
-        context = create_context(settings)
-        document: dict[str, Any] = create_app(context).openapi()
-        context.queue.close()
-        context.engine.dispose()
-    return document
 
 
 def settings_page() -> str:

@@ -24,6 +24,9 @@ from typing import Any, BinaryIO, Self
 import httpx
 from pydantic import BaseModel, ConfigDict
 
+from service.products import RESULT
+from service.report import Progress, Report
+
 _BLOCK = 1 << 20
 _ATTEMPTS = 5
 _TRANSIENT = frozenset({429, 502, 503, 504})
@@ -39,18 +42,6 @@ class ServiceError(Exception):
         self.problem = problem or {}
 
 
-class Progress(BaseModel):
-    """How far a running reconstruction is."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    phase: str
-    stage: str | None = None
-    fraction: float
-    slice: int | None = None
-    eta_s: float | None = None
-
-
 class Reconstruction(BaseModel):
     """What the service says of a reconstruction."""
 
@@ -63,7 +54,7 @@ class Reconstruction(BaseModel):
     queue_position: int | None
     created_at: datetime
     finished_at: datetime | None
-    summary: dict[str, Any] | None
+    summary: Report | None
     error: dict[str, Any] | None
     links: dict[str, str]
 
@@ -188,7 +179,7 @@ class Client:
                     raise _unreachable(error) from error
             time.sleep(0.5 * 2**failures)
 
-    def download(self, job: Reconstruction, target: Path, name: str = "result.h5") -> Path:
+    def download(self, job: Reconstruction, target: Path, name: str = RESULT) -> Path:
         """Write a product to `target`, checked against its digest. Raises ServiceError."""
         aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
         try:

@@ -15,6 +15,7 @@ from recon.conformal import widened
 from recon.posterior import SlicePosterior
 from recon.scan import Scan
 from recon.settings import Settings
+from service.report import AppliedFactor
 
 REFUSALS = frozenset(
     {"no-calibration", "bad-calibration", "calibration-digest", "calibration-size"}
@@ -74,12 +75,14 @@ def attributes_of(entry: ConformalFactor | None) -> dict[str, str | int | float]
     }
 
 
-def summary_of_factor(entry: ConformalFactor | None) -> dict[str, Any] | None:
+def applied_factor(entry: ConformalFactor | None) -> AppliedFactor | None:
     """The same for the report."""
     if entry is None:
         return None
     about = attributes_of(entry)
-    return {name.removeprefix("conformal_"): value for name, value in about.items()}
+    return AppliedFactor.model_validate(
+        {name.removeprefix("conformal_"): value for name, value in about.items()}
+    )
 
 
 def sentence_of(attributes: dict[str, Any]) -> str | None:

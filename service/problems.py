@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple, NotRequired
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from recon.errors import CalibrationError, ConvergenceError, ReconError
 
@@ -14,6 +17,27 @@ class Kind(NamedTuple):
     title: str
     advice: str
     """What to do about it; the documentation shows the same."""
+
+
+class FieldProblem(TypedDict):
+    """One thing wrong with one field."""
+
+    pointer: str
+    detail: str
+
+
+@with_config(ConfigDict(extra="allow"))
+class Problem(TypedDict):
+    """A refusal, after RFC 9457, as it is answered and kept with what failed."""
+
+    type: Annotated[str, Field(description="a relative URI below /problems/")]
+    title: str
+    status: int
+    detail: str
+    reason: NotRequired[Annotated[str, Field(description="code of the error, where it has one")]]
+    instance: NotRequired[str]
+    request_id: NotRequired[str]
+    errors: NotRequired[list[FieldProblem]]
 
 
 PROBLEMS: dict[str, Kind] = {
@@ -346,16 +370,13 @@ class ProblemError(Exception):
         """The HTTP status that belongs to the type."""
         return PROBLEMS[self.kind].status
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> Problem:
         """The problem as a JSON object."""
         status, title, _ = PROBLEMS[self.kind]
-        return {
-            "type": f"/problems/{self.kind}",
-            "title": title,
-            "status": status,
-            "detail": self.detail,
-            **self.members,
-        }
+        told = Problem(
+            type=f"/problems/{self.kind}", title=title, status=status, detail=self.detail
+        )
+        return {**told, **self.members}  # type: ignore[typeddict-item]  # others may be added
 
 
 def problem_of(error: ReconError) -> ProblemError:

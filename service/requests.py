@@ -50,10 +50,12 @@ class Priority(StrEnum):
         return 1 + list(Priority).index(self)
 
 
-class ReconstructionParameters(BaseModel):
+class ReconstructionChoices(BaseModel):
     """How to reconstruct; the defaults need no thought."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_serialization_defaults_required=True
+    )
 
     preset: PresetName | None = Field(None, description="fast, standard (default) or thorough")
     model: Annotated[str, StringConstraints(pattern=MODEL_NAME)] | None = Field(
@@ -104,7 +106,6 @@ class ReconstructionParameters(BaseModel):
         description="rows, columns, slices: take images for axial ones of this size where the scan "
         "does not say where they lie [the header's field of view]",
     )
-    tags: dict[TagName, Tag] = Field(default_factory=dict, max_length=16)
 
     @model_validator(mode="after")
     def _one_way_to_choose(self) -> Self:
@@ -119,6 +120,12 @@ class ReconstructionParameters(BaseModel):
                 "place of deadline_s and target_mc_error, or leave calibrated out"
             )
         return self
+
+
+class ReconstructionParameters(ReconstructionChoices):
+    """How to reconstruct, and under which names to find it again."""
+
+    tags: dict[TagName, Tag] = Field(default_factory=dict, max_length=16)
 
 
 class ReconstructionRequest(ReconstructionParameters):

@@ -7,7 +7,7 @@ when they are asked for, from the arrays beside the result file or from the resu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.io.files import read_result_maps
+from service.products import RESULT
+from service.report import Report
 
 Stack = NDArray[np.float32]
 
@@ -176,7 +178,7 @@ def read_stack(
         stack = (array[sample] if name == "sample" else array)[chosen]
         made = np.abs(stack)
     else:
-        arrays = read_result_maps(find("result.h5"), picture.maps)
+        arrays = read_result_maps(find(RESULT), picture.maps)
         made = picture.make(*(array[chosen] for array in arrays))
     if not len(made):
         raise IndexError("no such slice")
@@ -193,13 +195,15 @@ def window_of(name: str, stack: Stack) -> tuple[float, float]:
     return 0.0, high if high > 0 else 1.0
 
 
-def not_computed(name: str, summary: Mapping[str, Any]) -> str | None:
-    """Why a picture is not there, in words, or None: it is; from the summary of a job."""
-    if name != "rhat" or any(each["rhat_below_1.1"] is not None for each in summary["slices"]):
+def not_computed(name: str, report: Report | None) -> str | None:
+    """Why a picture is not there, in words, or None: it is."""
+    if name != "rhat" or report is None:
+        return None
+    if any(entry.mixed is not None for entry in report.slices):
         return None
     return (
         f"R̂ was not computed: it needs four draws of every chain or more, and the preset "
-        f"{summary['preset']} keeps fewer. Use standard or thorough."
+        f"{report.preset} keeps fewer. Use standard or thorough."
     )
 
 

@@ -34,6 +34,7 @@ FLOORS = (
         *("service.prior_samples", "service.problems", "service.regions", "service.requests"),
         *("service.slices", "service.tracing", "service.volumes"),
     ),
+    ("service.products", "service.report"),
     ("models",),
     ("recon.io",),
     ("recon",),

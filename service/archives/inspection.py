@@ -9,13 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
-from typing import Any
 
 from recon.errors import ScanError
 from recon.io.files import inspect_scans
 from recon.io.read_limits import ReadLimits
 from service.archives.sources import Found
-from service.problems import problem_of
+from service.problems import Problem, problem_of
 from service.store.archive import fetch
 from service.store.objects import StorageError, is_url
 
@@ -33,7 +32,7 @@ class Looked:
     bytes: int = 0
     shape: tuple[int, int, int, int] | None = None
     """(slices, coils, rows, columns); None for ISMRMRD, where it shows later."""
-    error: dict[str, Any] | None = None
+    error: Problem | None = None
     """The problem it was refused with."""
 
 

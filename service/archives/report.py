@@ -20,8 +20,10 @@ from PIL import Image
 
 from service.jobs.batches import Item
 from service.pictures import png
+from service.problems import Problem
+from service.products import MARKER, RESULT
+from service.report import Report
 from service.store.files import Storage
-from service.store.names import MARKER
 from service.volumes import read_stack, window_of
 
 COLUMNS = (
@@ -40,7 +42,7 @@ class Row:
 
     values: dict[str, Any]
     """By column; None where there is nothing to say."""
-    summary: dict[str, Any] | None
+    summary: Report | None
     place: str | None
     """Where the products are, when there are any."""
 
@@ -98,46 +100,46 @@ def _row(item: Item, storage: Storage) -> Row:
     done = item.state == "succeeded"
     if done and job is None and item.output is not None:
         summary = _told(storage, item.output)
-    slices = (summary or {}).get("slices", [])
+    slices = () if summary is None else summary.slices
     asked = None if job is None else job.parameters
     place = None if not done else (item.output or (job.id if job is not None else None))
     took = None
     if job is not None and job.started_at is not None and job.finished_at is not None:
         took = round(job.finished_at - job.started_at, 2)
-    chi2 = [entry["chi2"] for entry in slices]
-    warnings = list(dict.fromkeys(text for entry in slices for text in entry["warnings"]))
+    chi2 = [entry.chi2 for entry in slices]
+    warnings = list(dict.fromkeys(text for entry in slices for text in entry.warnings))
+    said = summary or asked
     values = {
         "name": item.name,
         "state": item.state,
         "error": None if problem is None else _kind(problem),
         "detail": None if problem is None else problem.get("detail"),
-        "converged": f"{sum(e['converged'] for e in slices)}/{len(slices)}" if slices else None,
+        "converged": f"{sum(e.converged for e in slices)}/{len(slices)}" if slices else None,
         "chi2": round(float(np.mean(chi2)), 3) if chi2 else None,
         "warnings": " | ".join(warnings) or None,
         "slices": len(slices) or None,
-        "model": (summary or {}).get("model") or (asked.model if asked else None),
-        "preset": (summary or {}).get("preset") or (asked.preset if asked else None),
-        "samples": (summary or {}).get("samples") or (asked.samples if asked else None),
-        "seed": (summary or {}).get("seed", asked.seed if asked else None),
+        "model": said and said.model,
+        "preset": said and said.preset,
+        "samples": said and said.samples,
+        "seed": said and said.seed,
         "seconds": took,
         "attempts": None if job is None else job.attempt,
         "worker": None if job is None else job.worker,
         "scan_sha256": item.scan_sha256,
         "output": item.output,
-        "result": None if place is None else storage.product_address(place, "result.h5"),
+        "result": None if place is None else storage.product_address(place, RESULT),
     }
     return Row(values, summary, place)
 
 
-def _told(storage: Storage, output: str) -> dict[str, Any] | None:
+def _told(storage: Storage, output: str) -> Report | None:
     try:
-        told: dict[str, Any] = json.loads(storage.product(output, MARKER).read_bytes())
+        return Report.model_validate_json(storage.product(output, MARKER).read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    return told
 
 
-def _kind(problem: dict[str, Any]) -> str:
+def _kind(problem: Problem) -> str:
     """Type of a problem, and what exactly it was where that is known: invalid-scan/no-kspace."""
     kind = str(problem.get("type", "")).removeprefix("/problems/")
     reason = problem.get("reason")
@@ -154,7 +156,7 @@ def _pictures(row: Row, storage: Storage) -> tuple[str, str] | None:
     try:
         found = []
         for name in ("mean", "std"):
-            count = len((row.summary or {}).get("slices", [0]))
+            count = 1 if row.summary is None else len(row.summary.slices)
             find = partial(storage.product, row.place)
             (image,) = read_stack(find, name, position=count // 2)
             found.append(_small(image, window_of(name, image)))

@@ -240,8 +240,9 @@ def _show(looked: Sequence[Looked], items: Sequence[NewItem]) -> None:
 
 
 def _reason(item: NewItem) -> str:
-    error = item.error or {}
-    return str(error.get("reason") or str(error.get("type", "")).removeprefix("/problems/"))
+    if item.error is None:
+        return ""
+    return item.error.get("reason") or item.error["type"].removeprefix("/problems/")
 
 
 def _work(run: ArchiveRun, made: Batch, stop: _Stop, elsewhere: bool, quiet: bool) -> bool:
@@ -292,11 +293,11 @@ def _update(run: ArchiveRun, made: Batch, bar: Progress, lines: dict[str, TaskID
     for name, item in running.items():
         if name not in lines:
             lines[name] = bar.add_task("", total=1.0)
-        progress = (item.job.progress if item.job is not None else None) or {}
-        where = "" if progress.get("slice") is None else f" slice {progress['slice']}"
+        progress = None if item.job is None else item.job.progress
+        where = "" if progress is None or progress.slice is None else f" slice {progress.slice}"
         bar.update(
             lines[name],
-            completed=float(progress.get("fraction") or 0.0),
+            completed=0.0 if progress is None else progress.fraction,
             description=f"  {escape(name[-40:])}{where}",
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +14,10 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from service.client import Client, Progress
-from service.settings import in_force, load_settings, table
+from service.client import Client
+from service.products import PRODUCTS, RESULT
+from service.report import Progress
+from service.settings import SettingsError, in_force, load_settings, table
 from service.store.keys import Keys, Scope
 
 KEY_VARIABLE = "MRI_POSTERIOR_KEY"
@@ -30,7 +33,7 @@ Database = Annotated[str | None, typer.Option(help="postgresql://… [SQLite in 
 
 def add_server_commands(app: typer.Typer) -> None:
     """Mount the commands of this file."""
-    for command in (serve, settings, submit):
+    for command in (serve, settings, openapi, submit):
         app.command()(command)
     app.add_typer(keys_app, name="keys")
 
@@ -89,12 +92,22 @@ def settings(
     )
 
 
+def openapi() -> None:
+    """The OpenAPI document of the HTTP API, as JSON: what generators of clients read."""
+    from service.http.app import api_document  # lazy: FastAPI, which the other commands need not
+
+    print(json.dumps(api_document(), indent=1))  # noqa: T201  # not a line for people
+
+
 def submit(
     scan: Annotated[Path, typer.Argument(help="Undersampled k-space: fastMRI or ISMRMRD HDF5.")],
     server: Annotated[str, typer.Option(help="URL of the service.")] = "http://127.0.0.1:8080",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Wait, and write the result here.")
     ] = None,
+    product: Annotated[
+        str, typer.Option(metavar="NAME", help=f"What to write: {', '.join(PRODUCTS)}.")
+    ] = RESULT,
     preset: Annotated[str | None, typer.Option(help="fast, standard or thorough.")] = None,
     samples: Annotated[int | None, typer.Option(help="Independent samples.")] = None,
     model: Annotated[str | None, typer.Option(help="Prior, by name.")] = None,
@@ -113,10 +126,14 @@ def submit(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Send a scan to a service; with --out, wait for the result and write it.
+    """Send a scan to a service; with --out, wait for the result and write it, or another product.
 
     The API key, if one is needed, is read from MRI_POSTERIOR_KEY.
     """
+    if product not in PRODUCTS:
+        raise SettingsError(f"--product is one of {', '.join(PRODUCTS)}")
+    if product != RESULT and out is None:
+        raise SettingsError("--product says what --out is to hold; give both")
     with Client(server, os.environ.get(KEY_VARIABLE)) as client:
         job = client.submit(
             scan,
@@ -146,7 +163,7 @@ def submit(
                 bar.update(task, completed=progress.fraction, description=where)
 
             done = client.wait(job.id, show)
-        client.download(done, out)
+        client.download(done, out, product)
         if not quiet:
             _output.print(f"written: {out}")
 

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import sqlalchemy as sa
 
+from service.problems import Problem
 from service.store.database import deliveries
 from service.store.identifiers import new_id
 
@@ -37,7 +37,7 @@ class Delivery:
     """UIDs of the instances that the target has taken."""
     failures: dict[str, str]
     """Reason for each instance that it has not, after the last try."""
-    error: dict[str, Any] | None
+    error: Problem | None
     created_at: float
     finished_at: float | None
 

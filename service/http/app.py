@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -31,7 +31,7 @@ from service.http.context import Context
 from service.http.docs import add_docs
 from service.http.gate import Gate
 from service.http.housekeeping import keep_house
-from service.http.problems import Problem, add_problem_handlers
+from service.http.problems import add_problem_handlers
 from service.http.view import add_view
 from service.requests import ReconstructionParameters, ReconstructionRequest
 
@@ -51,6 +51,24 @@ def create_app(context: Context) -> FastAPI:
             await asyncio.gather(*tasks, return_exceptions=True)
             context.close()
 
+    app = _routed(lifespan)
+    app.state.context = context
+    app.state.doorkeeper = Doorkeeper()
+    app.state.at_work = set()
+    add_problem_handlers(app)
+    add_docs(app)
+    add_view(app)
+    app.add_middleware(Gate, settings=context.settings, metrics=context.metrics)
+    return app
+
+
+def api_document() -> dict[str, Any]:
+    """The OpenAPI document that a running service answers under /openapi.json."""
+    return _routed(None).openapi()
+
+
+def _routed(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None) -> FastAPI:
+    """The routes, without anything behind them."""
     app = FastAPI(
         title="mri-posterior",
         version=version("mri-posterior"),
@@ -59,10 +77,6 @@ def create_app(context: Context) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.context = context
-    app.state.doorkeeper = Doorkeeper()
-    app.state.at_work = set()
-    add_problem_handlers(app)
     routed = (
         scans,
         uploads,
@@ -79,9 +93,6 @@ def create_app(context: Context) -> FastAPI:
     )
     for module in routed:
         app.include_router(module.router)
-    add_docs(app)
-    add_view(app)
-    app.add_middleware(Gate, settings=context.settings, metrics=context.metrics)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -94,7 +105,6 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         )
         schemas = document["components"]["schemas"]
         for model in (
-            Problem,
             ReconstructionParameters,
             ReconstructionRequest,
             deliveries.DeliveryRequest,

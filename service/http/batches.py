@@ -25,7 +25,7 @@ from service.http.scans import Id
 from service.intake.submission import require_model
 from service.jobs.batches import Batch, Item, NewItem, output_digest
 from service.jobs.job import ACTIVE
-from service.problems import ProblemError
+from service.problems import Problem, ProblemError
 from service.requests import Priority, ReconstructionParameters, ReconstructionRequest
 from service.slices import parse_slices
 from service.store.keys import LOCAL, Key
@@ -93,20 +93,20 @@ class ItemOut(BaseModel):
     scan_sha256: str | None
     reconstruction: str | None = Field(description="link to the reconstruction")
     fraction: float | None
-    error: dict[str, Any] | None
+    error: Problem | None
 
     @classmethod
     def of(cls, item: Item) -> ItemOut:
         """From rows of the tables."""
         job = item.job
-        progress = (job.progress or {}) if job is not None else {}
+        progress = None if job is None else job.progress
         return cls(
             position=item.position,
             name=item.name,
             state=item.state,
             scan_sha256=item.scan_sha256,
             reconstruction=None if job is None else f"/v1/reconstructions/{job.id}",
-            fraction=progress.get("fraction"),
+            fraction=None if progress is None else progress.fraction,
             error=item.problem,
         )
 

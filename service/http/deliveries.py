@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,7 +18,7 @@ from service.http.problems import problems
 from service.http.request_bodies import body_of, parsed
 from service.http.results import results_of
 from service.http.scans import Id
-from service.problems import ProblemError
+from service.problems import Problem, ProblemError
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["deliveries"])
 
@@ -45,7 +45,7 @@ class DeliveryOut(BaseModel):
     attempts: int
     stored: int = Field(description="instances that the target has taken")
     failures: dict[str, str] = Field(description="reason for each instance that it has not")
-    error: dict[str, Any] | None
+    error: Problem | None
     created_at: datetime
     finished_at: datetime | None
     links: dict[str, str]
@@ -104,7 +104,7 @@ async def deliver(request: Request, context: InContext, key: Writer, job_id: Id)
         if asked.target not in context.settings.delivery_targets:
             known = ", ".join(context.settings.delivery_targets) or "none"
             raise ProblemError("unknown-target", f"the operator has configured: {known}")
-        if "dicom.zip" not in {entry["name"] for entry in results_of(job)}:
+        if "dicom.zip" not in {file.name for file in results_of(job)}:
             raise ProblemError(
                 "job-without-result", "the job has no DICOM images; reconstruct with voxel_mm"
             )

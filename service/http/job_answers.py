@@ -84,6 +84,6 @@ def plain_answer(context: Context, job: Job, status: int) -> Response:
     headers = {"Location": document["links"]["self"], "ETag": etag_of(job)}
     headers["Vary"] = "Prefer, Authorization"
     if not job.state.terminal:
-        left = (job.progress or {}).get("eta_s") or 1
+        left = (job.progress and job.progress.eta_s) or 1
         headers["Retry-After"] = str(min(30, max(1, round(left / 4))))
     return JSONResponse(document, status, headers=headers)

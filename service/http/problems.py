@@ -9,7 +9,6 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -32,27 +31,6 @@ _BY_STATUS = {
     413: "upload-too-large",
     416: "range-not-satisfiable",
 }
-
-
-class FieldProblem(BaseModel):
-    """One thing wrong with one field."""
-
-    pointer: str
-    detail: str
-
-
-class Problem(BaseModel):
-    """A refusal, after RFC 9457."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str = Field(description="a relative URI below /problems/")
-    title: str
-    status: int
-    detail: str
-    instance: str | None = None
-    request_id: str | None = None
-    errors: list[FieldProblem] | None = None
 
 
 def problems(*kinds: str) -> dict[int | str, dict[str, Any]]:

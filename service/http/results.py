@@ -25,13 +25,14 @@ from service.http.schemas import ResultList, ResultOut
 from service.jobs.job import Job, JobState
 from service.pictures import png
 from service.problems import ProblemError
-from service.store.names import IMAGE_FILES, RESULT_FILES
+from service.products import PRODUCTS
+from service.report import ProductFile
 from service.volumes import MAPS, colour_stops, not_computed, read_stack, window_of
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["results"])
 
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
-_KINDS = tuple(sorted(set(RESULT_FILES.values())))
+_KINDS = tuple(sorted({product.media_type for product in PRODUCTS.values()}))
 _FILE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The file",
@@ -39,9 +40,7 @@ _FILE: dict[int | str, dict[str, Any]] = {
     },
     206: {
         "description": "A part of it",
-        "content": dict.fromkeys(
-            (*sorted(set(RESULT_FILES.values())), "multipart/byteranges"), _BINARY
-        ),
+        "content": dict.fromkeys((*_KINDS, "multipart/byteranges"), _BINARY),
     },
     304: {"description": "It is as it was"},
 }
@@ -96,9 +95,7 @@ def list_results(context: InContext, key: Reader, job_id: Id) -> ResultList:
     """The products of a reconstruction that has succeeded."""
     job = find_job(context, key, job_id)
     here = f"/v1/reconstructions/{job.id}/results"
-    return ResultList(
-        items=[ResultOut(**entry, href=f"{here}/{entry['name']}") for entry in results_of(job)]
-    )
+    return ResultList(items=[ResultOut.of(file, here) for file in results_of(job)])
 
 
 @router.get(
@@ -113,26 +110,26 @@ def get_result(
 ) -> Response:
     """One product, or the part of it that `Range` names."""
     job = find_job(context, key, job_id)
-    entry = next((entry for entry in results_of(job) if entry["name"] == name), None)
-    if entry is None:
-        known = [entry["name"] for entry in results_of(job)]
-        text = f"results are {', '.join(known)}"
-        if name in IMAGE_FILES:
+    files = {file.name: file for file in results_of(job)}
+    if name not in files:
+        text = f"results are {', '.join(files)}"
+        if name in PRODUCTS and PRODUCTS[name].needs_place:
             text = "the scan does not say where its images lie or how large they are; give voxel_mm"
         raise ProblemError("not-found", text)
-    tag = f'"{entry["sha256"]}"'
-    digest = base64.b64encode(bytes.fromhex(entry["sha256"])).decode()
+    found = files[name]
+    tag = f'"{found.sha256}"'
+    digest = base64.b64encode(bytes.fromhex(found.sha256)).decode()
     headers = {"ETag": tag, "Repr-Digest": f"sha-256=:{digest}:", "Accept-Ranges": "bytes"}
     if matches(request, tag):
         return Response(status_code=304, headers=headers)
-    path = context.storage.product(job.place, entry["name"])
+    path = context.storage.product(job.place, name)
     if not path.is_file():
         raise ProblemError("not-found", "the file of this result is gone")
     return FileResponse(
         path,
         headers=headers,
-        media_type=entry["media_type"],
-        filename=f"{job.id}-{entry['name']}",
+        media_type=found.media_type,
+        filename=f"{job.id}-{name}",
     )
 
 
@@ -183,7 +180,7 @@ def _so_far(context: Context, job: Job, query: PictureQuery) -> NDArray[np.float
         raise ProblemError("job-not-finished", "this picture is there when the job has finished")
     index = query.slice
     if index is None:
-        index = (job.progress or {}).get("slice") or 0
+        index = (job.progress and job.progress.slice) or 0
     picture = context.storage.read_preview(job.id, index)
     if picture is None:
         raise ProblemError("job-not-finished", "there is no picture of this slice yet")
@@ -192,7 +189,7 @@ def _so_far(context: Context, job: Job, query: PictureQuery) -> NDArray[np.float
 
 def require_computed(job: Job, picture: str) -> None:
     """Refuse a picture that the job has not made. Raises ProblemError."""
-    reason = not_computed(picture, job.summary or {})
+    reason = not_computed(picture, job.summary)
     if reason is not None:
         raise ProblemError("not-found", reason)
 
@@ -204,7 +201,7 @@ def files_of(context: Context, job: Job) -> Callable[[str], Path]:
 
 def slice_position(job: Job, index: int | None) -> int:
     """Where a slice of the scan lies in the results. Raises ProblemError."""
-    indices = [entry["slice"] for entry in (job.summary or {})["slices"]]
+    indices = [] if job.summary is None else [entry.slice for entry in job.summary.slices]
     if index is None:
         return len(indices) // 2
     if index not in indices:
@@ -212,7 +209,7 @@ def slice_position(job: Job, index: int | None) -> int:
     return indices.index(index)
 
 
-def results_of(job: Job) -> list[dict[str, Any]]:
+def results_of(job: Job) -> tuple[ProductFile, ...]:
     """Entries of the products of a job that has succeeded. Raises ProblemError."""
     if not job.state.terminal:
         raise ProblemError("job-not-finished", f"the job is {job.state.value}; wait for it")

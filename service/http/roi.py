@@ -16,6 +16,7 @@ from service.http.job_answers import find_job
 from service.http.problems import problems
 from service.http.results import slice_position
 from service.http.scans import Id
+from service.http.schemas import WHOLE
 from service.jobs.job import JobState
 from service.problems import ProblemError
 from service.regions import packed_mask, polygon_mask, region_values, statistics
@@ -75,6 +76,8 @@ class Interval(BaseModel):
 class RegionAnswer(BaseModel):
     """The mean of the region; of the second; and their difference, region minus reference."""
 
+    model_config = WHOLE
+
     pixels: int
     region: Interval
     reference: Interval | None
@@ -96,8 +99,11 @@ def ask_about_region(
     if job.results is None:
         raise ProblemError("result-expired", "the results were removed; retry the job")
     position = slice_position(job, question.slice)
-    shape = tuple(job.summary["image"]["shape"])
-    spacing = job.summary["image"]["pixel_mm"] if question.unit == "mm" else (1.0, 1.0)
+    image = job.summary.image
+    if image is None:
+        raise ProblemError("result-expired", "the result is too old for regions; retry the job")
+    shape = image.shape
+    spacing = image.pixel_mm if question.unit == "mm" else (1.0, 1.0)
     if spacing is None:
         raise ProblemError("invalid-parameter", "the scan's header says no pixel size; use voxels")
     samples = context.storage.product(job.place, "samples.npy")

@@ -5,10 +5,17 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.jobs.job import Job, JobState
+from service.problems import Problem
+from service.products import PRODUCTS
+from service.report import ProductFile, Progress, Report
+from service.requests import ReconstructionChoices
 from service.store.scans import StoredScan
+
+WHOLE = ConfigDict(json_schema_serialization_defaults_required=True)
+"""Of answers with defaults: these are written, so that a client may count on every field."""
 
 
 class ScanOut(BaseModel):
@@ -54,27 +61,22 @@ class ScanRef(BaseModel):
     sha256: str
 
 
-class ProgressOut(BaseModel):
-    """How far a running job is."""
-
-    phase: str
-    stage: str | None = None
-    fraction: float
-    slice: int | None = None
-    position: int | None = None
-    slices: int | None = None
-    eta_s: float | None = None
-    updated_at: datetime | None = None
-
-
 class ResultOut(BaseModel):
     """One product that can be downloaded."""
 
     name: str
+    contents: str = Field(description="what is in it, in a few words")
     media_type: str
     bytes: int
     sha256: str
     href: str
+
+    @classmethod
+    def of(cls, file: ProductFile, here: str) -> ResultOut:
+        """From what the job says of a file, and where its files can be had."""
+        known = PRODUCTS.get(file.name)
+        contents = "" if known is None else known.contents
+        return cls(**file.model_dump(), contents=contents, href=f"{here}/{file.name}")
 
 
 class JobOut(BaseModel):
@@ -87,9 +89,9 @@ class JobOut(BaseModel):
     preset: str
     model: str | None = Field(description="null: the service's default")
     scan: ScanRef
-    params: dict[str, Any]
+    params: ReconstructionChoices
     plan: dict[str, Any] | None = Field(description="what a deadline or target was turned into")
-    progress: ProgressOut | None
+    progress: Progress | None
     attempt: int
     worker: str | None
     queue_position: int | None
@@ -98,8 +100,8 @@ class JobOut(BaseModel):
     finished_at: datetime | None
     expires_at: datetime | None = Field(description="when the results are removed")
     tags: dict[str, str]
-    summary: dict[str, Any] | None
-    error: dict[str, Any] | None
+    summary: Report | None
+    error: Problem | None
     predecessor: str | None
     links: dict[str, str]
 
@@ -109,9 +111,6 @@ class JobOut(BaseModel):
         here = f"/v1/reconstructions/{job.id}"
         asked = job.parameters
         chosen = (job.plan or {}).get("preset")
-        progress = dict(job.progress) if job.progress else None
-        if progress and "updated_at" in progress:
-            progress["updated_at"] = _time(progress["updated_at"])
         return cls(
             id=job.id,
             client_id=job.client_id,
@@ -120,9 +119,9 @@ class JobOut(BaseModel):
             preset=chosen or asked.preset or "standard",
             model=asked.model,
             scan=ScanRef(id=job.scan_id, sha256=job.scan_sha256),
-            params=asked.model_dump(mode="json", exclude={"tags"}),
+            params=ReconstructionChoices(**asked.model_dump(exclude={"tags"})),
             plan=job.plan,
-            progress=None if progress is None else ProgressOut(**progress),
+            progress=job.progress,
             attempt=job.attempt,
             worker=job.worker,
             queue_position=queue_position,

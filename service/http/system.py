@@ -13,6 +13,7 @@ from service.http.authentication import READS
 from service.http.context import Context, InContext
 from service.http.metrics import CONTENT_TYPE
 from service.http.problems import problems
+from service.http.schemas import WHOLE
 from service.problems import PROBLEMS, ProblemError
 from service.requests import MODEL_NAME
 
@@ -25,6 +26,8 @@ _METRICS: dict[int | str, dict[str, Any]] = {
 
 class Model(BaseModel):
     """A prior that a reconstruction may name."""
+
+    model_config = WHOLE
 
     id: str
     sha256: str

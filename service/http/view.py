@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Query
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
@@ -15,9 +15,11 @@ import service
 from service.http.authentication import Reader, owner_of
 from service.http.context import Context, InContext
 from service.http.job_answers import find_job
-from service.http.results import PictureQuery, finished_picture
+from service.http.results import PictureQuery, finished_picture, results_of
 from service.http.scans import Id
+from service.http.schemas import ResultOut
 from service.jobs.job import Job, JobState
+from service.report import AppliedFactor, Report
 from service.volumes import MAPS, PosteriorMap, colour_stops, not_computed, window_of
 
 _VIEWER = Path(service.__file__).parent / "viewer"
@@ -121,7 +123,7 @@ def _name(job: Job) -> str:
 
 def _row(job: Job) -> str:
     done = job.state is JobState.SUCCEEDED
-    progress = 1.0 if done else (job.progress or {}).get("fraction", 0.0)
+    progress = 1.0 if done else 0.0 if job.progress is None else job.progress.fraction
     submitted = f"{_time(job.created_at)} UTC"
     label = escape(_name(job))
     return (
@@ -131,35 +133,33 @@ def _row(job: Job) -> str:
 
 
 def _picture(context: Context, job: Job, query: PictureQuery) -> str:
-    assert job.summary is not None
-    slices = {entry["slice"]: entry for entry in job.summary["slices"]}
+    report = job.summary
+    assert report is not None
+    slices = {entry.slice: entry for entry in report.slices}
     shown = query.slice if query.slice in slices else sorted(slices)[len(slices) // 2]
     entry = slices[shown]
-    reasons = {name: not_computed(name, job.summary) for name in MAPS}
+    reasons = {name: not_computed(name, report) for name in MAPS}
     kinds = "".join(
         _option(name, kind.label, query.product, reasons[name]) for name, kind in MAPS.items()
     )
     indices = "".join(_option(str(index), str(index), str(shown)) for index in sorted(slices))
-    samples = "".join(
-        _option(str(i), str(i), str(query.sample)) for i in range(job.summary["samples"])
-    )
-    warnings = "".join(f"<li>{escape(text)}" for text in entry["warnings"])
+    samples = "".join(_option(str(i), str(i), str(query.sample)) for i in range(report.samples))
+    warnings = "".join(f"<li>{escape(text)}" for text in entry.warnings)
     return (
         f"<form method=get><label>Picture <select name=product>{kinds}</select></label> "
         f"<label>Slice <select name=slice>{indices}</select></label> "
         f"<label>Sample <select name=sample>{samples}</select></label> <button>Show</button></form>"
-        f"{_figure(context, job, query.model_copy(update={'slice': shown}))}"
-        f"{_calibration(job.summary.get('calibration'))}"
-        f"<p>χ² {entry['chi2']:.2f}, {'converged' if entry['converged'] else 'not converged'}</p>"
+        f"{_figure(context, job, report, query.model_copy(update={'slice': shown}))}"
+        f"{_calibration(report.calibration)}"
+        f"<p>χ² {entry.chi2:.2f}, {'converged' if entry.converged else 'not converged'}</p>"
         f"<ul>{warnings}</ul>"
-        f"<p><a href='/v1/reconstructions/{job.id}/results/report.json'>report.json</a> · "
-        f"<a href='/v1/reconstructions/{job.id}/results/result.h5'>result.h5</a></p>"
+        f"{_products(job)}"
     )
 
 
-def _figure(context: Context, job: Job, query: PictureQuery) -> str:
+def _figure(context: Context, job: Job, report: Report, query: PictureQuery) -> str:
     """The picture with its colour bar, or why there is none."""
-    reason = not_computed(query.product, job.summary or {})
+    reason = not_computed(query.product, report)
     if reason is not None:
         return f"<p role=alert>{escape(reason)}</p>"
     picture = MAPS[query.product]
@@ -193,14 +193,22 @@ def _colour_bar(picture: PosteriorMap, window: tuple[float, float]) -> str:
     )
 
 
-def _calibration(said: dict[str, Any] | None) -> str:
+def _products(job: Job) -> str:
+    """Where each file can be had, and what is in it."""
+    here = f"/v1/reconstructions/{job.id}/results"
+    files = [ResultOut.of(file, here) for file in results_of(job)]
+    items = "".join(f"<li><a href='{f.href}'>{f.name}</a>: {escape(f.contents)}" for f in files)
+    return f"<ul>{items}</ul>"
+
+
+def _calibration(said: AppliedFactor | None) -> str:
     """What was done to the intervals, where something was."""
     if said is None:
         return ""
     return (
-        f"<p>Intervals and standard deviation are {said['factor']:.3g} times what the draws say: a "
-        f"conformal factor from {said['units']} {escape(str(said['unit']))}s of "
-        f"{escape(str(said['data']))}, {escape(str(said['date']))}.</p>"
+        f"<p>Intervals and standard deviation are {said.factor:.3g} times what the draws say: a "
+        f"conformal factor from {said.units} {escape(said.unit)}s of "
+        f"{escape(said.data)}, {escape(said.date)}.</p>"
     )
 
 

@@ -16,6 +16,7 @@ from service.http.results import files_of, matches, require_computed, results_of
 from service.http.scans import Id
 from service.jobs.job import Job
 from service.problems import ProblemError
+from service.products import RESULT
 from service.volumes import (
     MAPS,
     colour_stops,
@@ -75,7 +76,7 @@ def list_volumes(context: InContext, key: Reader, job_id: Id) -> PictureList:
                 unit=picture.unit,
                 overlay=picture.overlay,
                 colours=list(colour_stops(picture.colours)),
-                missing=not_computed(name, job.summary or {}),
+                missing=not_computed(name, job.summary),
                 href=f"{here}/{name}.nii",
             )
             for name, picture in MAPS.items()
@@ -93,12 +94,12 @@ def get_volume(
 ) -> Response:
     """One picture of all slices: magnitudes, never complex, as it is seen on a screen."""
     job = find_job(context, key, job_id)
-    entries = results_of(job)
+    files = results_of(job)
     kind = name.removesuffix(".nii")
     if kind not in MAPS:
         raise ProblemError("not-found", f"volumes are {', '.join(MAPS)}")
     require_computed(job, kind)
-    digest = next(entry["sha256"] for entry in entries if entry["name"] == "result.h5")
+    digest = next(file.sha256 for file in files if file.name == RESULT)
     tag = f'"{digest[:32]}-{kind}-{sample}"'
     if matches(request, tag):
         return Response(status_code=304, headers={"ETag": tag})
@@ -119,8 +120,7 @@ def get_volume(
 
 def voxel_of(job: Job) -> tuple[float, float, float] | None:
     """Height, width and thickness in mm, where the scan says them; None without a pixel size."""
-    image = (job.summary or {}).get("image", {})
-    pixel = image.get("pixel_mm")
-    if pixel is None:
+    image = None if job.summary is None else job.summary.image
+    if image is None or image.pixel_mm is None:
         return None
-    return pixel[0], pixel[1], image.get("slice_mm") or max(pixel)
+    return *image.pixel_mm, image.slice_mm or max(image.pixel_mm)

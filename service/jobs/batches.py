@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from service.jobs.job import ACTIVE, Job, JobState, job_of_row
 from service.jobs.job_table import record_ends
+from service.problems import Problem
 from service.requests import Priority, ReconstructionParameters
 from service.store.database import batch_items, batches, events, jobs
 from service.store.identifiers import new_id
@@ -57,7 +58,7 @@ class NewItem:
     source: str | None = None
     output: str | None = None
     parameters: ReconstructionParameters | None = None
-    error: dict[str, Any] | None = None
+    error: Problem | None = None
     there: bool = False
     """Whether the storage has the output already."""
 
@@ -70,7 +71,7 @@ class Item:
     name: str
     scan_sha256: str | None
     output: str | None
-    error: dict[str, Any] | None
+    error: Problem | None
     job: Job | None
 
     @property
@@ -81,7 +82,7 @@ class Item:
         return JobState.SUCCEEDED.value if self.error is None else REFUSED
 
     @property
-    def problem(self) -> dict[str, Any] | None:
+    def problem(self) -> Problem | None:
         """Why there is no output."""
         return self.error if self.job is None else self.job.error
 

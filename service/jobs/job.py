@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from service.problems import Problem
+from service.report import ProductFile, Progress, Report
 from service.requests import ReconstructionParameters
 
 
@@ -48,11 +50,11 @@ class Job:
     request: dict[str, Any]
     priority: str
     state: JobState
-    progress: dict[str, Any] | None
+    progress: Progress | None
     plan: dict[str, Any] | None
-    error: dict[str, Any] | None
-    results: list[dict[str, Any]] | None
-    summary: dict[str, Any] | None
+    error: Problem | None
+    results: tuple[ProductFile, ...] | None
+    summary: Report | None
     attempt: int
     worker: str | None
     traceparent: str | None
@@ -74,4 +76,11 @@ class Job:
 
 def job_of_row(values: dict[str, Any]) -> Job:
     """A job from the columns of its row, by name."""
-    return Job(**values | {"state": JobState(values["state"])})
+    progress, results, summary = (values[name] for name in ("progress", "results", "summary"))
+    typed = {
+        "state": JobState(values["state"]),
+        "progress": None if progress is None else Progress.model_validate(progress),
+        "results": None if results is None else tuple(map(ProductFile.model_validate, results)),
+        "summary": None if summary is None else Report.model_validate(summary),
+    }
+    return Job(**values | typed)

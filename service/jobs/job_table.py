@@ -15,6 +15,8 @@ import sqlalchemy as sa
 from service.jobs.history import forget, forget_passing, record
 from service.jobs.job import ACTIVE, STARTED, TERMINAL, Job, JobState, job_of_row
 from service.jobs.totals import EndedJob, count_end
+from service.problems import Problem
+from service.report import ProductFile, Report
 from service.requests import Priority
 from service.store.database import hold, jobs, scans
 
@@ -56,7 +58,7 @@ class Jobs:
     def create_ended(
         self,
         values: dict[str, Any],
-        error: dict[str, Any],
+        error: Problem,
         also: Callable[[sa.Connection, Job], None],
     ) -> Job:
         """Insert a job that is cancelled from the start; it can be tried again like any other."""
@@ -267,9 +269,9 @@ class Jobs:
         job_id: str,
         state: JobState,
         *,
-        error: dict[str, Any] | None = None,
-        results: list[dict[str, Any]] | None = None,
-        summary: dict[str, Any] | None = None,
+        error: Problem | None = None,
+        results: Sequence[ProductFile] | None = None,
+        summary: Report | None = None,
     ) -> bool:
         """End a started job once; False when it had ended already."""
         with self._engine.begin() as connection:
@@ -279,8 +281,8 @@ class Jobs:
                 .values(
                     state=state,
                     error=error,
-                    results=results,
-                    summary=summary,
+                    results=None if results is None else [file.model_dump() for file in results],
+                    summary=None if summary is None else summary.model_dump(mode="json"),
                     finished_at=time.time(),
                     revision=jobs.c.revision + 1,
                 )
@@ -356,12 +358,11 @@ def _end(connection: sa.Connection, job_id: str) -> None:
 def _facts(job: Job) -> EndedJob:
     assert job.finished_at is not None
     started = job.started_at or job.finished_at
-    made = job.summary or {"samples": 0, "slices": []}
     return EndedJob(
         preset=(job.plan or {}).get("preset") or job.request.get("preset") or "standard",
         waited=started - job.created_at,
         ran=job.finished_at - started,
-        samples=made["samples"] * len(made["slices"]),
+        samples=0 if job.summary is None else job.summary.samples * len(job.summary.slices),
     )
 
 

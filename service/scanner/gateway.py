@@ -31,6 +31,7 @@ from service.intake.new_scans import Received, keep_scan, require_room
 from service.intake.submission import Also, Submission, submit
 from service.jobs.job import Job, JobState
 from service.problems import ProblemError
+from service.products import RESULT
 from service.requests import Priority, ReconstructionParameters
 from service.scanner import images
 from service.scanner.measurements import Measurements
@@ -235,11 +236,12 @@ class Gateway:
 
     async def _ended(self, job: Job, parameters: Parameters) -> AsyncGenerator[bytes, None]:
         if job.state is not JobState.SUCCEEDED:
-            error = job.error or {}
-            kind = str(error.get("type", "/problems/cancelled")).rpartition("/")[2]
-            yield _refusal(kind, f"job {job.id} has {job.state.value}. {error.get('detail', '')}")
+            kind = "/problems/cancelled" if job.error is None else job.error["type"]
+            detail = "" if job.error is None else job.error["detail"]
+            text = f"job {job.id} has {job.state.value}. {detail}"
+            yield _refusal(kind.rpartition("/")[2], text)
             return
-        result = self.intake.storage.product(job.place, "result.h5")
+        result = self.intake.storage.product(job.place, RESULT)
         made, warnings = await asyncio.to_thread(
             images.finished, result, job, std=parameters.sendstd
         )
@@ -374,18 +376,17 @@ def _refusal(code: str, message: str) -> bytes:
 
 
 def _slices_done(job: Job) -> float | None:
-    progress = job.progress or {}
-    if progress.get("slices") is None:
+    progress = job.progress
+    if progress is None or progress.slices is None:
         return None
-    return float(progress["fraction"]) * int(progress["slices"])
+    return progress.fraction * progress.slices
 
 
 def _said(job: Job) -> str:
     """How far a job is, in words."""
-    progress, done = job.progress or {}, _slices_done(job)
-    if done is None:
+    progress, done = job.progress, _slices_done(job)
+    if progress is None or progress.position is None or done is None:
         return "at its beginning"
-    image, count = int(progress["position"]) + 1, progress["slices"]
-    text = f"image {image} of {count}: {progress.get('stage')}, {done - image + 1:.0%}"
-    left = progress.get("eta_s")
+    image, left = progress.position + 1, progress.eta_s
+    text = f"image {image} of {progress.slices}: {progress.stage}, {done - image + 1:.0%}"
     return text if left is None else f"{text}; about {left:.0f} s left"

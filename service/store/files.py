@@ -43,9 +43,10 @@ from recon.io.result_layout import (
     warnings_text,
 )
 from recon.posterior import SlicePosterior
+from service.products import MARKER, PRODUCTS
+from service.report import ProductFile
 from service.settings import ServiceSettings
 from service.store.durable import replacing, sync
-from service.store.names import MARKER, RESULT_FILES
 from service.store.objects import ObjectStore, is_url
 
 _ID = re.compile(r"[0-9A-Za-z]{1,64}")
@@ -251,7 +252,7 @@ class Storage:
     def product(self, place: str, name: str) -> Path:
         """A result file; with an object store a copy. The file may be missing, as the caller sees.
 
-        `place` is the id of a job or the digest of an output, `name` one of `RESULT_FILES`.
+        `place` is the id of a job or the digest of an output, `name` one of `PRODUCTS`.
         """
         key = _product_key(place, name)
         if self.objects is not None:
@@ -275,17 +276,17 @@ class Storage:
         with self.producing(place, name) as path, replacing(path) as (file, _):
             write(file)
 
-    def describe_product(self, place: str, name: str) -> dict[str, Any]:
+    def describe_product(self, place: str, name: str) -> ProductFile:
         """Name, media type, size and digest of a written result file."""
         path = self.root / _product_key(place, name)
         with path.open("rb") as file:
             digest = file_digest(file, "sha256").hexdigest()
-        return {
-            "name": name,
-            "media_type": RESULT_FILES[name],
-            "bytes": path.stat().st_size,
-            "sha256": digest,
-        }
+        return ProductFile(
+            name=name,
+            media_type=PRODUCTS[name].media_type,
+            bytes=path.stat().st_size,
+            sha256=digest,
+        )
 
     def product_address(self, place: str, name: str) -> str:
         """Path or URL of a result file."""
@@ -380,7 +381,7 @@ def _preview_key(job_id: str, index: int) -> str:
 
 
 def _product_key(place: str, name: str) -> str:
-    if name not in RESULT_FILES:
+    if name not in PRODUCTS:
         raise ValueError("not a product")
     return f"{_folder(place)}/{name}"
 

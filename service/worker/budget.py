@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import NamedTuple
@@ -94,7 +94,7 @@ def plan_for_accuracy(settings: Settings, target: float) -> Plan:
     return min(plans, key=lambda plan: work(plan.applied_to(settings)))
 
 
-def reached_error(posteriors: list[SlicePosterior]) -> float | None:
+def reached_error(posteriors: Sequence[SlicePosterior]) -> float | None:
     """Median over all objects of Monte Carlo error over standard deviation; None if unknown."""
     shares = [
         (p.mean_error / p.magnitude_std)[p.object_mask & (p.magnitude_std > 0)] for p in posteriors

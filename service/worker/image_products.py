@@ -17,6 +17,7 @@ from service.exports.dicom import write_dicom
 from service.exports.images import ResultImages, load_images
 from service.exports.nifti import write_nifti
 from service.jobs.job import Job
+from service.products import RESULT
 from service.settings import ServiceSettings
 from service.store.files import Storage
 
@@ -26,14 +27,14 @@ _BLOCK = 1 << 20
 
 
 def write_images(settings: ServiceSettings, storage: Storage, job: Job, scan: Scan) -> list[str]:
-    """Write those of `IMAGE_FILES` that can be made of `result.h5`; returns their names.
+    """Write the products that need a place, as far as they can be made; returns their names.
 
     DICOM holds the mean and standard deviation as MR images and the latter as Parametric Map.
     """
     voxel = job.parameters.voxel_mm or _voxel_of(scan)
     if voxel is None and ATTRIBUTE not in scan.attributes:
         return []
-    result = storage.product(job.place, "result.h5")
+    result = storage.product(job.place, RESULT)
     try:
         images = load_images(result, identified=job.parameters.identified, voxel_mm=voxel)
     except ScanError as error:  # no reason to throw the reconstruction itself away

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from typing import IO, Any
 
@@ -15,15 +15,16 @@ from recon.posterior import SlicePosterior
 from recon.settings import Settings
 from service.conformal_scaling import factor_for, widen_all
 from service.jobs.job import Job
+from service.products import MARKER, PRODUCTS, RESULT
+from service.report import ProductFile, Report
 from service.runs import write_reconstruction
 from service.settings import ServiceSettings
 from service.store.files import Storage
-from service.store.names import IMAGE_FILES, MARKER, RESULT_FILES
 from service.worker.image_products import write_images
 from service.worker.loading import Loaded
-from service.worker.summary import summary_of
+from service.worker.report import report_of
 
-Entries = list[dict[str, Any]]
+Made = tuple[tuple[ProductFile, ...], Report]
 
 
 def write_products(
@@ -34,46 +35,42 @@ def write_products(
     chosen: Settings,
     posteriors: list[SlicePosterior],
     device: torch.device,
-) -> tuple[Entries, dict[str, Any]]:
-    """Write everything; returns the entries of the files and what the report says."""
+) -> Made:
+    """Write everything; returns the entries of the files, and the report."""
     entry = None
     if job.parameters.calibrated:
         entry = factor_for(loaded.model, chosen, loaded.scan)
-    with storage.producing(job.place, "result.h5") as path:
+    with storage.producing(job.place, RESULT) as path:
         write_reconstruction(
             path, posteriors, loaded.scan, chosen, loaded.network, loaded.model, device, entry
         )
-    _write_arrays(storage, job.place, widen_all(posteriors, entry))
-    made = write_images(settings, storage, job, loaded.scan)
-    names = [n for n in RESULT_FILES if n != MARKER and (n in made or n not in IMAGE_FILES)]
-    summary = summary_of(job, loaded.scan, loaded.model, chosen, posteriors, entry)
-    summary["products"] = [storage.describe_product(job.place, name) for name in names]
+    made = {RESULT, *_write_arrays(storage, job.place, widen_all(posteriors, entry))}
+    made |= set(write_images(settings, storage, job, loaded.scan))
+    files = [storage.describe_product(job.place, name) for name in PRODUCTS if name in made]
+    report = report_of(job, loaded.scan, loaded.model, chosen, posteriors, entry, files)
     ledger = {} if job.output is None else {"steps": storage.steps(job.id)}
-    text = json.dumps(summary | ledger, indent=2).encode() + b"\n"
+    text = json.dumps(report.model_dump(mode="json") | ledger, indent=2).encode() + b"\n"
     storage.write_product(job.place, MARKER, partial(_write, text=text))
-    return _with_marker(storage, job, summary), summary
+    return _with_marker(storage, job, report)
 
 
-def adopt_products(storage: Storage, job: Job) -> tuple[Entries, dict[str, Any]]:
+def adopt_products(storage: Storage, job: Job) -> Made:
     """The same of files that another job has made of the same scan, model and settings."""
-    summary = json.loads(storage.product(job.place, MARKER).read_bytes())
-    return _with_marker(storage, job, summary), summary
+    text = storage.product(job.place, MARKER).read_bytes()
+    return _with_marker(storage, job, Report.model_validate_json(text))
 
 
-def _with_marker(storage: Storage, job: Job, summary: dict[str, Any]) -> Entries:
-    return [*summary["products"], storage.describe_product(job.place, MARKER)]
+def _with_marker(storage: Storage, job: Job, report: Report) -> Made:
+    return (*report.products, storage.describe_product(job.place, MARKER)), report
 
 
-def _write_arrays(storage: Storage, place: str, posteriors: list[SlicePosterior]) -> None:
-    """The pictures as plain arrays, slices first (samples: sample, slice)."""
-    stacks: dict[str, Callable[[], NDArray[Any]]] = {
-        "mean.npy": lambda: np.stack([p.mean for p in posteriors]),
-        "std.npy": lambda: np.stack([p.magnitude_std for p in posteriors]),
-        "coarse.npy": lambda: np.stack([p.coarse for p in posteriors]),
-        "samples.npy": lambda: np.stack([p.samples for p in posteriors], axis=1),
-    }
-    for name, stack in stacks.items():
-        storage.write_product(place, name, partial(_save, array=stack()))
+def _write_arrays(storage: Storage, place: str, posteriors: Sequence[SlicePosterior]) -> list[str]:
+    """Fields of the posteriors as plain arrays, slices first (samples: sample, slice)."""
+    arrays = {name: kind.array for name, kind in PRODUCTS.items() if kind.array is not None}
+    for name, field in arrays.items():
+        stack = np.stack([getattr(posterior, field) for posterior in posteriors], axis=-3)
+        storage.write_product(place, name, partial(_save, array=stack))
+    return list(arrays)
 
 
 def _save(file: IO[bytes], array: NDArray[Any]) -> None:

@@ -19,15 +19,17 @@ from docs.reference_pages import (
     ATTRIBUTES,
     CARRIED_OVER,
     error_codes,
-    openapi,
     problems_section,
+    products_section,
     result_page,
 )
 from recon.schedule import PRESETS
 from recon.settings import Settings
 from service.cli import app as command_line
+from service.http.app import api_document
 from service.http.context import create_context
 from service.problems import PROBLEMS
+from service.products import PRODUCTS
 from service.runs import choose_device, load_scan, reconstruct_file
 from service.settings import ServiceSettings
 from service.settings import table as settings_table
@@ -79,6 +81,13 @@ def test_the_site_shows_the_advice_on_every_problem() -> None:
     assert re.findall(r"^### (.*)$", text, re.MULTILINE) == list(PROBLEMS)
     for kind, (status, title, advice) in PROBLEMS.items():
         assert f"### {kind}\n\n*{title} ({status}).* {advice}\n" in text
+
+
+def test_the_site_has_the_table_of_products() -> None:
+    text = products_section((DOCS / "service.md").read_text()).partition("## Products")[2]
+    text = text.partition("\n## ")[0]
+    assert re.findall(r"^\| `(.+)` \| .*\|$", text, re.MULTILINE) == list(PRODUCTS)
+    assert "| `dicom.zip` | mean and standard deviation, DICOM" in text
 
 
 def test_the_readme_shows_the_tables_of_the_measurements_page() -> None:
@@ -145,7 +154,7 @@ def test_attributes_of_a_result_are_those_that_are_documented(result: Path) -> N
 
 
 def test_the_api_page_describes_every_route() -> None:
-    paths = set(openapi()["paths"])
+    paths = set(api_document()["paths"])
     assert {"/v1/scans", "/v1/reconstructions", "/livez", "/metrics"} <= paths
 
 

@@ -14,9 +14,11 @@ from service.http.context import Context
 from service.http.housekeeping import clean_up
 from service.jobs.job import JobState
 from service.logs import _without_values
+from service.report import Report
 from service.store.database import jobs as job_table
 from tests.service.in_process import OFFERS, ask
 from tests.service.live import HDF5, problem
+from tests.service.stored_reports import STORED
 
 Make = Callable[..., Context]
 Submit = Callable[..., dict[str, Any]]
@@ -129,8 +131,9 @@ def test_results_are_kept_as_long_as_was_said(context: Context, submit: Submit) 
         context.jobs.claim(job["id"], "one")
         context.storage.write_product(job["id"], "mean.npy", lambda file: file.write(b"x"))
         entry = context.storage.describe_product(job["id"], "mean.npy")
-        summary = {"samples": 2, "slices": [{"slice": 0}], "image": {"shape": [1, 1]}}
-        context.jobs.finish(job["id"], JobState.SUCCEEDED, results=[entry], summary=summary)
+        context.jobs.finish(
+            job["id"], JobState.SUCCEEDED, results=[entry], summary=Report.model_validate(STORED)
+        )
     with context.engine.begin() as connection:
         connection.execute(
             sa.update(job_table)

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from recon.io.files import read_result
-from service.client import Client, Progress, Reconstruction, ServiceError
+from service.cli import app
+from service.client import Client, Reconstruction, ServiceError
+from service.report import Progress, Report
+from service.settings import SettingsError
 from tests.service.live import QUICK, Server, cli, environment
 
 pytestmark = pytest.mark.slow  # whole servers started and killed: `make proofs`
@@ -29,6 +33,14 @@ def test_submit_wait_download(server: Server, scan: Path, tmp_path: Path) -> Non
             client.get(done.id)
     assert caught.value.code == "not-found"
     assert [file.name for file in tmp_path.iterdir()] == ["result.h5"]
+
+
+def test_a_product_that_there_is_not_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    run = CliRunner().invoke(app, ["submit", "x.h5", "--product", "mean.png", "-o", "x"])
+    assert isinstance(run.exception, SettingsError)
+    assert "mean.nii.gz" in str(run.exception)
+    run = CliRunner().invoke(app, ["submit", "x.h5", "--product", "mean.npy"])
+    assert isinstance(run.exception, SettingsError)
 
 
 def test_what_fails_says_why(server: Server, scan: Path, tmp_path: Path) -> None:
@@ -71,6 +83,12 @@ def test_the_command_line_submits(server: Server, models: Path, scan: Path, tmp_
     done = cli(environment(models), "submit", scan, *options, "-o", out)
     assert done.returncode == 0, done.stderr
     assert len(read_result(out)[0]) == 1
+    report = tmp_path / "report.json"
+    done = cli(
+        environment(models), "submit", scan, *options, "--product", "report.json", "-o", report
+    )
+    assert done.returncode == 0, done.stderr
+    assert Report.model_validate_json(report.read_bytes()).slices[0].slice == 0
     refused = cli(environment(models), "submit", scan, *options, "--preset", "slow")
     assert refused.returncode == 1
     assert "invalid-parameter" in refused.stderr

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from recon.io.files import read_result
+from service.products import PRODUCTS
 from tests.recon.scan_files import assert_same
 from tests.service.live import QUICK, cli, ended, environment, events, submitted
 
@@ -69,6 +70,9 @@ def test_products_are_consistent(client: httpx.Client, scan: Path, tmp_path: Pat
     listed = {
         entry["name"]: entry for entry in client.get(done["links"]["results"]).json()["items"]
     }
+    made = [product for product in PRODUCTS.values() if not product.needs_place]
+    assert list(listed) == [product.name for product in made]
+    assert [entry["contents"] for entry in listed.values()] == [p.contents for p in made]
     arrays = {}
     for name in ("mean", "std", "coarse", "samples"):
         entry = listed[f"{name}.npy"]
@@ -83,6 +87,7 @@ def test_products_are_consistent(client: httpx.Client, scan: Path, tmp_path: Pat
     np.testing.assert_array_equal(arrays["mean"], [p.mean for p in posteriors])
     np.testing.assert_array_equal(arrays["samples"][:, 1], posteriors[1].samples)
     report = client.get(listed["report.json"]["href"]).json()
+    assert report == done["summary"]
     assert [entry["slice"] for entry in report["slices"]] == [0, 1]
 
 

@@ -16,6 +16,7 @@ import pydicom
 import pytest
 
 from recon.io.files import read_result
+from service.products import PRODUCTS
 from tests.mrd_files import header, write
 from tests.service.live import cli, ended, environment, serving, submitted, tiny_scan, wait_for
 from tests.service.marked_results import IDENTIFYING, IDENTITY
@@ -118,6 +119,7 @@ def test_a_scan_that_does_not_know_its_size_gets_images_when_told(
         asked = {"model": "tiny", "preset": "fast", "self_check": False, "scan_id": scan_id}
         again = client.post("/v1/reconstructions", json=asked | {"voxel_mm": [1, 1.5, 4]}).json()
         link = ended(client, again)["links"]["results"]
+        assert [entry["name"] for entry in client.get(link).json()["items"]] == list(PRODUCTS)
         (tmp_path / "mean.nii.gz").write_bytes(client.get(f"{link}/mean.nii.gz").content)
         zooms = nibabel.load(tmp_path / "mean.nii.gz").header.get_zooms()
         np.testing.assert_allclose(zooms, (1, 1.5, 4))

@@ -18,8 +18,8 @@ from recon.io.files import read_result
 from recon.planes import axial
 from service.http import view
 from service.pictures import png
+from service.report import Edges
 from service.volumes import MAPS, colour_stops, nifti
-from service.worker.summary import patient_sides
 from tests.service.live import Server, ended, submitted
 
 
@@ -161,7 +161,7 @@ def test_what_is_not_known_has_no_colour() -> None:
 
 def test_sides_of_the_patient_are_named() -> None:
     (plane,) = axial(1, (4, 4), (1.0, 1.0, 1.0)).planes
-    assert patient_sides(plane) == {"top": "A", "bottom": "P", "left": "R", "right": "L"}
+    assert Edges.of(plane).model_dump() == {"top": "A", "bottom": "P", "left": "R", "right": "L"}
 
 
 def test_plain_pages_need_no_bundle_and_no_script(

@@ -39,9 +39,9 @@ def test_quick_slices_do_not_speak_more_often(watched: tuple[Context, Watch]) ->
     assert 2 <= said <= 1 + (time.monotonic() - began) / 0.2
     progress = context.jobs.page(None)[0].progress
     assert progress is not None
-    assert progress["phase"] == "sampling"
-    assert progress["slices"] == 50
-    assert progress["fraction"] == pytest.approx((progress["position"] + 0.5) / 50, abs=0.01)
+    assert progress.phase == "sampling"
+    assert progress.slices == 50
+    assert progress.fraction == pytest.approx((progress.position + 0.5) / 50, abs=0.01)
 
 
 def test_time_left_is_told_from_the_slices_that_are_done(watched: tuple[Context, Watch]) -> None:
@@ -50,14 +50,14 @@ def test_time_left_is_told_from_the_slices_that_are_done(watched: tuple[Context,
     watch.see(Progress(0, "annealing", 0.001))
     first = context.jobs.page(None)[0].progress
     assert first is not None
-    assert first["eta_s"] is None  # a moment says nothing yet
+    assert first.eta_s is None  # a moment says nothing yet
     time.sleep(0.25)
     watch.end_slice()
     watch.begin_slice(1, 4)
     watch.see(Progress(1, "annealing", 0.0))
     told = context.jobs.page(None)[0].progress
     assert told is not None
-    assert 0.7 <= told["eta_s"] <= 2.0
+    assert 0.7 <= told.eta_s <= 2.0
 
 
 def test_a_cancelled_job_is_stopped(watched: tuple[Context, Watch]) -> None:

@@ -1,0 +1,58 @@
+"""The report of a job, from what was asked and what was made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from models.conformal_factors import ConformalFactor
+from recon.posterior import SlicePosterior
+from recon.scan import Scan
+from recon.settings import Settings
+from service.conformal_scaling import applied_factor
+from service.jobs.job import Job
+from service.report import ImageReport, ProductFile, Reached, Report, SliceReport, planes_of
+from service.worker.budget import reached_error
+
+
+def report_of(
+    job: Job,
+    scan: Scan,
+    model: str,
+    settings: Settings,
+    posteriors: Sequence[SlicePosterior],
+    entry: ConformalFactor | None = None,
+    products: Sequence[ProductFile] = (),
+) -> Report:
+    """Every field of the report.
+
+    `posteriors` are the plain ones, `entry` is the conformal factor that the files were given.
+    """
+    planes = planes_of(scan)
+    rows, columns = posteriors[0].mean.shape
+    return Report(
+        id=job.id,
+        scan_sha256=job.scan_sha256,
+        model=model,
+        preset=settings.preset,
+        samples=settings.resolved.chains,
+        seed=settings.seed,
+        evaluations_per_chain=settings.resolved.evaluations,
+        calibration=applied_factor(entry),
+        not_for_diagnostic_use=True,
+        image=ImageReport.of(scan, (rows, columns)),
+        reached=_reached(job, posteriors),
+        slices=tuple(SliceReport.of(posterior, planes) for posterior in posteriors),
+        products=tuple(products),
+    )
+
+
+def _reached(job: Job, posteriors: Sequence[SlicePosterior]) -> Reached:
+    asked, took = job.parameters, time.time() - job.created_at
+    return Reached(
+        mc_error=reached_error(posteriors),
+        target_mc_error=asked.target_mc_error,
+        seconds_since_submission=round(took, 3),
+        deadline_s=asked.deadline_s,
+        deadline_met=None if asked.deadline_s is None else took <= asked.deadline_s,
+    )
