@@ -4,11 +4,12 @@ ACCELERATOR ?= cuda
 BIN := .venv/bin
 STAMP := .venv/.installed
 VIEWER := service/viewer/dist/.built
+TYPES := service/viewer/src/openapi.ts
 VIEWER_SOURCES := $(wildcard service/viewer/*.json service/viewer/*.ts service/viewer/index.html \
 	service/viewer/src/* service/viewer/src/pages/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve viewer test proofs check benchmark docs screenshots container image clean
+.PHONY: help demo serve types viewer test proofs check benchmark docs screenshots container image clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -20,6 +21,10 @@ serve: $(STAMP) ## the service with its viewer at http://127.0.0.1:8080/view
 	@$(MAKE) --no-print-directory viewer || echo 'The viewer could not be built;' \
 		'/view/plain shows pictures without it.' >&2
 	$(BIN)/mri-posterior serve
+
+types: $(STAMP) ## the viewer's types of the HTTP API, from the API itself
+	$(BIN)/mri-posterior openapi | service/viewer/npm.sh --silent run types > $(TYPES).new
+	mv $(TYPES).new $(TYPES)
 
 viewer: $(VIEWER) ## the viewer's bundle, by npm (the machine's, or Node.js from PyPI)
 

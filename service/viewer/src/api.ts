@@ -1,157 +1,33 @@
-/** The service's HTTP API, as far as the viewer speaks it. */
+/** The service's HTTP API, as far as the viewer speaks it. Its types are the service's own. */
 
-export type JobState = "queued" | "running" | "cancelling" | "succeeded" | "failed" | "cancelled";
+import createClient from "openapi-fetch";
 
-export interface Problem {
-  type: string;
-  title: string;
-  status: number;
-  detail: string;
-  request_id?: string;
-}
+import type { components, paths } from "./openapi";
 
-export interface Progress {
-  phase: string;
-  stage: string | null;
-  fraction: number;
-  slice: number | null;
-  position: number | null;
-  slices: number | null;
-  eta_s: number | null;
-}
+type Schemas = components["schemas"];
 
-export interface SelfCheck {
-  lines: number;
-  residual_std: number;
-  coverage_50: number;
-  coverage_90: number;
-}
-
-export interface Edges {
-  top: string;
-  bottom: string;
-  left: string;
-  right: string;
-}
-
-export interface SliceReport {
-  slice: number;
-  converged: boolean;
-  warnings: string[];
-  edges?: Edges | null;
-  chi2: number;
-  chi2_per_coil?: number[];
-  "rhat_below_1.1": number | null;
-  noise_over_scale: number;
-  window: number;
-  self_check: SelfCheck | null;
-}
-
-export interface Summary {
-  model: string;
-  preset: string;
-  samples: number;
-  seed: number;
-  evaluations_per_chain: number;
-  scan_sha256: string;
-  image: { shape: [number, number]; pixel_mm: [number, number] | null; slice_mm?: number | null };
-  reached: {
-    mc_error: number | null;
-    target_mc_error: number | null;
-    seconds_since_submission: number;
-    deadline_s: number | null;
-    deadline_met: boolean | null;
-  };
-  slices: SliceReport[];
-  /** What intervals and standard deviations were multiplied by; absent in old reports. */
-  calibration?: {
-    factor: number;
-    unit: string;
-    units: number;
-    data: string;
-    date: string;
-  } | null;
-}
-
-export interface Job {
-  id: string;
-  client_id: string | null;
-  state: JobState;
-  priority: string;
-  preset: string;
-  model: string | null;
-  scan: { id: string; sha256: string };
-  params: Record<string, unknown>;
-  progress: Progress | null;
-  attempt: number;
-  worker: string | null;
-  queue_position: number | null;
-  created_at: string;
-  started_at: string | null;
-  finished_at: string | null;
-  tags: Record<string, string>;
-  summary: Summary | null;
-  error: Problem | null;
-}
-
-export interface Scan {
-  id: string;
-  slices: number;
-  coils: number;
-  rows: number;
-  columns: number;
-}
-
-export interface Picture {
-  name: string;
-  label: string;
-  meaning: string;
-  unit: string;
-  overlay: boolean;
-  colours: [number, number, number][];
-  /** Why it was not computed; null: it was. */
-  missing: string | null;
-  href: string;
-}
-
-export interface Model {
-  id: string;
-  sha256: string;
-  licence: string;
-  training: string;
-  data_attributions: string[];
-  card?: string;
-}
-
-export interface Preset {
-  samples: number;
-  evaluations_per_sample: number;
-}
-
-export interface Result {
-  name: string;
-  bytes: number;
-  sha256: string;
-  href: string;
-}
-
-export interface Interval {
-  mean: number;
-  std: number;
-  low: number;
-  high: number;
-  mc_error: number;
-  samples: number;
-  method: string;
-}
-
-export interface RegionAnswer {
-  pixels: number;
-  region: Interval;
-  reference: Interval | null;
-  difference: Interval | null;
-  level: number;
-}
+export type Job = Schemas["JobOut"];
+export type JobState = Schemas["JobState"];
+export type Priority = Schemas["Priority"];
+export type Counts = Schemas["Counts"]["counts"];
+export type Report = Schemas["Report"];
+export type SliceReport = Schemas["SliceReport"];
+export type SelfCheck = Schemas["SelfCheckReport"];
+export type Edges = Schemas["Edges"];
+export type Problem = Schemas["Problem"];
+export type Scan = Schemas["ScanOut"];
+export type Picture = Schemas["PictureOut"];
+export type Model = Schemas["Model"];
+export type ModelWithCard = Schemas["ModelWithCard"];
+export type Preset = Schemas["Preset"];
+export type Product = Schemas["ResultOut"];
+export type NewReconstruction = Schemas["ReconstructionRequest"];
+export type Interval = Schemas["Interval"];
+export type RegionAnswer = Schemas["RegionAnswer"];
+export type JobQuery = NonNullable<paths["/v1/reconstructions"]["get"]["parameters"]["query"]>;
+export type PictureQuery = NonNullable<
+  paths["/v1/reconstructions/{job_id}/preview.png"]["get"]["parameters"]["query"]
+>;
 
 export type Corner = [row: number, column: number];
 
@@ -181,11 +57,12 @@ export function authorization(): Record<string, string> {
 }
 
 /** Ask; every answer that is not a success becomes a ServiceError. */
-export async function ask(path: string, options: RequestInit = {}): Promise<Response> {
+export async function ask(asked: string | Request, options?: RequestInit): Promise<Response> {
+  const request = new Request(asked, options);
+  for (const [name, value] of Object.entries(authorization())) request.headers.set(name, value);
   let answer: Response;
   try {
-    const headers = { ...authorization(), ...(options.headers as Record<string, string>) };
-    answer = await fetch(path, { ...options, headers });
+    answer = await fetch(request);
   } catch (error) {
     if (error instanceof DOMException && error.name === "AbortError") throw error;
     throw new ServiceError(unreachable());
@@ -194,16 +71,11 @@ export async function ask(path: string, options: RequestInit = {}): Promise<Resp
   return answer;
 }
 
-async function json<T>(path: string, options: RequestInit = {}): Promise<T> {
-  return (await (await ask(path, options)).json()) as T;
-}
+/** Paths, parameters, bodies and answers are checked against the service's document. */
+const service = createClient<paths>({ fetch: ask });
 
-function send(body: unknown): RequestInit {
-  return {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(body),
-  };
+async function data<T>(answer: Promise<{ data?: T }>): Promise<T> {
+  return (await answer).data as T; // `ask` has thrown where there is none
 }
 
 /** What to say when the service does not answer. */
@@ -225,43 +97,51 @@ async function problemOf(answer: Response): Promise<Problem> {
   }
 }
 
-const JOBS = "/v1/reconstructions";
+const JOB = "/v1/reconstructions/{job_id}";
+
+function of(job_id: string) {
+  return { params: { path: { job_id } } };
+}
 
 export const api = {
-  jobs: (query: URLSearchParams, signal?: AbortSignal) =>
-    json<{ items: Job[]; next_cursor: string | null }>(`${JOBS}?${query}`, signal ? { signal } : {}),
-  counts: () => json<{ counts: Record<JobState, number> }>(`${JOBS}/counts`),
-  job: (id: string) => json<Job>(`${JOBS}/${encodeURIComponent(id)}`),
-  submit: (request: Record<string, unknown>) => json<Job>(JOBS, send(request)),
-  cancel: (id: string) => json<Job>(`${JOBS}/${id}/cancel`, { method: "POST" }),
-  retry: (id: string) => json<Job>(`${JOBS}/${id}/retry`, { method: "POST" }),
-  remove: (id: string) => ask(`${JOBS}/${id}`, { method: "DELETE" }),
-  results: (id: string) => json<{ items: Result[] }>(`${JOBS}/${id}/results`),
-  pictures: (id: string) => json<{ items: Picture[] }>(`${JOBS}/${id}/volumes`),
+  jobs: (query: JobQuery, signal: AbortSignal) =>
+    data(service.GET("/v1/reconstructions", { params: { query }, signal })),
+  counts: () => data(service.GET("/v1/reconstructions/counts")),
+  job: (id: string) => data(service.GET(JOB, of(id))),
+  submit: (body: NewReconstruction) => data(service.POST("/v1/reconstructions", { body })),
+  cancel: (id: string) => data(service.POST(`${JOB}/cancel`, of(id))),
+  retry: (id: string) => data(service.POST(`${JOB}/retry`, of(id))),
+  remove: (id: string) => service.DELETE(JOB, of(id)),
+  products: (id: string) => data(service.GET(`${JOB}/results`, of(id))),
+  pictures: (id: string) => data(service.GET(`${JOB}/volumes`, of(id))),
   volume: async (picture: Picture, sample: number) => {
     const query = picture.name === "sample" ? `?sample=${sample}` : "";
     return (await ask(picture.href + query)).arrayBuffer();
   },
-  preview: (id: string, query: Record<string, string>) =>
-    ask(`${JOBS}/${id}/preview.png?${new URLSearchParams(query)}`),
+  preview: async (job_id: string, query: PictureQuery): Promise<Response> => {
+    const params = { path: { job_id }, query };
+    return (await service.GET(`${JOB}/preview.png`, { params, parseAs: "stream" })).response;
+  },
   roi: (id: string, slice: number, region: Corner[], reference: Corner[] | null) =>
-    json<RegionAnswer>(
-      `${JOBS}/${id}/roi`,
-      send({
-        slice,
-        region: { polygon: region },
-        reference: reference === null ? null : { polygon: reference },
+    data(
+      service.POST(`${JOB}/roi`, {
+        ...of(id),
+        body: {
+          slice,
+          region: { polygon: region },
+          reference: reference === null ? null : { polygon: reference },
+        },
       }),
     ),
-  models: () => json<{ items: Model[]; default: string }>("/v1/models"),
-  model: (id: string) => json<Model>(`/v1/models/${encodeURIComponent(id)}`),
-  presets: () => json<{ items: Record<string, Preset>; default: string }>("/v1/presets"),
-  info: () => json<{ versions: Record<string, string>; devices: string[] }>("/v1/info"),
+  models: () => data(service.GET("/v1/models")),
+  model: (name: string) => data(service.GET("/v1/models/{name}", { params: { path: { name } } })),
+  presets: () => data(service.GET("/v1/presets")),
+  info: () => data(service.GET("/v1/info")),
 };
 
 /** Hand a product to the browser's downloads; a link alone could not carry the key. */
-export async function download(result: Result, name: string): Promise<void> {
-  const address = URL.createObjectURL(await (await ask(result.href)).blob());
+export async function download(product: Product, name: string): Promise<void> {
+  const address = URL.createObjectURL(await (await ask(product.href)).blob());
   const link = document.createElement("a");
   link.href = address;
   link.download = name;

@@ -1,6 +1,6 @@
 /** The controls beside the stage. They only say what was chosen; the workspace decides. */
 
-import type { Picture, Summary } from "./api";
+import type { Picture, Report } from "./api";
 import { fill, h } from "./elements";
 import { number } from "./format";
 import { icon } from "./icons";
@@ -60,14 +60,14 @@ export class Controls {
 
   constructor(
     private readonly pictures: Picture[],
-    summary: Summary,
+    report: Report,
     private readonly events: Choices,
   ) {
     this.smoothButton = tool("smooth", "Smooth", "I", () => events.smoothed());
     this.smoothButton.setAttribute("aria-pressed", "false");
     this.toolbar = this.makeToolbar();
 
-    this.slice = range("Slice", 0, summary.slices.length - 1);
+    this.slice = range("Slice", 0, report.slices.length - 1);
     this.slice.id = "slice";
     this.slice.addEventListener("input", () => events.sliceChosen(this.slice.valueAsNumber));
     const turn = (by: number) => () => events.sliceChosen(this.slice.valueAsNumber + by);
@@ -80,7 +80,7 @@ export class Controls {
       h("button", { type: "button", class: "small", "aria-label": "Next slice", onclick: turn(1) }, "▶"),
       this.sliceWords,
     );
-    this.slices.classList.toggle("one", summary.slices.length === 1);
+    this.slices.classList.toggle("one", report.slices.length === 1);
 
     const overlays = pictures.filter(({ overlay, missing }) => overlay && missing === null);
     this.overlay = h(
@@ -96,7 +96,7 @@ export class Controls {
       events.opacityChosen(this.opacity.valueAsNumber / 100),
     );
 
-    this.sample = range("Sample", 0, summary.samples - 1);
+    this.sample = range("Sample", 0, report.samples - 1);
     this.sample.id = "sample";
     this.sample.addEventListener("input", () => events.sampleChosen(this.sample.valueAsNumber));
     this.playButton = h("button", { type: "button", class: "small" }, "▶ Play");

@@ -1,6 +1,7 @@
 /** Slices drawn by the service as PNG, for browsers without WebGL2. */
 
 import { api } from "./api";
+import type { PictureQuery } from "./api";
 import { h } from "./elements";
 import type { Layer, Renderer, Scene } from "./renderer";
 import type { Viewport } from "./viewport";
@@ -46,13 +47,13 @@ export class ServerPictures implements Renderer {
     image: HTMLImageElement,
     layer: Layer,
     index: number,
-    colours: string,
+    colours: PictureQuery["colours"] & string,
   ): Promise<void> {
     const { low, high } = layer.window;
-    const query = {
-      slice: String(index),
+    const query: PictureQuery = {
+      slice: index,
       product: layer.picture.name,
-      sample: String(layer.sample),
+      sample: layer.sample,
       window: `${low},${high}`,
       colours,
     };
@@ -69,7 +70,7 @@ export class ServerPictures implements Renderer {
 
 /** The ends that the service would choose for a picture of one slice. */
 export async function suggestedWindow(job: string, index: number, product: string): Promise<Window> {
-  const answer = await api.preview(job, { slice: String(index), product });
+  const answer = await api.preview(job, { slice: index, product });
   const [low, high] = (answer.headers.get("Window") ?? "0,1").split(",").map(Number);
   return { low: low ?? 0, high: high ?? 1 };
 }

@@ -1,13 +1,16 @@
 /** The panel that takes scans: drop or choose files, choose how to reconstruct, watch them leave. */
 
 import { api, ServiceError } from "./api";
-import type { Model, Preset } from "./api";
+import type { Model, NewReconstruction, Preset } from "./api";
 import { fill, h } from "./elements";
 import { bytes, percent } from "./format";
 import { problemBox } from "./notices";
 import { upload } from "./upload";
 
 const PATIENCE = 2000;
+
+/** How to reconstruct, whichever scan it will be. */
+type Wanted = Omit<NewReconstruction, "scan_id">;
 
 /** The panel; `queued` is called when a job has been submitted. */
 export async function submitPanel(signal: AbortSignal, queued: () => void): Promise<HTMLElement> {
@@ -123,10 +126,10 @@ class Choices {
     );
   }
 
-  request(): Record<string, unknown> {
-    const request: Record<string, unknown> = {
+  request(): Wanted {
+    const request: Wanted = {
       model: this.model.value,
-      preset: this.presets.find((radio) => radio.checked)?.value ?? null,
+      preset: (this.presets.find((radio) => radio.checked)?.value ?? null) as Wanted["preset"] & string,
       seed: Number(this.seed.value || 0),
     };
     if (this.samples.value) request.samples = Number(this.samples.value);
@@ -146,7 +149,7 @@ class Sending {
 
   constructor(
     private readonly file: File,
-    private readonly request: Record<string, unknown>,
+    private readonly request: Wanted,
     page: AbortSignal,
     private readonly queued: () => void,
   ) {

@@ -1,6 +1,6 @@
 /** The page with the pictures: what is chosen, and everything that follows from it. */
 
-import type { Job, Picture, SliceReport, Summary } from "./api";
+import type { Job, Picture, Report, SliceReport } from "./api";
 import { ColourBar } from "./colour-bar";
 import { Controls } from "./controls";
 import { fill, h } from "./elements";
@@ -55,15 +55,15 @@ export class Workspace {
 
   constructor(
     private readonly job: Job,
-    private readonly summary: Summary,
+    private readonly summary: Report,
     private readonly pictures: Picture[],
     private readonly signal: AbortSignal,
   ) {
-    const [rows, columns] = summary.image.shape;
+    const [rows, columns] = summary.image?.shape ?? [1, 1];
     this.base = pictures[0] as Picture;
     this.position = Math.floor(summary.slices.length / 2);
     const holder = h("div", { class: "holder" });
-    const pixel = summary.image.pixel_mm ?? [1, 1];
+    const pixel = summary.image?.pixel_mm ?? [1, 1];
     this.stage = new Stage(new Viewport({ rows, columns, pixel }), holder, {
       windowDragged: (width, level) => this.dragWindow(width, level),
       sliceTurned: (by) => this.goTo(this.position + by),

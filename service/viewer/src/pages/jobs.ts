@@ -1,7 +1,7 @@
 /** All reconstructions: send a scan, see how far each is, find those that matter. */
 
 import { api, ended } from "../api";
-import type { Job, JobState } from "../api";
+import type { Counts, Job, JobQuery, JobState, Priority } from "../api";
 import { fill, h } from "../elements";
 import { follow } from "../events";
 import { duration, moment } from "../format";
@@ -11,7 +11,7 @@ import type { Page } from "../page";
 import { submitPanel } from "../submit";
 
 const STATES: JobState[] = ["running", "queued", "succeeded", "failed", "cancelled"];
-const PRIORITIES = ["scanner", "interactive", "archive"];
+const PRIORITIES: Priority[] = ["scanner", "interactive", "archive"];
 const PAGE = 30;
 const POLL = 3000;
 /** A browser opens few connections to one host; the rest of the jobs is polled. */
@@ -38,7 +38,7 @@ class JobList {
   private readonly shown = new Map<string, { row: HTMLTableRowElement; job: Job }>();
   private readonly followed = new Set<string>();
   private states = new Set<JobState>();
-  private priority = "";
+  private priority: Priority | "" = "";
   private cursor: string | null = null;
   private timer = 0;
 
@@ -76,11 +76,11 @@ class JobList {
   }
 
   private async load(before: string | null): Promise<void> {
-    const query = new URLSearchParams({ limit: String(PAGE) });
-    for (const state of this.states) query.append("state", state);
-    if (this.states.has("running")) query.append("state", "cancelling");
-    if (this.priority) query.set("priority", this.priority);
-    if (before !== null) query.set("cursor", before);
+    const state: JobState[] = [...this.states];
+    if (this.states.has("running")) state.push("cancelling");
+    const query: JobQuery = { limit: PAGE, state };
+    if (this.priority !== "") query.priority = this.priority;
+    if (before !== null) query.cursor = before;
     try {
       const [page, { counts }] = await Promise.all([
         api.jobs(query, this.signal),
@@ -209,7 +209,7 @@ class JobList {
     }
   }
 
-  private drawFilters(counts: Record<JobState, number>): void {
+  private drawFilters(counts: Counts): void {
     if (this.filters.contains(document.activeElement)) {
       for (const chip of this.filters.querySelectorAll<HTMLElement>("[data-state]")) {
         const count = chip.querySelector("span");
@@ -233,7 +233,7 @@ class JobList {
     const priority = h("select", { "aria-label": "Priority" }, ...options);
     priority.value = this.priority;
     priority.addEventListener("change", () => {
-      this.priority = priority.value;
+      this.priority = priority.value as Priority | "";
       this.restart();
     });
     fill(this.filters, ...chips, priority);

@@ -3,7 +3,7 @@
 import MarkdownIt from "markdown-it";
 
 import { api } from "../api";
-import type { Model } from "../api";
+import type { Model, ModelWithCard } from "../api";
 import { fill, h } from "../elements";
 import { title } from "../page";
 import type { Page } from "../page";
@@ -54,7 +54,7 @@ export function modelFacts(model: Model): HTMLElement {
 }
 
 /** What its makers say of it. */
-export function modelCard(model: Model): HTMLElement {
+export function modelCard(model: ModelWithCard): HTMLElement {
   const card = h("article", { class: "card prose" });
   if (!model.card) {
     fill(card, h("p", { class: "faint" }, "This model has no card."));

@@ -1,7 +1,7 @@
 /** The report of a reconstruction: what was asked, what was reached, and what to make of it. */
 
 import { api, download, ended } from "../api";
-import type { Job, Result, Summary } from "../api";
+import type { Job, Product, Report } from "../api";
 import { NO_SELF_CHECK, chiSquareChart, chiSquareWords, coverageChart, mixingWords, selfCheckWords } from "../charts";
 import { fill, h } from "../elements";
 import type { Child } from "../elements";
@@ -19,9 +19,9 @@ export const reportPage: Page = async (main, subject, signal) => {
     fill(main, h("div", { class: "narrow" }, head(job), unfinished(job)));
     return;
   }
-  const [model, results] = await Promise.all([
+  const [model, products] = await Promise.all([
     api.model(summary.model).catch(() => null),
-    api.results(job.id),
+    api.products(job.id),
   ]);
   if (signal.aborted) return;
   fill(
@@ -34,7 +34,7 @@ export const reportPage: Page = async (main, subject, signal) => {
         "div",
         { class: "columns" },
         h("div", {}, warnings(summary), worst(summary)),
-        h("div", {}, facts(job, summary), downloads(job, results.items)),
+        h("div", {}, facts(job, summary), downloads(job, products.items)),
       ),
       slices(summary),
       section("Model", model === null ? gone(summary.model) : [modelFacts(model), modelCard(model)]),
@@ -69,7 +69,7 @@ function section(name: string, ...children: Child[]): HTMLElement {
 }
 
 /** Warnings in words, each with the slices it is about. */
-function warnings(summary: Summary): HTMLElement {
+function warnings(summary: Report): HTMLElement {
   const found = new Map<string, number[]>();
   for (const { slice, warnings: texts } of summary.slices) {
     for (const text of texts) found.set(text, [...(found.get(text) ?? []), slice]);
@@ -102,8 +102,8 @@ function sliceWords(where: number[], total: number): string {
   return `slice${where.length === 1 ? "" : "s"} ${shown}${rest}`;
 }
 
-function facts(job: Job, summary: Summary): HTMLElement {
-  const { shape, pixel_mm: pixel, slice_mm: thick } = summary.image;
+function facts(job: Job, summary: Report): HTMLElement {
+  const { shape = null, pixel_mm: pixel = null, slice_mm: thick = null } = summary.image ?? {};
   const size = pixel
     ? `${number(pixel[0])} × ${number(pixel[1])}${thick ? ` × ${number(thick)}` : ""} mm`
     : "not in the scan";
@@ -114,9 +114,9 @@ function facts(job: Job, summary: Summary): HTMLElement {
     ["Network evaluations per sample", summary.evaluations_per_chain],
     ["Seed", summary.seed],
     ["Model", h("a", { href: `/view/models/${summary.model}` }, summary.model)],
-    ["Coarse reconstruction", String(job.params.coarse ?? "–")],
+    ["Coarse reconstruction", job.params.coarse],
     ["Slices", summary.slices.length],
-    ["Matrix", `${shape[0]} × ${shape[1]}`],
+    ["Matrix", shape ? `${shape[0]} × ${shape[1]}` : "–"],
     ["Voxel", size],
     ["Monte Carlo error of the mean", reached.mc_error === null ? "–" : `${number(reached.mc_error)} posterior standard deviations (median)`],
     ["Submitted", moment(job.created_at)],
@@ -137,7 +137,7 @@ function facts(job: Job, summary: Summary): HTMLElement {
 }
 
 /** One line per slice. */
-function slices(summary: Summary): HTMLElement {
+function slices(summary: Report): HTMLElement {
   const heads = ["Slice", "Converged", "R̂ < 1.1", "χ²", "50 % held", "90 % held", "Error / predicted", "Warnings"];
   const rows = summary.slices.map((report) => {
     const check = report.self_check;
@@ -169,7 +169,7 @@ function slices(summary: Summary): HTMLElement {
 }
 
 /** The slice with most to say against it, in words. */
-function worst(summary: Summary): HTMLElement {
+function worst(summary: Report): HTMLElement {
   const against = (at: number) => {
     const report = summary.slices[at];
     if (report === undefined) return 0;
@@ -199,27 +199,18 @@ function worst(summary: Summary): HTMLElement {
   );
 }
 
-const CONTENTS: Record<string, string> = {
-  "result.h5": "everything, HDF5",
-  "mean.npy": "posterior mean, complex",
-  "std.npy": "standard deviation of the magnitude",
-  "samples.npy": "all samples, complex",
-  "coarse.npy": "first reconstruction, complex",
-  "report.json": "this report",
-};
-
-function downloads(job: Job, results: Result[]): HTMLElement {
+function downloads(job: Job, products: Product[]): HTMLElement {
   const said = h("div", { "aria-live": "polite" });
-  const rows = results.map((result) => {
+  const rows = products.map((product) => {
     const get = h("button", { type: "button", class: "small" }, "Download");
-    get.setAttribute("aria-label", `Download ${result.name}`);
+    get.setAttribute("aria-label", `Download ${product.name}`);
     get.addEventListener("click", () => {
       get.disabled = true;
-      download(result, `${job.id}-${result.name}`)
+      download(product, `${job.id}-${product.name}`)
         .catch((error: unknown) => fill(said, problemBox(error)))
         .finally(() => (get.disabled = false));
     });
-    const cells = [h("code", {}, result.name), CONTENTS[result.name] ?? "", bytes(result.bytes), get];
+    const cells = [h("code", {}, product.name), product.contents, bytes(product.bytes), get];
     return h("tr", {}, ...cells.map((cell) => h("td", {}, cell)));
   });
   return section(
