@@ -1,0 +1,28 @@
+"""Learned priors: networks, training, and a registry that gives one by its name."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from models.errors import ModelError
+    from models.registry import list_models, load_prior
+
+__all__ = ["DEFAULT_MODEL", "ModelError", "list_models", "load_prior"]
+
+DEFAULT_MODEL = "brain-small"
+"""The prior that is taken where nobody chooses."""
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """The public names, loaded when they are asked for: they bring torch."""
+    if name == "ModelError":
+        return import_module("models.errors").ModelError
+    if name in __all__:
+        return getattr(import_module("models.registry"), name)
+    raise AttributeError(f"module 'models' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -11,3 +11,64 @@ Conventions, stated once:
   reconstruction's magnitude is 1; `PreparedSlice.scale` undoes it.
 * Randomness is an argument: one generator per (seed, slice, chain).
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recon.arrays import Posterior, open_result, reconstruct_array
+    from recon.calibration import CalibrationSettings
+    from recon.errors import CalibrationError, ConvergenceError, ReconError, ScanError
+    from recon.io.files import read_scan, write_scan
+    from recon.pipeline import reconstruct
+    from recon.posterior import SelfCheck, SlicePosterior
+    from recon.prior import Prior
+    from recon.regions import Region
+    from recon.scan import Scan
+    from recon.settings import Settings
+
+__all__ = [
+    "CalibrationError",
+    "CalibrationSettings",
+    "ConvergenceError",
+    "Posterior",
+    "Prior",
+    "ReconError",
+    "Region",
+    "Scan",
+    "ScanError",
+    "SelfCheck",
+    "Settings",
+    "SlicePosterior",
+    "open_result",
+    "read_scan",
+    "reconstruct",
+    "reconstruct_array",
+    "write_scan",
+]
+_HOMES = {
+    "recon.arrays": ("Posterior", "open_result", "reconstruct_array"),
+    "recon.calibration": ("CalibrationSettings",),
+    "recon.errors": ("CalibrationError", "ConvergenceError", "ReconError", "ScanError"),
+    "recon.io.files": ("read_scan", "write_scan"),
+    "recon.pipeline": ("reconstruct",),
+    "recon.posterior": ("SelfCheck", "SlicePosterior"),
+    "recon.prior": ("Prior",),
+    "recon.regions": ("Region",),
+    "recon.scan": ("Scan",),
+    "recon.settings": ("Settings",),
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """The public names, loaded when they are asked for: most of this package needs no torch."""
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'recon' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

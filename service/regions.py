@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.errors import ScanError
-from recon.posterior import MANY_DRAWS
+from recon.regions import Region
 
 
 @dataclass(frozen=True)
@@ -74,19 +74,9 @@ def region_values(samples: Path, position: int, mask: NDArray[np.bool_]) -> NDAr
 
 
 def statistics(values: NDArray[np.float64]) -> RegionStatistics:
-    """Summary of one value per sample, at least two.
-
-    With few samples the interval is that of a next draw under normality: mean ± t s √(1 + 1/n),
-    which is wider than the samples' own quantiles, as it must be.
-    """
-    count = values.size
-    mean, std = float(values.mean()), float(values.std(ddof=1))
-    if count >= MANY_DRAWS:
-        low, high = (float(q) for q in np.quantile(values, (0.05, 0.95)))
-        method = "quantiles"
-    else:
-        from scipy.special import stdtrit  # lazy: the process that answers need not hold scipy
-
-        reach = float(stdtrit(count - 1, 0.95)) * std * math.sqrt(1 + 1 / count)
-        low, high, method = mean - reach, mean + reach, "student-t"
-    return RegionStatistics(mean, std, low, high, std / math.sqrt(count), count, method)
+    """Summary of one value per sample, at least two."""
+    region = Region(values)
+    low, high = region.interval(0.9)
+    return RegionStatistics(
+        region.mean, region.std, low, high, region.mc_error, values.size, region.method
+    )
