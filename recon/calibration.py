@@ -10,14 +10,15 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from recon.central_lines import MINIMUM_CALIBRATION as MINIMUM_CALIBRATION
+from recon.central_lines import calibration_region as calibration_region
+from recon.central_lines import calibration_width as calibration_width
 from recon.errors import CalibrationError
 from recon.espirit import EigenMaps, eigen_maps
 from recon.noncartesian import gridded
 from recon.overlap import Overlap, find_overlap
 from recon.scan import Scan, Trajectory
 
-MINIMUM_CALIBRATION = 12
-"""Fully sampled central lines that ESPIRiT needs."""
 _MAXIMUM_CALIBRATION = 32
 _OUTER_SHARE = 0.04
 _NO_NOISE_FLOOR = 1.6
@@ -80,43 +81,6 @@ class Calibration:
     """Of the samples, where `kspace` is (coils, readouts, samples)."""
     overlap: Overlap | None = None
     """Where the field of view is smaller than the object; `coil_maps` then hold its strip too."""
-
-
-def calibration_width(mask: NDArray[np.bool_]) -> int:
-    """Side of the largest fully sampled square round the centre of k-space (samples)."""
-    rows, columns = mask.shape
-    width = 0
-    while width < min(rows, columns):
-        grown = width + 1
-        top, left = rows // 2 - grown // 2, columns // 2 - grown // 2
-        if not mask[top : top + grown, left : left + grown].all():
-            break
-        width = grown
-    return width
-
-
-def calibration_region(mask: NDArray[np.bool_], most: int) -> tuple[int, int]:
-    """Rows and columns of the fully sampled rectangle round the centre of k-space, `most` each.
-
-    The largest square, grown along the axis that allows more: with lines as a mask, along them.
-    """
-    width = min(calibration_width(mask), most)
-
-    def longest(lines: NDArray[np.bool_]) -> int:
-        """Samples along the first axis round its centre, where all across it are there."""
-        middle, size = len(lines) // 2, width
-        full = np.asarray(lines.all(axis=1))
-        while size < min(most, len(lines)):
-            first = middle - (size + 1) // 2
-            if not full[first : first + size + 1].all():
-                break
-            size += 1
-        return size
-
-    top, left = (size // 2 - width // 2 for size in mask.shape)
-    rows = longest(mask[:, left : left + width])
-    columns = longest(mask[top : top + width].T)
-    return (rows, width) if rows >= columns else (width, columns)
 
 
 def _outer_samples(scan: Scan) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:

@@ -64,6 +64,8 @@ class Contents:
     """Scalar attributes of the root group."""
     shapes: dict[str, tuple[int, ...]]
     """Of the datasets whose shapes alone were asked for."""
+    datasets: tuple[tuple[str, str, str], ...] = ()
+    """Path, shape and type, in words, of the first datasets that the file holds."""
 
 
 def read_in_child(
@@ -239,9 +241,18 @@ def _contents(folder: Path) -> Contents:
                 str(name): tuple(int(length) for length in shape)
                 for name, shape in answer["shapes"].items()
             },
+            datasets=tuple(
+                (printable(path), printable(shape), printable(kind))
+                for path, shape, kind in answer["datasets"]
+            ),
         )
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise _crashed("no usable answer") from error
+
+
+def printable(text: object) -> str:
+    """A text from a hostile file as one line without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))[:120]
 
 
 def _too_slow(limits: ReadLimits) -> ScanError:

@@ -129,6 +129,8 @@ def _read(
             header, readouts, digest, limits,
             mask=mask, select=select, fftshift=fftshift, for_calibration=for_calibration,
         )  # fmt: skip
+    if "kspace" not in contents.arrays:
+        raise scan_layout.no_kspace(contents.datasets)
     return scan_layout.scan_from_layout(
         contents.arrays,
         contents.attributes,

@@ -34,6 +34,8 @@ OUT_OF_MEMORY = 3
 _SLAB_BYTES = 64 << 20
 _WHOLE_CHUNK_BYTES = 512 << 20
 """Slabs may grow to this to hold whole chunks."""
+_LISTED = 40
+"""Datasets that are named of a file."""
 _OWN_BYTES = 128 << 20
 """Address space of the interpreter and its libraries."""
 
@@ -142,8 +144,17 @@ def _read(file: CheckedFile, request: dict[str, Any], limits: ReadLimits) -> Ans
         "texts": texts,
         "attributes": _read_attributes(file.root, limits),
         "shapes": shapes,
+        "datasets": _listing(file),
         "readouts": bool(request["shapes"]) and raw_group(file.datasets) is not None,
     }
+
+
+def _listing(file: CheckedFile) -> list[list[str]]:
+    """What the file holds: path, shape and type of the first datasets."""
+    return [
+        [path, " × ".join(map(str, dataset.shape or ())) or "a value", str(dataset.dtype)[:60]]
+        for path, dataset in list(file.datasets.items())[:_LISTED]
+    ]
 
 
 def _shapes(file: CheckedFile, names: list[str]) -> dict[str, list[int]]:

@@ -1,0 +1,46 @@
+"""The fully sampled middle of k-space, which coil maps are made from."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+MINIMUM_CALIBRATION = 12
+"""Fully sampled central lines that ESPIRiT needs."""
+
+
+def calibration_width(mask: NDArray[np.bool_]) -> int:
+    """Side of the largest fully sampled square round the centre of k-space (samples)."""
+    rows, columns = mask.shape
+    width = 0
+    while width < min(rows, columns):
+        grown = width + 1
+        top, left = rows // 2 - grown // 2, columns // 2 - grown // 2
+        if not mask[top : top + grown, left : left + grown].all():
+            break
+        width = grown
+    return width
+
+
+def calibration_region(mask: NDArray[np.bool_], most: int) -> tuple[int, int]:
+    """Rows and columns of the fully sampled rectangle round the centre of k-space, `most` each.
+
+    The largest square, grown along the axis that allows more: with lines as a mask, along them.
+    """
+    width = min(calibration_width(mask), most)
+
+    def longest(lines: NDArray[np.bool_]) -> int:
+        """Samples along the first axis round its centre, where all across it are there."""
+        middle, size = len(lines) // 2, width
+        full = np.asarray(lines.all(axis=1))
+        while size < min(most, len(lines)):
+            first = middle - (size + 1) // 2
+            if not full[first : first + size + 1].all():
+                break
+            size += 1
+        return size
+
+    top, left = (size // 2 - width // 2 for size in mask.shape)
+    rows = longest(mask[:, left : left + width])
+    columns = longest(mask[top : top + width].T)
+    return (rows, width) if rows >= columns else (width, columns)
