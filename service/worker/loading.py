@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from models import DEFAULT_MODEL
 from models.denoiser import NetworkPrior
 from models.registry import load_prior
 from recon.io.files import read_scan
@@ -15,7 +16,7 @@ from recon.prior import Prior
 from recon.scan import Scan
 from service.jobs.job import Job
 from service.problems import ProblemError
-from service.runs import DEFAULT_MODEL, parse_selection
+from service.runs import parse_selection
 from service.settings import ServiceSettings
 from service.store.archive import archived_file
 from service.store.files import Storage

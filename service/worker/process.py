@@ -23,9 +23,11 @@ from typing import IO, Any
 import structlog
 import torch
 
+from models import DEFAULT_MODEL
 from models.conformal_factors import FoundFactors
 from models.registry import ModelError, list_models, read_card, read_config, read_factors
 from recon.schedule import PRESETS
+from service.cores import available_cores
 from service.delivery.delivery_table import Deliveries
 from service.delivery.sending import Sender
 from service.jobs.job_table import Jobs
@@ -33,7 +35,7 @@ from service.jobs.processes import end_with_parent, note_moved, worker_lock, wor
 from service.jobs.workers import Workers
 from service.jobs.workflows import launch, take_over
 from service.logs import configure_logs
-from service.runs import DEFAULT_MODEL, choose_device
+from service.runs import choose_device
 from service.settings import ServiceSettings, load_settings
 from service.store.database import open_database
 from service.store.files import open_storage
@@ -59,7 +61,7 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     lock = _sole_owner(worker_lock(settings.data, slot))
     device = _device(settings, slot)
-    threads = threads_of(settings, device, len(os.sched_getaffinity(0)))
+    threads = threads_of(settings, device, available_cores())
     if threads:
         torch.set_num_threads(threads)
     start_tracing(f"worker-{slot}")
