@@ -10,6 +10,7 @@ import json
 import re
 from pathlib import Path
 
+import nbformat
 import typer
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
@@ -18,6 +19,7 @@ from mkdocs.structure.pages import Page
 from typer.cli import get_docs_for_click
 from typer.core import TyperGroup
 
+from docs.notebook_page import markdown_of
 from docs.schema_text import cell, http_page, schema_section
 from models.conformal_factors import ConformalFactors
 from models.model_folder import FILES, MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES, ModelConfig
@@ -60,6 +62,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY"):
         text = (ROOT / f"{name}.md").read_text()
         pages[f"project/{name.lower()}.md"] = text.replace("](docs/", "](../")
+    notebook = nbformat.read(ROOT / "docs/notebooks/posterior.ipynb", as_version=4)
+    pages["tutorials/posterior-in-python.md"], pictures = markdown_of(notebook, "posterior")
+    for name, content in pictures.items():
+        files.append(File.generated(config, f"tutorials/{name}", content=content))
     for folder in sorted((ROOT / _WEIGHTS).iterdir()):
         text = (folder / "README.md").read_text()
         pages[f"model-cards/{folder.name}.md"] = text.replace(

@@ -1,8 +1,10 @@
 """The service from Python: submit a scan, wait for it, download what was made of it.
 
 with Client("http://127.0.0.1:8080") as client:
-    job = client.submit(Path("scan.h5"), preset="fast")
-    client.download(client.wait(job.id), Path("result.h5"))
+    posterior = client.reconstruct(Path("scan.h5"), preset="fast")
+    low, high = posterior.interval(0.9)
+
+or step by step: `submit`, `wait`, then `posterior` or `download`.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import hashlib
 import json
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,13 +22,16 @@ from datetime import datetime
 from hashlib import file_digest
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import httpx
 from pydantic import BaseModel, ConfigDict
 
 from service.products import RESULT
 from service.report import Progress, Report
+
+if TYPE_CHECKING:
+    from recon.arrays import Posterior
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 5
@@ -193,6 +199,29 @@ class Client:
         finally:
             aside.unlink(missing_ok=True)
         return target
+
+    def posterior(self, job: Reconstruction) -> Posterior:
+        """The posterior that a reconstruction has found, as `recon.open_result` gives it.
+
+        Raises ServiceError, ScanError.
+        """
+        from recon.arrays import open_result  # lazy: loads HDF5, and most uses need none
+
+        with tempfile.TemporaryDirectory(prefix="mri-posterior-") as folder:
+            return open_result(self.download(job, Path(folder) / "result.h5"))
+
+    def reconstruct(
+        self,
+        scan: Path,
+        on_progress: Callable[[Progress], None] | None = None,
+        **parameters: Any,  # noqa: ANN401
+    ) -> Posterior:
+        """Submit a scan, wait, and give its posterior; parameters are those of the API.
+
+        Raises ServiceError, ScanError.
+        """
+        job = self.submit(scan, **parameters)
+        return self.posterior(self.wait(job.id, on_progress))
 
     def cancel(self, job_id: str) -> Reconstruction:
         """Stop a reconstruction. Raises ServiceError."""

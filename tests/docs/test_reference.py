@@ -12,7 +12,6 @@ import pytest
 import typer
 import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
-from rich.console import Console
 from typer.core import TyperGroup
 
 from docs.reference_pages import (
@@ -71,8 +70,7 @@ def result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MRI_POSTERIOR_MODELS", str(tiny_model(tmp_path)))
     scan, out = load_scan(tiny_scan(tmp_path / "scan.h5")), tmp_path / "result.h5"
     settings = Settings("fast", samples=2)
-    console = Console(quiet=True)
-    reconstruct_file(scan, out, settings, "tiny", choose_device("cpu"), [0], console, quiet=True)
+    reconstruct_file(scan, out, settings, "tiny", choose_device("cpu"), [0])
     return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -26,6 +27,9 @@ def test_submit_wait_download(server: Server, scan: Path, tmp_path: Path) -> Non
         target = client.download(done, tmp_path / "result.h5")
         posteriors, attributes = read_result(target)
         assert [p.index for p in posteriors] == [0, 1]
+        same = client.posterior(done)
+        np.testing.assert_array_equal(same.mean[1], posteriors[1].mean)
+        assert same.attributes["model_id"] == "tiny"
         assert attributes["model_id"] == "tiny"
         assert all(0 <= progress.fraction <= 1 for progress in seen)
         client.delete(done.id)
