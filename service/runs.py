@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 
+from models import DEFAULT_MODEL as DEFAULT_MODEL
 from models.conformal_factors import ConformalFactor
 from models.denoiser import NetworkPrior
 from models.registry import load_prior, read_config
@@ -25,16 +25,14 @@ from recon.io.files import (
     read_scan,
     write_result,
 )
-from recon.pipeline import reconstruct
+from recon.pipeline import Event, reconstruct
 from recon.planes import ATTRIBUTE as IMAGE_PLANES
 from recon.posterior import SlicePosterior
 from recon.reference import coil_combination
 from recon.scan import Scan
 from recon.settings import Settings
-from service.commands.terminal import follow
 from service.conformal_scaling import attributes_of, factor_for, sentence_of, widen_all
-
-DEFAULT_MODEL = "brain-small"
+from service.finished_slices import FinishedSlices, choices_digest
 
 
 def choose_device(name: str) -> torch.device:
@@ -91,21 +89,36 @@ def reconstruct_file(
     model: str,
     device: torch.device,
     slices: Sequence[int],
-    console: Console,
+    watch: Callable[[Event], None] | None = None,
     *,
-    quiet: bool,
     calibrated: bool = False,
+    resume: bool = False,
 ) -> tuple[list[SlicePosterior], ConformalFactor | None]:
     """Reconstruct and write the result file; returns its posteriors, and the factor in them.
 
     `calibrated` multiplies intervals and standard deviations by the model's conformal factor; it is
-    refused (ModelError) before the work where the model has none for this.
+    refused (ModelError) before the work where the model has none for this. Of several slices each
+    is kept beside the result when it is done; `resume` goes on from those of a run that was
+    interrupted, and refuses (ScanError) what another scan or other settings have left.
     """
     entry = factor_for(model, settings, scan) if calibrated else None
     prior = load_prior(model, device)
-    events = reconstruct(scan, prior, settings, slices, device)
-    posteriors = list(follow(events, len(slices), console, quiet=quiet))
+    about = provenance(scan, settings, model, prior, device)
+    kept = FinishedSlices(result, about | {"choices": choices_digest(scan, settings)})
+    found = kept.read(slices) if resume else {}
+    left = [index for index in slices if index not in found]
+    watch = watch or (lambda _: None)
+    for posterior in found.values():
+        watch(posterior)
+    for event in reconstruct(scan, prior, settings, left, device) if left else ():
+        watch(event)
+        if isinstance(event, SlicePosterior):
+            found[event.index] = event
+            if len(slices) > 1:
+                kept.write(event)
+    posteriors = [found[index] for index in slices]
     write_reconstruction(result, posteriors, scan, settings, prior, model, device, entry)
+    kept.remove()
     return widen_all(posteriors, entry), entry
 
 

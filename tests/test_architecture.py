@@ -27,19 +27,29 @@ FLOORS = (
     ("service.http", "service.scanner", "service.training", "service.worker"),
     ("service.archives", "service.delivery", "service.exports", "service.images", "service.intake"),
     ("service.conformal_measurement", "service.jobs", "service.runs"),
-    ("service.conformal_scaling", "service.store"),
+    ("service.conformal_scaling", "service.finished_slices", "service.store"),
     ("service.settings",),
     (
-        *("service.client", "service.gateway_configs", "service.logs", "service.pictures"),
+        *(
+            "service.client",
+            "service.cores",
+            "service.gateway_configs",
+            "service.logs",
+            "service.pictures",
+        ),
         *("service.prior_samples", "service.problems", "service.regions", "service.requests"),
         *("service.slices", "service.tracing", "service.volumes"),
     ),
     ("service.products", "service.report"),
     ("models",),
+    ("recon.arrays",),
     ("recon.io",),
     ("recon",),
 )
 """Rooms from the top floor down. A room imports those on floors below it, and nothing else."""
+
+DOORS = ("recon/__init__.py", "models/__init__.py")
+"""Public names of a package, each loaded when it is asked for: no floor of their own."""
 
 CONFINED = {
     "dbos": (
@@ -143,9 +153,9 @@ def test_no_import_leads_upward_or_across() -> None:
     found = []
     for i in imports(*PRODUCT):
         own, other = room_of(module_of(i.file)), room_of(i.name)
-        if own and other and own[1] != other[1] and own[0] >= other[0]:
+        if i.file not in DOORS and own and other and own[1] != other[1] and own[0] >= other[0]:
             found.append(i)
-    assert {i.file for i in found} <= {"service/runs.py"}, listing(found)
+    assert not found, listing(found)
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
@@ -153,7 +163,7 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     graph: dict[str, set[str]] = {name: set() for name in names}
     for i in imports(*PRODUCT):
         target = i.name if i.name in names else i.name.rpartition(".")[0]
-        if target in names and target != module_of(i.file):
+        if i.file not in DOORS and target in names and target != module_of(i.file):
             graph[module_of(i.file)].add(target)
     assert len(list(TopologicalSorter(graph).static_order())) == len(names)
 

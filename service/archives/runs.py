@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from models import DEFAULT_MODEL
 from models.registry import read_config, read_factors
 from service.archives.inspection import Looked, look
 from service.archives.sources import PARAMETERS, Found
@@ -22,7 +23,6 @@ from service.jobs.workers import Workers
 from service.jobs.workflows import Queue
 from service.problems import ProblemError
 from service.requests import ReconstructionParameters
-from service.runs import DEFAULT_MODEL
 from service.settings import ServiceSettings
 from service.store.database import create_database, open_database
 from service.store.durable import sync

@@ -20,7 +20,7 @@ Names = Annotated[
 
 
 def benchmark(names: Names = None) -> None:
-    """Reproduce the figures and tables of the documentation: benchmarks/results/NAME.*."""
+    """Reproduce the figures and tables of the documentation."""
     sys.exit(run_benchmarks(SOURCE, names or []))
 
 

@@ -1,55 +1,66 @@
-"""The whole way on a simulated scan, for people who have just installed it."""
+"""`mri-posterior demo`: the whole way on a simulated scan, for who has just installed it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-import torch
+import typer
 from rich.console import Console
 
-from recon.figure import save_figure
-from recon.io.files import write_scan
-from recon.phantom import simulate
-from recon.settings import Settings
-from recon.undersampling import undersample, undersampling_mask
-from service.commands.terminal import print_evaluation, print_posteriors
-from service.runs import evaluate_files, load_scan, reconstruct_file
+from models import DEFAULT_MODEL
+from service.commands.options import Device, Model, Quiet
+from service.commands.outputs import require_folder
 
-SIZE = 192
+_console = Console(stderr=True)
+_output = Console()
+_SIZE = 192
 
 
-def run(
-    folder: Path,
-    model: str,
-    device: torch.device,
-    console: Console,
-    output: Console,
-    *,
-    quiet: bool,
+def demo(
+    folder: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="For files and pictures.")
+    ] = Path("demo"),
+    model: Model = DEFAULT_MODEL,
+    device: Device = "auto",
+    quiet: Quiet = False,
 ) -> None:
-    """Simulate, undersample 4 times, reconstruct, evaluate, draw; files land in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    full, scan, result = (folder / f"{name}.h5" for name in ("full", "undersampled", "result"))
-    simulated, image = simulate(rows=SIZE, columns=SIZE)
-    write_scan(full, simulated, {"ground_truth": image})
-    mask = undersampling_mask((SIZE, SIZE), "equispaced", 4, 0.08, 0)
-    write_scan(scan, undersample(simulated, mask))
-    posteriors, _ = reconstruct_file(
-        load_scan(scan),
-        result,
-        Settings("thorough", samples=8),
-        model,
-        device,
-        [0],
-        console,
-        quiet=quiet,
+    """Simulate, undersample, reconstruct, evaluate, draw: a few minutes."""
+    require_folder(folder)
+    from recon.figure import save_figure  # lazy: loads matplotlib
+    from recon.io.files import write_scan  # lazy: slow to load
+    from recon.phantom import simulate  # lazy: loads torch
+    from recon.settings import Settings  # lazy: the same
+    from recon.undersampling import undersample, undersampling_mask  # lazy: the same
+    from service.commands.terminal import (  # lazy: loads numpy
+        print_evaluation,
+        print_posteriors,
+        watching,
     )
+    from service.runs import (  # lazy: torch
+        choose_device,
+        evaluate_files,
+        load_scan,
+        reconstruct_file,
+    )
+
+    target = choose_device(device)
+    full, scan, result = (folder / f"{name}.h5" for name in ("full", "undersampled", "result"))
+    simulated, image = simulate(rows=_SIZE, columns=_SIZE)
+    write_scan(full, simulated, {"ground_truth": image})
+    mask = undersampling_mask((_SIZE, _SIZE), "equispaced", 4, 0.08, 0)
+    write_scan(scan, undersample(simulated, mask))
+    settings = Settings("thorough", samples=8)
+    with watching(1, _console, quiet=quiet) as watch:
+        posteriors, _ = reconstruct_file(
+            load_scan(scan), result, settings, model, target, [0], watch
+        )
     evaluation, _, reference, _ = evaluate_files(result, full)
     save_figure(folder / "posterior.png", posteriors[0])
     save_figure(folder / "against-truth.png", posteriors[0], reference[0])
     if not quiet:
-        print_posteriors(posteriors, output)
-        print_evaluation(evaluation, output)
-    output.print("pictures:")
+        print_posteriors(posteriors, _output)
+        print_evaluation(evaluation, _output)
+    _output.print("pictures:")
     for name in ("posterior.png", "against-truth.png"):
-        output.print(f"  {folder / name}")
+        _output.print(f"  {folder / name}")

@@ -12,27 +12,29 @@ import typer
 from rich.console import Console
 
 from recon.errors import ScanError
-from service.exports.dicom import write_dicom
-from service.exports.images import ResultImages, load_images
-from service.exports.mrd import write_mrd
-from service.exports.nifti import suffix_of, write_nifti
-from service.settings import SettingsError, load_settings
+from service.commands.options import Overwrite
+from service.commands.outputs import about, require_folder, require_writable
 
 output = Console()
 _console = Console(stderr=True)
 
+_IMAGES = "Images for other programs"
+
 Identified = Annotated[
-    bool, typer.Option(help="Keep the patient's name, numbers, dates and the institution.")
+    bool,
+    typer.Option(help="Keep the patient's name, numbers, dates.", rich_help_panel=_IMAGES),
 ]
 Voxel = Annotated[
     tuple[float, float, float] | None,
-    typer.Option(help="Assume axial images of this voxel size (mm) if the scan is silent."),
+    typer.Option(help="Assume axial images of such voxels (mm).", rich_help_panel=_IMAGES),
 ]
 UidKey = Annotated[
     str | None,
     typer.Option(
         envvar="MRI_POSTERIOR_UID_KEY",
-        help="Secret that UIDs derive from; the same key gives the same UIDs [random].",
+        metavar="TEXT",
+        help="Secret of the UIDs; the same key, the same UIDs [random].",
+        rich_help_panel=_IMAGES,
     ),
 ]
 
@@ -62,14 +64,28 @@ def export(
     ] = False,
     voxel: Voxel = None,
     uid_key: UidKey = None,
+    overwrite: Overwrite = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No list of files.")] = False,
 ) -> None:
-    """Write mean and standard deviation for other programs; nothing that identifies, by default."""
+    """Write a result as DICOM, NIfTI or MRD images.
+
+    Mean and standard deviation; nothing that identifies, unless asked for.
+    """
     if push is not None and to is not Format.DICOM:
         raise typer.BadParameter("only DICOM is sent; leave --to out")
     if push is None and out is None:
         raise typer.BadParameter("say where to write it: --out, or --push TARGET")
-    images = load_images(result, identified=identified, voxel_mm=voxel)
+    if to is Format.DICOM and out is not None:
+        require_folder(out)
+    elif out is not None:
+        require_writable((out,), (result,), overwrite=overwrite)
+    from service.exports.dicom import write_dicom  # lazy: loads pydicom
+    from service.exports.images import load_images  # lazy: slow to load
+    from service.exports.mrd import write_mrd  # lazy: loads ismrmrd
+    from service.exports.nifti import write_nifti  # lazy: loads nibabel
+
+    with about(result):
+        images = load_images(result, identified=identified, voxel_mm=voxel)
     written: list[Path] = []
     if to is Format.DICOM:
         with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +112,11 @@ def write_exports(
     """The same beside a reconstruction; returns what to name in its summary. Raises ScanError."""
     if dicom is None and nifti is None:
         return []
-    images: ResultImages = load_images(result, identified=identified, voxel_mm=voxel)
+    from service.exports.dicom import write_dicom  # lazy: loads pydicom
+    from service.exports.images import load_images  # lazy: slow to load
+    from service.exports.nifti import write_nifti  # lazy: loads nibabel
+
+    images = load_images(result, identified=identified, voxel_mm=voxel)
     written = []
     if dicom is not None:
         write_dicom(images, dicom, _key(uid_key))
@@ -109,11 +129,14 @@ def write_exports(
 def require_exportable(nifti: Path | None) -> None:
     """Refuse a wrong name before minutes of work, not after them. Raises ScanError."""
     if nifti is not None:
+        from service.exports.nifti import suffix_of  # lazy: loads nibabel
+
         suffix_of(nifti)
 
 
 def _push(name: str, files: list[Path], *, quiet: bool) -> None:
     from service.delivery.sending import push  # lazy: loads the service's database
+    from service.settings import SettingsError, load_settings  # lazy: slow to load
 
     settings = load_settings()
     target = settings.delivery_targets.get(name)

@@ -6,36 +6,23 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.markdown import Markdown
-from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from models.convert import Conversion
-from models.convert_diffusers import convert_diffusers
-from models.convert_edm import convert_edm
+from models import DEFAULT_MODEL
 from models.errors import ModelError
-from models.install import add_model, package, remove_model
-from models.model_folder import WeightsDtype, count_parameters
-from models.registry import (
-    is_shipped,
-    list_models,
-    load_prior,
-    read_card,
-    read_config,
-    user_folder,
-    verify_model,
-)
-from service.prior_samples import draw, save_samples
-from service.runs import DEFAULT_MODEL, choose_device
+from service.commands.help import Help, HelpGroup
+from service.commands.options import AsJson, Device, Overwrite
+from service.commands.outputs import require_writable
 
 model_app = typer.Typer(
+    cls=HelpGroup,
     no_args_is_help=True,
-    help="List, show, verify, add, remove, package and convert learned priors.",
+    help="Learned priors: list, show, verify, add, remove, package, convert.",
 )
 console = Console(stderr=True)
 output = Console()
@@ -43,17 +30,10 @@ output = Console()
 Name = Annotated[str, typer.Argument(help="Name of a model (see `models list`).")]
 NewName = Annotated[str, typer.Argument(help="Name of the new model: a-z, 0-9 and hyphens.")]
 Training = Annotated[str, typer.Option(help="How it was trained, for its users.")]
+Precision = Literal["bfloat16", "float16", "float32"]
 Licence = Annotated[str, typer.Option(help="Licence of the weights.")]
 Attribution = Annotated[list[str], typer.Option(help="Source of the data; may be repeated.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of models, if not your own.")]
-
-
-class Precision(StrEnum):
-    """Types that weights may be stored in."""
-
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
 
 
 class Origin(StrEnum):
@@ -63,18 +43,13 @@ class Origin(StrEnum):
     EDM = "edm"
 
 
-_DTYPES: dict[Precision, WeightsDtype] = {
-    Precision.BFLOAT16: "bfloat16",
-    Precision.FLOAT16: "float16",
-    Precision.FLOAT32: "float32",
-}
-
-
-@model_app.command("list")
+@model_app.command("list", cls=Help)
 def list_command(
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the priors that `--model` accepts; weights are not read (see `verify`)."""
+    from models.registry import list_models  # lazy: loads torch
+
     found = [_summary(name) for name in list_models()]
     if as_json:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
@@ -103,6 +78,9 @@ def list_command(
 
 def _summary(name: str) -> dict[str, Any]:
     """One model for people and programs; a damaged one is listed with its error's code."""
+    from models.model_folder import count_parameters  # lazy: loads torch
+    from models.registry import is_shipped, read_config  # lazy: the same
+
     about = {"name": name, "default": name == DEFAULT_MODEL, "shipped": is_shipped(name)}
     try:
         config = read_config(name)
@@ -134,9 +112,13 @@ def _short(text: str) -> str:
     return text if len(text) <= 24 else text[:23] + "…"
 
 
-@model_app.command()
+@model_app.command(cls=Help)
 def show(name: Name) -> None:
     """Show a model's configuration, SHA-256 and model card (which tells of its training)."""
+    from rich.markdown import Markdown  # lazy: slow to load
+
+    from models.registry import read_card, read_config  # lazy: loads torch
+
     config, card = read_config(name), read_card(name)
     told = {"training", "data_attributions"} if card else set()
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -150,7 +132,7 @@ def show(name: Name) -> None:
     output.print(Markdown(card, hyperlinks=False))
 
 
-@model_app.command()
+@model_app.command(cls=Help)
 def sample(
     name: Name,
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write (PNG).")],
@@ -158,12 +140,21 @@ def sample(
     size: Annotated[int, typer.Option(min=32, max=512, help="Rows and columns.")] = 256,
     evaluations: Annotated[int, typer.Option(min=2, max=2000, help="Network evaluations.")] = 120,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
+    overwrite: Overwrite = False,
 ) -> None:
     """Draw images from the prior alone: what it believes before any measurement."""
+    require_writable((out,), overwrite=overwrite)
+    from rich.progress import TaskProgressColumn  # lazy: slow to load
+
+    from models.registry import load_prior  # lazy: loads torch
+    from service.commands.terminal import progress  # lazy: loads numpy
+    from service.prior_samples import draw, save_samples  # lazy: loads torch
+    from service.runs import choose_device  # lazy: the same
+
     target = choose_device(device)
     prior = load_prior(name, target)
-    with Bar(console=console, transient=True) as bar:
+    with progress(console, TaskProgressColumn(), quiet=False) as bar:
         task = bar.add_task(f"drawing from {name}", total=1.0)
         for share, current in draw(prior, count, size, evaluations, seed, target):
             images = current
@@ -172,9 +163,11 @@ def sample(
     output.print(f"written: {out}")
 
 
-@model_app.command()
+@model_app.command(cls=Help)
 def verify(name: Name) -> None:
     """Check a model's files and run its network on noise; exit code 2 says that it failed."""
+    from models.registry import verify_model  # lazy: loads torch
+
     (config, tensors), smoke = verify_model(name)
     output.print(
         f"{name}: SHA-256, format, shapes, types and values are as configured ({len(tensors)} "
@@ -184,22 +177,26 @@ def verify(name: Name) -> None:
     )
 
 
-@model_app.command()
+@model_app.command(cls=Help)
 def add(
     folder: Annotated[Path, typer.Argument(help="Folder of a model.")],
     name: Annotated[str | None, typer.Option(help="Another name than the model's own.")] = None,
 ) -> None:
     """Copy a model into your own folder of models, after the checks of `verify`."""
+    from models.install import add_model  # lazy: loads torch
+
     _print_written(add_model(folder, name))
 
 
-@model_app.command()
+@model_app.command(cls=Help)
 def remove(name: Name) -> None:
     """Delete one of your own models; shipped ones stay."""
+    from models.install import remove_model  # lazy: loads torch
+
     output.print(f"removed: {remove_model(name)}", soft_wrap=True, highlight=False, markup=False)
 
 
-@model_app.command("package")
+@model_app.command("package", cls=Help)
 def package_command(
     run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
     name: NewName,
@@ -209,9 +206,7 @@ def package_command(
     lowest_sigma: Annotated[
         float, typer.Option(min=0.001, help="Noise level below which the prior is not used.")
     ] = 0.022,
-    weights_dtype: Annotated[
-        Precision, typer.Option(help="How weights are stored.")
-    ] = Precision.BFLOAT16,
+    weights_dtype: Annotated[Precision, typer.Option(help="How weights are stored.")] = "bfloat16",
     above: Annotated[
         str | None,
         typer.Option(
@@ -222,6 +217,9 @@ def package_command(
     out: Out = None,
 ) -> None:
     """Make a model that `--model` accepts out of a training run."""
+    from models.install import package  # lazy: loads torch
+    from models.registry import user_folder  # lazy: the same
+
     made = package(
         run,
         out or user_folder(),
@@ -230,13 +228,13 @@ def package_command(
         licence=licence,
         data_attributions=tuple(attribution),
         lowest_sigma=lowest_sigma,
-        weights_dtype=_DTYPES[weights_dtype],
+        weights_dtype=weights_dtype,
         above=above,
     )
     _print_written(made)
 
 
-@model_app.command()
+@model_app.command(cls=Help)
 def convert(
     source: Annotated[
         Path,
@@ -261,15 +259,18 @@ def convert(
     sigma_data: Annotated[
         float | None, typer.Option(help="edm: sigma_data of its preconditioning (often 0.5).")
     ] = None,
-    weights_dtype: Annotated[
-        Precision, typer.Option(help="How weights are stored.")
-    ] = Precision.BFLOAT16,
+    weights_dtype: Annotated[Precision, typer.Option(help="How weights are stored.")] = "bfloat16",
     out: Out = None,
 ) -> None:
     """Make a model out of a two-channel (real, imaginary) checkpoint of diffusers or EDM.
 
     The levels default to those of a diffusers schedule; EDM checkpoints do not say theirs.
     """
+    from models.convert import Conversion  # lazy: loads torch
+    from models.convert_diffusers import convert_diffusers  # lazy: the same
+    from models.convert_edm import convert_edm  # lazy: the same
+    from models.registry import user_folder  # lazy: the same
+
     about = Conversion(
         name=name,
         scale=scale,
@@ -278,7 +279,7 @@ def convert(
         data_attributions=tuple(attribution),
         sigma_low=sigma_low,
         sigma_high=sigma_high,
-        weights_dtype=_DTYPES[weights_dtype],
+        weights_dtype=weights_dtype,
     )
     folder = out or user_folder()
     if origin == Origin.DIFFUSERS:

@@ -7,17 +7,17 @@ import contextlib
 import socket
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from models.registry import load_prior
-from service.gateway_configs import Choice, configs_of
-from service.runs import DEFAULT_MODEL, choose_device, provenance
-from service.scanner.mrd_stream import FileSource, is_error
-from service.scanner.pipe import Engine, Session
-from service.settings import SettingsError, load_settings
+from models import DEFAULT_MODEL
+from service.commands.options import Device, Model
+
+if TYPE_CHECKING:
+    from service.gateway_configs import Choice
+    from service.scanner.pipe import Engine
 
 console = Console(stderr=True)
 
@@ -43,12 +43,13 @@ def gateway(
     ] = None,
     config: Configs = None,
 ) -> None:
-    """Serve scanners over MRD sockets, beside `serve` on the same folder and database.
+    """Serve scanners over MRD sockets, beside `serve` on the same data.
 
     `serve --gateway-port 9002` does so by itself.
     """
     from service.logs import configure_logs  # lazy: other commands need no logging
     from service.scanner.server import run  # lazy: loads the database's engine
+    from service.settings import SettingsError, load_settings  # lazy: slow to load
     from service.store.database import create_database  # lazy: the same
 
     named = dict(_named(text) for text in config or ())
@@ -76,11 +77,15 @@ def gateway(
 
 
 def stream(
-    model: Annotated[str, typer.Option(help="Prior, by name (see `models`).")] = DEFAULT_MODEL,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    model: Model = DEFAULT_MODEL,
+    device: Device = "auto",
     config: Configs = None,
 ) -> None:
-    """Reconstruct one measurement from standard input to standard output, both MRD streams."""
+    """Reconstruct one MRD stream from standard input to standard output."""
+    from service.gateway_configs import configs_of  # lazy: slow to load
+    from service.scanner.mrd_stream import FileSource, is_error  # lazy: the same
+    from service.scanner.pipe import Session  # lazy: loads torch
+
     try:
         configs = configs_of(dict(_named(text) for text in config or ()))
     except ValueError as error:
@@ -105,6 +110,10 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _engine(model: str, device: str, configs: dict[str, Choice]) -> Engine:
+    from models.registry import load_prior  # lazy: loads torch
+    from service.runs import choose_device, provenance  # lazy: the same
+    from service.scanner.pipe import Engine  # lazy: the same
+
     chosen = choose_device(device)
     prior = load_prior(model, chosen)
     return Engine(

@@ -5,37 +5,44 @@ from __future__ import annotations
 import json
 import os
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
+from rich.progress import TaskProgressColumn
 from rich.table import Table
 
-from service.client import Client
+from recon.errors import ScanError
+from service.commands.help import Help, HelpGroup
+from service.commands.options import Overwrite, Slices
+from service.commands.outputs import require_writable
 from service.products import PRODUCTS, RESULT
-from service.report import Progress
-from service.settings import SettingsError, in_force, load_settings, table
-from service.store.keys import Keys, Scope
+
+if TYPE_CHECKING:
+    from service.report import Progress
+    from service.store.keys import Keys
 
 KEY_VARIABLE = "MRI_POSTERIOR_KEY"
 
-keys_app = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
+keys_app = typer.Typer(cls=HelpGroup, no_args_is_help=True, help="API keys: create, list, revoke.")
+
+
+class ScopeName(StrEnum):
+    """What a key may be made for."""
+
+    READ = "read"
+    WRITE = "write"
+    ADMIN = "admin"
+
+
 _output = Console()
 _console = Console(stderr=True)
 
 Data = Annotated[Path | None, typer.Option(help="Folder of scans and results.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file of settings [MRI_POSTERIOR_CONFIG].")]
 Database = Annotated[str | None, typer.Option(help="postgresql://… [SQLite in the folder].")]
-
-
-def add_server_commands(app: typer.Typer) -> None:
-    """Mount the commands of this file."""
-    for command in (serve, settings, openapi, submit):
-        app.command()(command)
-    app.add_typer(keys_app, name="keys")
 
 
 def serve(
@@ -50,9 +57,10 @@ def serve(
         int | None, typer.Option(help="Also serve scanners on this port (MRD, often 9002).")
     ] = None,
 ) -> None:
-    """Run the HTTP service: the API and its workers, until SIGTERM."""
+    """Run the HTTP service: viewer, API and workers, until SIGTERM."""
     from service.jobs import supervisor  # lazy: loads the database's engine
     from service.logs import configure_logs  # lazy: other commands need no logging
+    from service.settings import load_settings  # lazy: slow to load
 
     chosen = load_settings(
         config,
@@ -72,7 +80,9 @@ def settings(
     config: Config = None,
     markdown: Annotated[bool, typer.Option(help="As the table of the documentation.")] = False,
 ) -> None:
-    """All settings of the service: variable, default, value in force, meaning."""
+    """All settings of the service: default, value in force, meaning."""
+    from service.settings import in_force, load_settings, table  # lazy: slow to load
+
     if markdown:
         _output.print("| variable | default | meaning |\n|---|---|---|", highlight=False)
         for row in table():
@@ -112,7 +122,7 @@ def submit(
     samples: Annotated[int | None, typer.Option(help="Independent samples.")] = None,
     model: Annotated[str | None, typer.Option(help="Prior, by name.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
-    slices: Annotated[str | None, typer.Option(help="3, 3:5 or 0,2,4 [all].")] = None,
+    slices: Slices = None,
     priority: Annotated[str | None, typer.Option(help="scanner, interactive, archive.")] = None,
     deadline: Annotated[
         float | None, typer.Option(help="Seconds from now; chooses preset and samples.")
@@ -124,16 +134,23 @@ def submit(
             help="Monte Carlo error over posterior std to reach; chooses preset and samples.",
         ),
     ] = None,
+    overwrite: Overwrite = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Send a scan to a service; with --out, wait for the result and write it, or another product.
+    """Send a scan to a service; with --out, wait for the result.
 
     The API key, if one is needed, is read from MRI_POSTERIOR_KEY.
     """
     if product not in PRODUCTS:
-        raise SettingsError(f"--product is one of {', '.join(PRODUCTS)}")
+        raise typer.BadParameter(f"one of {', '.join(PRODUCTS)}", param_hint="--product")
     if product != RESULT and out is None:
-        raise SettingsError("--product says what --out is to hold; give both")
+        raise typer.BadParameter("it says what --out is to hold; give both", param_hint="--product")
+    if not scan.is_file():
+        raise ScanError("no-such-file", f"{scan}: there is no such file; check the path")
+    require_writable((out,), (scan,), overwrite=overwrite)
+    from service.client import Client  # lazy: loads httpx
+    from service.commands.terminal import progress as shown  # lazy: loads numpy
+
     with Client(server, os.environ.get(KEY_VARIABLE)) as client:
         job = client.submit(
             scan,
@@ -149,13 +166,7 @@ def submit(
         if out is None:
             _output.print(job.id)
             return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-        )
-        with Bar(*columns, console=_console, disable=quiet, transient=True) as bar:
+        with shown(_console, TaskProgressColumn(), quiet=quiet) as bar:
             task = bar.add_task("waiting", total=1.0)
 
             def show(progress: Progress) -> None:
@@ -168,24 +179,26 @@ def submit(
             _output.print(f"written: {out}")
 
 
-@keys_app.command("create")
+@keys_app.command("create", cls=Help)
 def create_key(
     name: Annotated[str, typer.Argument(help="Whose key it is.")],
     scope: Annotated[
-        list[Scope] | None, typer.Option(help="read, write, admin; may be repeated [read, write].")
+        list[ScopeName] | None, typer.Option(help="May be repeated [read, write].")
     ] = None,
     days: Annotated[float | None, typer.Option(min=0.001, help="Days it is valid.")] = None,
     data: Data = None,
     database: Database = None,
 ) -> None:
     """Make a key; its token is shown this once."""
-    scopes = frozenset(scope or (Scope.READ, Scope.WRITE))
+    from service.store.keys import Scope  # lazy: loads SQLAlchemy
+
+    scopes = frozenset(Scope(name) for name in scope or ("read", "write"))
     key, token = _keys(data, database).create(name, scopes, days)
     _console.print(f"key {key.id} ({', '.join(sorted(key.scopes))}), keep it safe:")
     _output.print(token, soft_wrap=True, highlight=False)
 
 
-@keys_app.command("list")
+@keys_app.command("list", cls=Help)
 def list_keys(data: Data = None, database: Database = None) -> None:
     """All keys, without their tokens."""
     columns = Table("id", "name", "scopes", "created", "expires", "revoked")
@@ -201,7 +214,7 @@ def list_keys(data: Data = None, database: Database = None) -> None:
     _output.print(columns)
 
 
-@keys_app.command("revoke")
+@keys_app.command("revoke", cls=Help)
 def revoke_key(
     key_id: Annotated[str, typer.Argument(help="Id of the key, as `list` shows it.")],
     data: Data = None,
@@ -215,7 +228,9 @@ def revoke_key(
 
 
 def _keys(data: Path | None, database: str | None) -> Keys:
-    from service.store.database import create_database, open_database  # lazy: loads DBOS
+    from service.settings import load_settings  # lazy: slow to load
+    from service.store.database import create_database, open_database  # lazy: loads SQLAlchemy
+    from service.store.keys import Keys  # lazy: the same
 
     os.umask(0o077)  # the database is for nobody else on this machine
     chosen = load_settings(data=data, database=database)

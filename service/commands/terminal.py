@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -13,6 +17,8 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -20,55 +26,91 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
-from recon.evaluation import Evaluation, Judgement
-from recon.pipeline import CoarseReady, Event
-from recon.pipeline import Progress as Step
-from recon.posterior import SlicePosterior
+if TYPE_CHECKING:  # progress alone needs no torch
+    from recon.evaluation import Evaluation, Judgement
+    from recon.pipeline import Event
+    from recon.posterior import SlicePosterior
+
+_LINE_SECONDS = 10.0
+"""Least time between two lines of progress where there is no terminal."""
 
 
-def follow(
-    events: Iterable[Event], slices: int, console: Console, *, quiet: bool
-) -> Iterator[SlicePosterior]:
-    """Pass posteriors on while a progress bar shows the slice, the stage and the time left."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=quiet, transient=True) as bar:
+class ProgressLines(Progress):
+    """Progress for logs and pipes: now and then a line of the first task, in place of a bar."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console=console, disable=True)
+        self._told_at = time.monotonic()
+
+    def update(self, task_id: TaskID, *args: Any, **fields: Any) -> None:  # noqa: ANN401
+        super().update(task_id, *args, **fields)
+        self._tell()
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        self._tell()
+
+    def _tell(self) -> None:
+        if not self.tasks or time.monotonic() - self._told_at < _LINE_SECONDS:
+            return
+        self._told_at = time.monotonic()
+        task = self.tasks[0]
+        left = "" if task.time_remaining is None else f", {duration(task.time_remaining)} left"
+        share = "" if task.total is None else f", {task.percentage:.0f} %"
+        self.console.print(
+            f"{task.description}{share}, {duration(task.elapsed or 0)} so far{left}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def progress(console: Console, *columns: ProgressColumn, quiet: bool) -> Progress:
+    """A bar with the time left that is gone when it is done; lines where no terminal shows it."""
+    if not quiet and not console.is_terminal:
+        return ProgressLines(console)
+    shown = (TextColumn("{task.description}"), BarColumn(), *columns, TimeElapsedColumn())
+    left = (TextColumn("left"), TimeRemainingColumn())
+    return Progress(*shown, *left, console=console, disable=quiet, transient=True)
+
+
+@contextmanager
+def watching(slices: int, console: Console, *, quiet: bool) -> Iterator[Callable[[Event], None]]:
+    """What shows the events of a reconstruction: the slice, the stage and the time left."""
+    from recon.pipeline import Progress as Step  # lazy: loads torch
+    from recon.posterior import SlicePosterior  # lazy: with it
+
+    with progress(console, TaskProgressColumn(), quiet=quiet) as bar:
         task = bar.add_task("starting", total=slices)
         done = 0
-        for event in events:
+
+        def watch(event: Event) -> None:
+            nonlocal done
             if isinstance(event, Step):
-                bar.update(
-                    task,
-                    completed=done + event.fraction,
-                    description=f"slice {event.index}: {event.stage}",
-                )
+                where = f"slice {event.index}"
+                if slices > 1:
+                    where += f" ({done + 1} of {slices})"
+                told = f"{where}: {event.stage}"
+                bar.update(task, completed=done + event.fraction, description=told)
             elif isinstance(event, SlicePosterior):
                 done += 1
                 bar.update(task, completed=done)
-                yield event
-            else:
-                assert isinstance(event, CoarseReady)
+
+        yield watch
 
 
 def counting_bar(console: Console, *, quiet: bool) -> Progress:
     """A bar of things done out of all, with the time left; gone when it is done."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=quiet,
-        transient=True,
-    )
+    return progress(console, MofNCompleteColumn(), quiet=quiet)
+
+
+def duration(seconds: float) -> str:
+    """As people say it: 45 s, 2 min 14 s, 1 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def print_posteriors(
@@ -95,6 +137,41 @@ def print_posteriors(
             console.print(f"[yellow]slice {posterior.index}:[/] {warning}")
     if applied is not None:
         console.print(f"[cyan]calibrated:[/] {escape(applied)}", highlight=False)
+
+
+def print_summary(
+    posteriors: Sequence[SlicePosterior],
+    files: Sequence[Path],
+    seconds: float,
+    how: str,
+    console: Console,
+) -> None:
+    """The end of a run: how long, whether to believe it, where it is, what to look at next."""
+    count = f"{len(posteriors)} slices" if len(posteriors) > 1 else "1 slice"
+    result = files[0]
+    for name, told in (
+        ("done", f"{count} in {duration(seconds)} ({how})"),
+        ("verdict", verdict(posteriors)),
+        ("written", ", ".join(str(file) for file in files)),
+        ("next", f"mri-posterior export {result} --to nifti -o image.nii.gz"),
+        ("", f"mri-posterior evaluate {result} --reference FULL.h5, if there is a full scan"),
+    ):
+        label = f"{name}: ".rjust(9) if name else " " * 9
+        console.print(f"[bold]{label}[/]{escape(told)}", highlight=False, soft_wrap=True)
+
+
+def verdict(posteriors: Sequence[SlicePosterior]) -> str:
+    """Whether a result may be believed, in a line."""
+    unsure = [one.index for one in posteriors if not one.converged]
+    warned = sum(len(one.warnings) for one in posteriors)
+    unchecked = all(not np.isfinite(one.rhat[one.object_mask]).any() for one in posteriors)
+    if not unsure:
+        also = f", with {warned} warning{'s' * (warned > 1)} above" if warned else ""
+        return f"chains agree and the residual is as the noise{also}"
+    if unchecked:
+        return "not checked: too few draws to say whether chains agree; a look, not a measurement"
+    which = "it has" if len(posteriors) == 1 else f"slices {', '.join(map(str, unsure))} have"
+    return f"doubtful: {which} not converged; the warnings above say why and what helps"
 
 
 def print_evaluation(evaluation: Evaluation, console: Console, applied: str | None = None) -> None:

@@ -7,18 +7,17 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.jobs import supervisor
-from service.jobs.job_table import Jobs
-from service.jobs.workers import Worker, Workers
-from service.logs import configure_logs
-from service.settings import ServiceSettings, load_settings
-from service.store.database import create_database, open_database
+from service.commands.options import AsJson
+
+if TYPE_CHECKING:
+    from service.jobs.workers import Worker
+    from service.settings import ServiceSettings
 
 _output = Console()
 
@@ -43,11 +42,15 @@ def worker(
         bool | None, typer.Option(help="Slices of these jobs share the network's batches (GPU).")
     ] = None,
 ) -> None:
-    """Work for the queue of a database until SIGTERM; hosts may join and leave at any time.
+    """Work for the queue of a database, until SIGTERM.
 
-    A step that runs at SIGTERM is finished within the grace time, or done again elsewhere. The
-    work of a host that falls silent is taken over.
+    Hosts may join and leave at any time. A step that runs at SIGTERM is finished within the grace
+    time, or done again elsewhere. The work of a host that falls silent is taken over.
     """
+    from service.jobs import supervisor  # lazy: loads the database's engine
+    from service.logs import configure_logs  # lazy: slow to load
+    from service.settings import load_settings  # lazy: the same
+
     chosen = load_settings(
         data=data, database=database, storage=storage, workers=workers, device=device,
         jobs_at_once=jobs_at_once, share_batches=share_batches,
@@ -59,9 +62,14 @@ def worker(
 def workers(
     database: Database = None,
     data: Data = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """The workers of a queue: where they are, what they do, how much they have done."""
+    """The workers of a queue: where they are, what they do and have done."""
+    from service.jobs.job_table import Jobs  # lazy: loads SQLAlchemy
+    from service.jobs.workers import Workers  # lazy: the same
+    from service.settings import load_settings  # lazy: slow to load
+    from service.store.database import create_database, open_database  # lazy: loads SQLAlchemy
+
     chosen = load_settings(data=data, database=database)
     create_database(chosen.database_url)
     engine = open_database(chosen.database_url)

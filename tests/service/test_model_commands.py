@@ -12,11 +12,10 @@ from typing import NamedTuple
 import pytest
 from safetensors.torch import save_file
 
-from models import registry
+from models import DEFAULT_MODEL, registry
 from models.install import package
 from models.registry import list_models, read_config
 from service import cli
-from service.runs import DEFAULT_MODEL
 from tests.models.edm_fixture import original_state
 from tests.models.model_files import ABOUT, rewrite, write_run
 

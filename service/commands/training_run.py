@@ -1,13 +1,11 @@
-"""The `train` command."""
+"""What `train` does: a training run behind a progress bar."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Literal
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -26,57 +24,17 @@ from service.training.runs import NETWORKS, Ready, TrainingPlan, read_plan, run_
 console = Console(stderr=True)
 
 
-class NetworkSize(StrEnum):
-    """Networks with a recipe."""
-
-    SMALL = "small"
-    BASE = "base"
-
-
-def train(
-    plan: Annotated[
-        Path | None, typer.Argument(help="Training file (TOML); the options below override it.")
-    ] = None,
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(help="Image HDF5, fastMRI volumes, NIfTI, DICOM; may be repeated."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder of the run; resumed if begun.")
-    ] = None,
-    validation: Annotated[
-        list[Path] | None, typer.Option(help="Images of other patients [a tenth of --data's].")
-    ] = None,
-    start_from: Annotated[
-        str | None, typer.Option("--from", help="Model whose weights the run begins with.")
-    ] = None,
-    network: Annotated[
-        NetworkSize | None, typer.Option(help="small runs on a CPU; base wants a GPU.")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps [6000].")] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Patches of 96 x 96 per step [8].")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random [0].")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+def run_training(
+    plan: Path | None,
+    overrides: Mapping[str, object],
+    training: Mapping[str, object],
+    network: Literal["small", "base"] | None,
+    device: str,
+    *,
+    quiet: bool,
 ) -> None:
-    """Train a prior on your own fully sampled images; stop and resume at any time.
-
-    Several GPUs: torchrun --nproc-per-node 4 --module service.cli train PLAN.toml
-    """
-    overrides = {
-        "data": tuple(data) if data else None,
-        "out": out,
-        "validation": tuple(validation) if validation else None,
-        "start_from": start_from,
-    }
-    training = {
-        "network": NETWORKS[network.value] if network else None,
-        "steps": steps,
-        "batch": batch,
-        "seed": seed,
-    }
+    """Train by a plan's file and what overrides it. Raises ModelError."""
+    training = {"network": NETWORKS[network] if network else None, **training}
     chosen = _plan(plan, overrides, training)
     with Process.join(choose_device(device)) as process:
         shown = not quiet and process.first

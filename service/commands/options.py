@@ -1,0 +1,26 @@
+"""Options that several commands have, in the same words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.commands.help import EXPERT
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
+Model = Annotated[str, typer.Option(metavar="NAME", help="Prior, by name; see `models list`.")]
+Slices = Annotated[str | None, typer.Option(metavar="TEXT", help="3, 3:5 or 0,2,4 [all].")]
+FftShift = Annotated[
+    bool | None,
+    typer.Option(
+        help="Move a zero frequency in the corner to the middle [refuse such scans].",
+        rich_help_panel=EXPERT,
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="File to write (HDF5).")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
