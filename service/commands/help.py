@@ -35,6 +35,12 @@ class Help(TyperCommand):
         del formatter  # typer's own; its frames and columns take three lines for each option
         _print_help(self, ctx)
 
+    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        return [
+            piece.strip("{}").upper() if "{" in piece else piece
+            for piece in super().collect_usage_pieces(ctx)
+        ]
+
 
 class HelpGroup(TyperGroup):
     """A group of commands with this help; Ctrl-C is answered, too."""
@@ -53,8 +59,7 @@ class HelpGroup(TyperGroup):
 
 def _print_help(command: TyperCommand | TyperGroup, context: typer.Context) -> None:
     console = Console(highlight=False, markup=False)
-    pieces = command.collect_usage_pieces(context)
-    usage = re.sub(r"\{(\w+)\}", lambda name: name[1].upper(), " ".join(pieces))
+    usage = " ".join(command.collect_usage_pieces(context))
     console.print(Text.assemble("Usage: ", (f"{context.command_path} {usage}", "bold")))
     text = (command.help or "").partition("\f")[0].strip()
     if text:

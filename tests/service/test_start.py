@@ -39,7 +39,7 @@ def loaded(*arguments: str, forbidden: frozenset[str] = HEAVY) -> tuple[int, int
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -85,7 +85,7 @@ def test_help_of_every_command_loads_nothing_heavy() -> None:
         ]
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=600,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
