@@ -3,8 +3,7 @@
     python -m benchmarks folding
 
 `brain_wrap_8ch` at R = 4 (the phantom with two thirds of its field of view where the scans are not
-there), preset `fast`. Each run is judged by the fully sampled combination with its own maps; one
-set cannot even describe that.
+there), preset `fast`. Both are judged by the root of the sum of squares of the fully sampled scan.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from recon.phantom import receive, simulate
 from recon.pipeline import reconstruct
 from recon.posterior import SlicePosterior
 from recon.prior import Prior
-from recon.reference import coil_combination
+from recon.reference import reference_of
 from recon.scan import Scan
 from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
@@ -65,9 +64,8 @@ def run(full: Scan, centre: float, prior: Prior, calibration: CalibrationSetting
     settings = Settings(preset="fast", calibration=calibration)
     events = list(reconstruct(scan, prior, settings, [0]))
     posterior = next(event for event in events if isinstance(event, SlicePosterior))
-    reference = coil_combination(full, mask, calibration)[0]
-    unseen = 1 - np.count_nonzero(scan.mask) / np.count_nonzero(full.mask)
-    judged = evaluate([posterior], reference[None], unseen).slices[0]
+    reference = reference_of(full, mask)
+    judged = evaluate([posterior], reference).slices[0]
     check = posterior.self_check
     scores = {
         "coarse PSNR": judged.coarse.psnr,
@@ -79,7 +77,7 @@ def run(full: Scan, centre: float, prior: Prior, calibration: CalibrationSetting
         "cover90": judged.predicted_90,
         "self-check std": check.residual_std if check else float("nan"),
     }
-    return Run(posterior, reference, scores)
+    return Run(posterior, reference.images[0], scores)
 
 
 def experiment() -> dict[str, Run]:

@@ -27,13 +27,13 @@ from benchmarks.record import Check, Outcome, publish
 from benchmarks.shared_slice import Case, undersampled
 from models.registry import load_prior
 from recon import diagnostics
-from recon.calibration import calibrate, compress, noise_model
+from recon.calibration import calibrate
 from recon.chains import Advance, Draws, run_chains
 from recon.evaluation import volume_scores
 from recon.paths import PriorPath
 from recon.preparation import PILOT, PreparedSlice, fit_noise, inverse_problem, prepare, prior_of
 from recon.prior import Prior
-from recon.reference import coil_combination
+from recon.reference import Combination, model_of, reference_of
 from recon.schedule import PRESETS, STEP, Preset
 from recon.settings import Settings
 from service.runs import DEFAULT_MODEL
@@ -107,7 +107,7 @@ class Judge:
     inside: np.ndarray
 
     def __call__(self, images: Tensor) -> tuple[float, float]:
-        pictures = self.current.problem.operator.picture(images)
+        pictures = self.current.picture(images)
         mean = self.current.in_input_units(pictures.flatten(0, 1).mean(dim=0))
         magnitude = pictures.abs()
         worth = diagnostics.independent_draws(magnitude, torch.from_numpy(self.inside))
@@ -128,13 +128,12 @@ def finished(run: Iterator[Advance]) -> object:
 def points(case: Case, prior: Prior) -> Iterator[Point]:
     """All points of a scan; the first is `thorough` itself."""
     (full, scan), settings = undersampled(case), Settings(preset="thorough")
-    model = compress(noise_model(scan)[0], scan, settings.calibration)
-    calibration = calibrate(scan, 0, model)
+    calibration = calibrate(scan, 0, model_of(scan, settings.calibration))
     raw = inverse_problem(calibration, torch.device("cpu"))
     prior = prior_of(prior, raw)
     current = finished(fit_noise(prepare(calibration, raw, 0, prior, settings), prior, settings))
     assert isinstance(current, PreparedSlice)
-    reference = coil_combination(full, scan.mask)[0]
+    reference = reference_of(full, scan.mask, Combination.SENSE).images[0]
     judge = Judge(current, reference, diagnostics.object_mask(np.abs(reference)))
 
     def drawn(preset: Preset, schedule: Schedule) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from models.registry import load_prior
 from models.training_data import ImageFile, SliceSet
-from recon.calibration import calibrate, noise_model
+from recon.calibration import CalibrationSettings, calibrate
 from recon.choices import PatternName
 from recon.coarse import l1_wavelet
 from recon.evaluation import evaluate, volume_scores
@@ -35,7 +35,7 @@ from recon.pipeline import reconstruct
 from recon.posterior import SlicePosterior
 from recon.preparation import inverse_problem
 from recon.prior import Prior
-from recon.reference import coil_combination
+from recon.reference import model_of, reference_of
 from recon.scan import Scan
 from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
@@ -97,13 +97,12 @@ class Timed:
 
 def best_l1(scan: Scan, reference: np.ndarray) -> tuple[float, np.ndarray]:
     """Best of four L1-wavelet reconstructions of slice 0, (lambda in noise units, image)."""
-    model, _ = noise_model(scan)
-    calibration = calibrate(scan, 0, model)
+    calibration = calibrate(scan, 0, model_of(scan, CalibrationSettings()))
     problem = inverse_problem(calibration, torch.device("cpu"))
     tried = []
     for weight in LAMBDAS:
         found = l1_wavelet(problem, weight * calibration.noise_std, 100)
-        image = problem.operator.picture(found).numpy()
+        image = calibration.unit * calibration.sensitivity.picture(found).numpy()
         tried.append((volume_scores(reference, image[None]).psnr, weight, image))
     _, weight, image = max(tried, key=lambda each: each[0])
     return weight, image * calibration.phase
@@ -126,16 +125,15 @@ def run_case(
     shape = (full.mask.shape[0], full.mask.shape[1])
     mask = undersampling_mask(shape, case.pattern, case.acceleration, case.center_fraction, 0)
     scan = undersample(full, mask)
-    reference = coil_combination(full, scan.mask)
+    reference = reference_of(full, scan.mask)
     timed = Timed(prior)
     started = time.perf_counter()
     events = list(reconstruct(scan, timed, settings, [0]))
     seconds = time.perf_counter() - started
     posterior = next(event for event in events if isinstance(event, SlicePosterior))
-    unseen = 1 - np.count_nonzero(scan.mask) / np.count_nonzero(full.mask)
-    scores = evaluate([posterior], reference, unseen).slices[0]
-    weight, image = best_l1(scan, reference[:1])
-    wavelet = volume_scores(reference[:1], image[None])
+    scores = evaluate([posterior], reference).slices[0]
+    weight, image = best_l1(scan, reference.images[:1])
+    wavelet = volume_scores(reference.images[:1], image[None])
     check = posterior.self_check
     row: dict[str, object] = {
         "case": case.name,
@@ -163,7 +161,7 @@ def run_case(
         "outside network": round(1 - timed.seconds / seconds, 3),
         "network s per image": round(timed.seconds / timed.images, 4),
     }
-    return row, posterior, reference[0]
+    return row, posterior, reference.images[0]
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.samplers import Denoiser
 from recon import diagnostics
-from recon.calibration import CalibrationSettings, calibrate, compress, noise_model, scaled
+from recon.calibration import CalibrationSettings, calibrate, scaled
 from recon.evaluation import ImageScores, evaluate, volume_scores
 from recon.io.files import read_scan
 from recon.operators import FourierOperator
@@ -22,9 +22,10 @@ from recon.pipeline import reconstruct
 from recon.posterior import QUANTILE_LEVELS, SlicePosterior
 from recon.preparation import inverse_problem
 from recon.prior import Prior
-from recon.reference import coil_combination
+from recon.reference import Combination, Reference, model_of, reference_of
 from recon.sampler import InverseProblem
 from recon.scan import Scan
+from recon.sensitivity import Sensitivity
 from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
 
@@ -57,8 +58,10 @@ class SharedSlice:
     scan: Scan
     problem: InverseProblem
     """In internal units: the 99th percentile of the coarse image is 1."""
+    sensitivity: Sensitivity
+    """From images of the problem to pictures."""
     factor: np.ndarray
-    """(rows, columns) complex: internal images times this are in the units of a result."""
+    """(rows, columns) complex: internal pictures times this are in the units of a result."""
     reference: np.ndarray
     """(rows, columns) complex64, the fully sampled combination in internal units."""
     unseen: float
@@ -95,8 +98,7 @@ def prepare(
 ) -> SharedSlice:
     """The slice of a case. `levels` may keep the noise std and the scale that our pilot found."""
     full, scan = undersampled(case)
-    model = compress(noise_model(scan)[0], scan, CalibrationSettings())
-    calibration = calibrate(scan, 0, model)
+    calibration = calibrate(scan, 0, model_of(scan, CalibrationSettings()))
 
     def found() -> tuple[float, float]:
         settings = Settings(preset="fast", samples=2, self_check=False)
@@ -105,13 +107,15 @@ def prepare(
         return posterior.noise_std / posterior.scale, posterior.scale
 
     noise_std, scale = levels(found)
-    inner = inverse_problem(scaled(calibration, scale), torch.device("cpu"))
+    inner = inverse_problem(scaled(calibration, scale / calibration.unit), torch.device("cpu"))
     problem = InverseProblem(inner.operator, inner.solver, inner.measurement, noise_std)
     factor = scale * calibration.phase
-    reference = coil_combination(full, scan.mask)[0] / factor
+    reference = reference_of(full, scan.mask, Combination.SENSE).images[0] / factor
     inside = diagnostics.object_mask(np.abs(reference))
     unseen = 1 - np.count_nonzero(scan.mask) / np.count_nonzero(full.mask)
-    return SharedSlice(case, scan, problem, factor, reference, unseen, inside)
+    return SharedSlice(
+        case, scan, problem, calibration.sensitivity, factor, reference, unseen, inside
+    )
 
 
 def picture_scores(shared: SharedSlice, picture: Tensor) -> ImageScores:
@@ -121,7 +125,7 @@ def picture_scores(shared: SharedSlice, picture: Tensor) -> ImageScores:
 
 def image_scores(shared: SharedSlice, image: Tensor) -> dict[str, float]:
     """PSNR, SSIM, NMSE and chi2 of one image of the problem."""
-    scores = picture_scores(shared, shared.problem.operator.picture(image))
+    scores = picture_scores(shared, shared.sensitivity.picture(image))
     chi2 = float(shared.problem.chi2(image[None])[0])
     return {"PSNR": scores.psnr, "SSIM": scores.ssim, "NMSE": scores.nmse, "chi2": chi2}
 
@@ -137,7 +141,7 @@ def sample_scores(
     """
     if result is None:
         chi2 = float(shared.problem.chi2(samples).mean())
-        samples = shared.problem.operator.picture(samples)
+        samples = shared.sensitivity.picture(samples)
     else:
         chi2 = float(result.chi2_per_coil.mean())
     magnitude = samples.abs()
@@ -146,7 +150,9 @@ def sample_scores(
     else:
         ends = torch.from_numpy(result.quantiles) / result.scale
     posterior = _posterior(shared, samples, ends.numpy())
-    judged = evaluate([posterior], shared.reference[None], shared.unseen).slices[0]
+    noise = np.float32(shared.unseen**0.5) * shared.sensitivity.of_picture[None]
+    reference = Reference(shared.reference[None], noise, np.zeros_like(noise))
+    judged = evaluate([posterior], reference).slices[0]
     return {
         "sample PSNR": judged.sample.psnr,
         "sample SSIM": judged.sample.ssim,
@@ -170,7 +176,8 @@ def calibration_ratio(shared: SharedSlice, samples: Tensor) -> float:
     inside = torch.from_numpy(shared.inside)
     variance = float(samples.var(dim=0)[inside].mean())
     error = samples.mean(dim=0) - torch.from_numpy(shared.reference)
-    receiver = 2 * shared.problem.noise_std**2 * shared.unseen
+    gain = float(np.mean(shared.sensitivity.of_picture[shared.inside] ** 2))
+    receiver = 2 * shared.problem.noise_std**2 * shared.unseen * gain
     squared = float(error.abs().square()[inside].mean()) - variance / len(samples) - receiver
     return variance / squared if squared > 0 else math.nan
 
@@ -192,6 +199,7 @@ def _posterior(shared: SharedSlice, samples: Tensor, ends: np.ndarray) -> SliceP
         effective_samples=empty,
         chi2_per_coil=np.ones(1, np.float32),
         object_mask=shared.inside,
+        sensitivity=shared.sensitivity.of_picture,
         noise_std=shared.problem.noise_std,
         scale=1.0,
         evaluations=0,

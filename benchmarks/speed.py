@@ -26,12 +26,13 @@ from matplotlib.figure import Figure
 
 from benchmarks.record import Check, Outcome, Row, publish
 from models.registry import load_prior
-from recon.calibration import CalibrationSettings, calibrate, noise_model
+from recon.calibration import CalibrationSettings, calibrate
 from recon.chains import ChainPlan, run_chains
 from recon.choices import PatternName
 from recon.phantom import simulate
 from recon.preparation import inverse_problem, prepare
 from recon.prior import Prior
+from recon.receivers import noise_model
 from recon.sampler import InverseProblem
 from recon.schedule import PRESETS, Preset
 from recon.settings import Settings

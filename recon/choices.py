@@ -10,5 +10,7 @@ CoarseName = Literal["cg-sense", "zero-filled", "l1-wavelet"]
 """The first reconstruction: `recon.coarse.CoarseMethod`."""
 PathName = Literal["prior", "measurement"]
 """What annealed Langevin follows."""
+CombinationName = Literal["rss", "sense"]
+"""How a reference's coils become one picture: `recon.reference.Combination`."""
 PatternName = Literal["equispaced", "random", "poisson"]
 """Which samples an undersampled scan keeps: `recon.undersampling`."""

@@ -80,7 +80,7 @@ class Comparison:
 def compare(
     posterior: SlicePosterior, reference: NDArray[np.complex64], unseen: float
 ) -> Comparison:
-    """One slice beside its fully sampled `reference` (rows, columns), in the same units.
+    """One slice beside its fully sampled combination (rows, columns) by the same coil maps.
 
     `unseen` is the share of the reference's k-space samples that the result was not made from.
     Raises ScanError where shapes differ.
@@ -95,16 +95,15 @@ def compare(
     ends = posterior.quantiles[:, inside]
     middle = _middle(ends)
     below = true < middle
-    count = int(np.count_nonzero(inside))
     # White noise stays white of the same std in a combination with sum |S|^2 = 1.
-    noise = posterior.noise_std * unseen**0.5
+    noise = posterior.noise_std * unseen**0.5 * posterior.sensitivity[inside]
     columns = (
         true - middle,
         np.where(below, middle - ends[1], ends[2] - middle),
         np.where(below, middle - ends[0], ends[3] - middle),
         true - np.abs(posterior.mean[inside]),
         posterior.magnitude_std[inside],
-        np.full(count, noise),
+        noise,
     )
     return Comparison(*(np.asarray(column, np.float32) for column in columns))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import fastmri.evaluate
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from recon.errors import ScanError
+from recon.io.result_layout import centre_crop
 from recon.posterior import QUANTILE_LEVELS, SlicePosterior
+from recon.reference import Reference
 
 RHAT_LIMIT = 1.1
 _SSIM_WINDOW = 7
@@ -44,8 +46,8 @@ class Judgement:
     """Share of object pixels whose reference magnitude lies in the 50 % interval."""
     coverage_90: float
     predicted_50: float
-    """The same for intervals of the *noisy* reference: of the image and the reference's noise in
-    those samples that the result had not seen."""
+    """The same for intervals of the *noisy* reference: of the image and the reference's own noise
+    (`Reference.noise` and `floor`)."""
     predicted_90: float
     rhat_share: float
     """Share of object pixels with R-hat below `RHAT_LIMIT`; NaN with a single sample."""
@@ -91,52 +93,67 @@ def slice_scores(reference: Image, image: Image) -> tuple[ImageScores, ...]:
 
 
 def evaluate(
-    posteriors: Sequence[SlicePosterior], reference: Image, unseen: float = 0.0
+    posteriors: Sequence[SlicePosterior],
+    reference: Reference,
+    shape: tuple[int, int] | None = None,
 ) -> Evaluation:
-    """Compare posteriors with the fully sampled `reference` (slices, rows, columns).
+    """Compare posteriors with the fully sampled `reference`.
 
     The reference holds all slices of the scan, in the units of the posteriors: each posterior is
     compared with the slice of its `index`. The volume is made of the slices that were
-    reconstructed. `unseen` is the share of the reference's k-space samples that the results were
-    not made from: their receiver noise is in the reference, but no image explains it; 0 for a
-    reference without noise. Raises ScanError where results and reference do not fit each other.
+    reconstructed. `shape` (rows, columns) cuts the middle out of both first, as fastMRI does with
+    oversampled rows. Raises ScanError where results and reference do not fit each other.
     """
     if not posteriors:
         raise ScanError("nothing-to-evaluate", "the result holds no slice to evaluate")
+    images = reference.images
     for posterior in posteriors:
-        fits = reference.ndim == 3 and reference.shape[1:] == posterior.mean.shape
-        if not fits or not 0 <= posterior.index < len(reference):
+        fits = images.ndim == 3 and images.shape[1:] == posterior.mean.shape
+        if not fits or not 0 <= posterior.index < len(images):
             raise ScanError(
                 "reference-shape",
-                f"the reference has shape {reference.shape}; it must be (slices, rows, columns) "
+                f"the reference has shape {images.shape}; it must be (slices, rows, columns) "
                 f"and hold slice {posterior.index} with {posterior.mean.shape} pixels",
             )
-    true = np.abs(reference[[p.index for p in posteriors]])
+    chosen = [p.index for p in posteriors]
+    levels = np.array([p.noise_std for p in posteriors])[:, None, None]
+    noise = centre_crop(levels * reference.noise[chosen], shape)
+    floor = centre_crop(levels**2 * reference.floor[chosen], shape)
+    true = centre_crop(np.abs(images[chosen]), shape)
+    posteriors = [_cropped(posterior, shape) for posterior in posteriors]
     samples = _sample_scores(posteriors, true)
     mean = np.stack([p.mean for p in posteriors])
     coarse = np.stack([p.coarse for p in posteriors])
     per_slice = zip(slice_scores(true, mean), slice_scores(true, coarse), samples[1], strict=True)
+    volume = (volume_scores(true, mean), volume_scores(true, coarse), samples[0])
     return Evaluation(
-        volume=_judge(
-            posteriors,
-            true,
-            unseen,
-            volume_scores(true, mean),
-            volume_scores(true, coarse),
-            samples[0],
-        ),
+        volume=_judge(posteriors, true, noise, floor, *volume),
         slices=tuple(
-            _judge(posteriors[k : k + 1], true[k : k + 1], unseen, *scores)
-            for k, scores in enumerate(per_slice)
+            _judge([posterior], true[k][None], noise[k][None], floor[k][None], *scores)
+            for k, (posterior, scores) in enumerate(zip(posteriors, per_slice, strict=True))
         ),
-        indices=tuple(p.index for p in posteriors),
+        indices=tuple(chosen),
+    )
+
+
+def _cropped(posterior: SlicePosterior, shape: tuple[int, int] | None) -> SlicePosterior:
+    """The middle of what is compared."""
+    return replace(
+        posterior,
+        mean=centre_crop(posterior.mean, shape),
+        samples=centre_crop(posterior.samples, shape),
+        coarse=centre_crop(posterior.coarse, shape),
+        quantiles=centre_crop(posterior.quantiles, shape),
+        rhat=centre_crop(posterior.rhat, shape),
+        object_mask=centre_crop(posterior.object_mask, shape),
     )
 
 
 def _judge(
     posteriors: Sequence[SlicePosterior],
     true: NDArray[Any],
-    unseen: float,
+    noise: NDArray[Any],
+    floor: NDArray[Any],
     mean: ImageScores,
     coarse: ImageScores,
     sample: ImageScores,
@@ -144,10 +161,8 @@ def _judge(
     """Join the scores with what is counted over the object pixels of these slices."""
     inside = np.stack([p.object_mask for p in posteriors])
     ends = np.stack([p.quantiles for p in posteriors], axis=1)
-    # White noise stays white of the same std in a combination with sum |S|^2 = 1.
-    noise = np.array([p.noise_std * unseen**0.5 for p in posteriors])
     coverage_90, coverage_50 = _coverage(ends, true, inside)
-    predicted_90, predicted_50 = _coverage(_with_noise(ends, noise), true, inside)
+    predicted_90, predicted_50 = _coverage(_with_noise(ends, noise, floor), true, inside)
     rhat = np.stack([p.rhat for p in posteriors])[inside]
     return Judgement(
         mean=mean,
@@ -174,12 +189,18 @@ def _coverage(
     )
 
 
-def _with_noise(ends: NDArray[Any], noise: NDArray[np.float64]) -> NDArray[Any]:
-    """Intervals widened by independent noise of the given std per slice, as of Gaussians."""
+def _with_noise(
+    ends: NDArray[Any], noise: NDArray[np.float64], floor: NDArray[np.float64]
+) -> NDArray[Any]:
+    """Intervals (4, slices, rows, columns) of magnitudes that have noise of their own.
+
+    Widened by independent noise of that std, as of Gaussians, and raised by the energy `floor`.
+    """
     middle = (ends[1] + ends[2]) / 2
     scores = stats.norm.ppf(QUANTILE_LEVELS)[:, None, None, None]
-    reach = np.hypot(ends - middle, scores * noise[:, None, None])
-    return np.asarray(middle + np.sign(scores) * reach)
+    reach = np.hypot(ends - middle, scores * noise)
+    noisy = np.maximum(middle + np.sign(scores) * reach, 0)
+    return np.asarray(np.sqrt(noisy**2 + floor))
 
 
 def _sample_scores(

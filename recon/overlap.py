@@ -56,15 +56,19 @@ class Overlap:
         strip = images.index_select(self.axis, self.positions)
         return torch.cat([images, strip], dim=self.axis)
 
-    def joined(self, images: Tensor) -> Tensor:
+    def joined(self, images: Tensor, coherence: Tensor | None = None) -> Tensor:
         """One picture (..., rows, columns): the root of the sum of squares of both places.
 
-        The two maps of a voxel are orthogonal, so that it is what all coils saw there; its phase is
-        that of the places' sum.
+        Whitened maps of a voxel are orthogonal, so that it is what all coils saw there. For others
+        `coherence`, of the strip's shape, is the inner product of the two, of length one each. The
+        phase is that of the places' sum.
         """
         inside, strip = self.split(images)
         below = inside.index_select(self.axis, self.positions)
-        both = torch.hypot(below.abs(), strip.abs()) * torch.sgn(below + strip)
+        energy = below.abs().square() + strip.abs().square()
+        if coherence is not None:
+            energy = energy + 2 * (below.conj() * coherence * strip).real
+        both = energy.clamp_min(0).sqrt() * torch.sgn(below + strip)
         return inside.index_copy(self.axis, self.positions, both)
 
     def padded(self, images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon.calibration import calibrate, compress, noise_model, scaled
+from recon.calibration import calibrate, scaled
 from recon.chains import Advance, run_chains
 from recon.coarse import CoarseMethod, coarse_reconstruction
 from recon.errors import ScanError
@@ -27,7 +27,7 @@ from recon.preparation import (
     prior_of,
 )
 from recon.prior import Prior
-from recon.sampler import InverseProblem
+from recon.receivers import compress, noise_model
 from recon.scan import Scan
 from recon.schedule import Preset
 from recon.selfcheck import hold_out, hold_out_readouts, judge
@@ -54,8 +54,8 @@ class Progress:
     stage: str
     fraction: float
     estimates: Tensor | None = None
-    """(chains, rows, columns): what the network takes the chains' images to be, in internal units;
-    only while the chains run whose draws are kept."""
+    """(chains, rows, columns): what the network takes the chains' images to be, as all coils see
+    them and in internal units; only while the chains run whose draws are kept."""
 
 
 Event = CoarseReady | Progress | SlicePosterior
@@ -86,15 +86,17 @@ def reconstruct(
                 "no-such-slice", f"slice {index} of a scan with {scan.kspace.shape[0]} slices"
             )
     model, noise_warnings = noise_model(scan)
-    model = compress(model, scan, settings.calibration)
+    model = compress(
+        model, scan, settings.calibration.compress_above, settings.calibration.compression_energy
+    )
     for index in chosen:
         yield Progress(index, "calibration", 0.0)
         calibration = calibrate(scan, index, model, settings.calibration)
         raw = inverse_problem(calibration, torch.device(device))
         sliced = prior_of(prior, raw)
         current = prepare(calibration, raw, index, prior, settings)
-        yield CoarseReady(index, current.shown(current.coarse))
-        budget = _Budget(raw, index, settings)
+        yield CoarseReady(index, current.in_input_units(current.picture(current.coarse)))
+        budget = _Budget(current, settings)
         current = yield from budget.follow(fit_noise(current, sliced, settings), PILOT)
         current = replace(current, warnings=noise_warnings + current.warnings)
         draws = yield from budget.follow(
@@ -124,9 +126,9 @@ def work(settings: Settings) -> int:
 class _Budget:
     """Turns evaluations into a fraction of the slice's work."""
 
-    def __init__(self, problem: InverseProblem, index: int, settings: Settings) -> None:
-        self.problem = problem
-        self.index = index
+    def __init__(self, current: PreparedSlice, settings: Settings) -> None:
+        self.picture = current.picture
+        self.index = current.index
         self.total = work(settings)
         self.done = 0
         self.fraction = 0.0
@@ -151,7 +153,7 @@ class _Budget:
                 self.total += planned.chains
             # The bar waits where the whole grows; it never falls.
             self.fraction = max(self.fraction, min(self.done / self.total, 0.99))
-            estimates = self.problem.operator.picture(advance.denoised) if shown else None
+            estimates = self.picture(advance.denoised) if shown else None
             yield Progress(self.index, advance.stage, self.fraction, estimates)
 
 

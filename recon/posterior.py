@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+UNITS = "root sum of squares of the coils as received"
+"""Of every magnitude in a result."""
 QUANTILE_LEVELS = (0.05, 0.25, 0.75, 0.95)
 """Levels stored per pixel: the ends of the 90 % and the 50 % interval."""
 MANY_DRAWS = 40
@@ -27,8 +29,9 @@ class SelfCheck:
 
 @dataclass(frozen=True)
 class SlicePosterior:
-    """Posterior of one slice, in the units of the (whitened) input k-space.
+    """Posterior of one slice, in input units.
 
+    Magnitudes are those of a root of the sum of squares over the coils as they were received.
     Maps are float32 (rows, columns) unless said; images complex64.
     """
 
@@ -53,10 +56,14 @@ class SlicePosterior:
     """(coils,) mean squared residual of acquired samples over the noise variance; 1 when right."""
     object_mask: NDArray[np.bool_]
     """(rows, columns): where there is signal to judge."""
+    sensitivity: NDArray[np.float32]
+    """Smooth factor that is in all of the above, from images in the metric of the noise to those of
+    the coils as received (`recon.sensitivity`); zero where no coil sees, and there all is zero."""
     noise_std: float
-    """Noise per real component of the whitened k-space, in input units."""
+    """Noise per real component of the whitened k-space, in input units: times `sensitivity` it is
+    that of an optimal coil combination of all samples."""
     scale: float
-    """Input units per internal unit."""
+    """Input units per internal unit, before `sensitivity`."""
     evaluations: int
     """Network evaluations per chain."""
     converged: bool

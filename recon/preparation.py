@@ -37,22 +37,27 @@ class PreparedSlice:
 
     index: int
     calibration: Calibration
-    """In input units."""
     raw: InverseProblem
-    """In input units, as `inverse_problem` gave it."""
+    """In units of the calibration, as `inverse_problem` gave it."""
     problem: InverseProblem
     coarse: Tensor
     plan: ChainPlan
     scale: float
+    """Units of the calibration per internal unit."""
     warnings: tuple[str, ...]
 
-    def shown(self, images: Tensor) -> NDArray[np.complex64]:
-        """Images of the problem as pictures in input units, with their phase put back."""
-        return self.in_input_units(self.problem.operator.picture(images))
+    @property
+    def input_scale(self) -> float:
+        """Input units per internal unit."""
+        return self.scale * self.calibration.unit
+
+    def picture(self, images: Tensor) -> Tensor:
+        """Images of the problem as all coils see them (`recon.sensitivity`), internal units."""
+        return self.calibration.sensitivity.picture(images)
 
     def in_input_units(self, pictures: Tensor) -> NDArray[np.complex64]:
         """Pictures (..., rows, columns) in input units, with their phase put back."""
-        array = pictures.cpu().numpy() * (self.scale * self.calibration.phase)
+        array = pictures.cpu().numpy() * (self.input_scale * self.calibration.phase)
         return np.asarray(array, dtype=np.complex64)
 
 

@@ -21,7 +21,7 @@ def _numpy(values: Tensor, scale: float = 1.0) -> NDArray[np.float32]:
 
 def summarise(current: PreparedSlice, draws: Draws) -> SlicePosterior:
     """Mean, spread, intervals and diagnostics of all draws, in input units; no self-check yet."""
-    pictures = current.problem.operator.picture(draws.images)
+    pictures = current.picture(draws.images)
     pooled = pictures.flatten(0, 1)
     magnitude = pictures.abs()
     mean = pooled.mean(dim=0)
@@ -34,12 +34,13 @@ def summarise(current: PreparedSlice, draws: Draws) -> SlicePosterior:
     converged, warnings = _verdict(rhat[inside], chi2)
     if draws.step < current.plan.step:
         warnings = (*warnings, "The chains were unstable once and were run with half the step.")
-    scale = current.scale
+    scale = current.input_scale
     return SlicePosterior(
         index=current.index,
         mean=current.in_input_units(mean),
         samples=current.in_input_units(pictures[:, -1]),
-        coarse=current.shown(current.coarse),
+        coarse=current.in_input_units(current.picture(current.coarse)),
+        sensitivity=current.calibration.sensitivity.of_picture,
         magnitude_std=_numpy(std, scale),
         phase_std=_numpy(diagnostics.circular_std(pooled)),
         quantiles=_numpy(quantiles, scale),

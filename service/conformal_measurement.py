@@ -41,7 +41,7 @@ from recon.phantom import receive
 from recon.pipeline import reconstruct
 from recon.posterior import SlicePosterior
 from recon.prior import Prior
-from recon.reference import coil_combination
+from recon.reference import Combination, reference_of
 from recon.scan import Scan
 from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
@@ -264,9 +264,9 @@ def _compare(
         else:
             yield Working(full.name, index, protocol, getattr(event, "fraction", 0.0))
     assert posterior is not None
-    reference = coil_combination(scan, seen.mask, protocol.settings.calibration)[0]
+    reference = reference_of(scan, seen.mask, Combination.SENSE, protocol.settings.calibration)
     unseen = 1 - np.count_nonzero(seen.mask) / np.count_nonzero(scan.mask)
-    return compare(posterior, reference, unseen), seen.acceleration
+    return compare(posterior, reference.images[0], unseen), seen.acceleration
 
 
 def _key(full: FullFile, index: int, protocol: Protocol) -> str:

@@ -27,8 +27,8 @@ from recon.io.files import (
 )
 from recon.pipeline import Event, reconstruct
 from recon.planes import ATTRIBUTE as IMAGE_PLANES
-from recon.posterior import SlicePosterior
-from recon.reference import coil_combination
+from recon.posterior import UNITS, SlicePosterior
+from recon.reference import Combination, Reference, reference_of
 from recon.scan import Scan
 from recon.settings import Settings
 from service.conformal_scaling import attributes_of, factor_for, sentence_of, widen_all
@@ -172,13 +172,14 @@ def provenance(
         "steps": settings.resolved.evaluations,
         "acceleration": scan.acceleration,
         "compress_above": settings.calibration.compress_above,
+        "units": UNITS,
     }
 
 
 def evaluate_files(
-    result: Path, full: Path
-) -> tuple[Evaluation, list[SlicePosterior], np.ndarray, str | None]:
-    """Scores of a result against the coil combination of the fully sampled scan.
+    result: Path, full: Path, combination: Combination = Combination.ROOT_SUM_OF_SQUARES
+) -> tuple[Evaluation, list[SlicePosterior], Reference, str | None]:
+    """Scores of a result against the fully sampled scan, inside the matrix that its header keeps.
 
     The last is what the result says of a conformal factor in it.
     """
@@ -197,7 +198,6 @@ def evaluate_files(
         raise ScanError(
             "reference-undersampled", "the reference must hold more samples than the result used"
         )
-    reference = coil_combination(scan, mask, settings)
-    unseen = 1 - np.count_nonzero(mask) / np.count_nonzero(scan.mask)
-    scores = evaluate(posteriors, reference, unseen)
+    reference = reference_of(scan, mask, combination, settings)
+    scores = evaluate(posteriors, reference, scan.geometry.recon_shape)
     return scores, posteriors, reference, sentence_of(attributes)

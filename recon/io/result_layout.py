@@ -14,6 +14,7 @@ from recon.posterior import SelfCheck, SlicePosterior
 
 SCHEMA = "mri-posterior/result/1"
 
+_SENSITIVITY = "sensitivity"
 STACKED: dict[str, tuple[str, type[np.generic]]] = {
     "mean": ("mean", np.complex64),
     "coarse": ("coarse", np.complex64),
@@ -25,6 +26,7 @@ STACKED: dict[str, tuple[str, type[np.generic]]] = {
     "quality/effective_samples": ("effective_samples", np.float32),
     "quality/chi2_per_coil": ("chi2_per_coil", np.float32),
     "quality/object_mask": ("object_mask", np.bool_),
+    _SENSITIVITY: ("sensitivity", np.float32),
     "slice/index": ("index", np.int64),
     "slice/noise_std": ("noise_std", np.float64),
     "slice/scale": ("scale", np.float64),
@@ -81,6 +83,9 @@ def posteriors_from_layout(
     """The inverse of `result_arrays` and `warnings_text`. Raises ScanError."""
     if attributes.get("schema") != SCHEMA:
         raise ScanError("not-a-result", f"this file is not a result; its schema is not '{SCHEMA}'")
+    if _SENSITIVITY not in arrays and "mean" in arrays:
+        # Written before results were in units of the root of the sum of squares: no factor is in.
+        arrays = {**arrays, _SENSITIVITY: np.ones(arrays["mean"].shape, np.float32)}
     _check_shapes(arrays)
     try:
         warnings = _warnings_by_slice(str(attributes.get("warnings", "[]")))
@@ -94,16 +99,16 @@ def posteriors_from_layout(
 
 
 def centre_crop(images: NDArray[Any], shape: tuple[int, int] | None) -> NDArray[Any]:
-    """(slices, rows, columns) cut to the middle `shape`, or left where they are smaller.
+    """(..., rows, columns) cut to the middle `shape`, or left where they are smaller.
 
     Offsets are those of fastMRI's `center_crop`.
     """
     if shape is None:
         return images
-    rows, columns = (min(want, have) for want, have in zip(shape, images.shape[1:], strict=True))
-    top = (images.shape[1] - rows) // 2
-    left = (images.shape[2] - columns) // 2
-    return images[:, top : top + rows, left : left + columns]
+    rows, columns = (min(want, have) for want, have in zip(shape, images.shape[-2:], strict=True))
+    top = (images.shape[-2] - rows) // 2
+    left = (images.shape[-1] - columns) // 2
+    return images[..., top : top + rows, left : left + columns]
 
 
 def _check_shapes(arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -57,7 +57,7 @@ def demo(
         )
     evaluation, _, reference, _ = evaluate_files(result, full)
     save_figure(folder / "posterior.png", posteriors[0])
-    save_figure(folder / "against-truth.png", posteriors[0], reference[0])
+    save_figure(folder / "against-truth.png", posteriors[0], reference.images[0])
     if not quiet:
         print_posteriors(posteriors, _output)
         print_evaluation(evaluation, _output)

@@ -20,7 +20,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from service.exports.dicom_header import from_header
-from service.exports.images import NOT_FOR_DIAGNOSIS, ResultImages, unique_id
+from service.exports.images import NOT_FOR_DIAGNOSIS, Attributes, ResultImages, unique_id
 
 _PEAK = 65535
 _NO_UNITS = Code("1", "UCUM", "no units")
@@ -95,7 +95,9 @@ def _mr_image(
     top = max(float(np.percentile(pixels, 99.5)), 2.0)
     dataset.WindowCenter, dataset.WindowWidth = f"{top / 2:.1f}", f"{top:.1f}"
     dataset.PixelData = pixels.tobytes()
-    dataset.RealWorldValueMappingSequence = [_mapping(product, (0, _PEAK), slope)]
+    dataset.RealWorldValueMappingSequence = [
+        _mapping(product, (0, _PEAK), slope, images.attributes)
+    ]
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return dataset
@@ -162,7 +164,7 @@ def _parametric_map(
         software_versions=str(images.attributes.get("software_version", "unknown")),
         device_serial_number="0",
         contains_recognizable_visual_features=True,
-        real_world_value_mappings=[_mapping("std", (0.0, peak), 1.0)],
+        real_world_value_mappings=[_mapping("std", (0.0, peak), 1.0, images.attributes)],
         voi_lut_transformations=[window],
         content_label="POSTERIOR_STD",
         content_description=NOT_FOR_DIAGNOSIS,
@@ -175,10 +177,12 @@ def _parametric_map(
     return map_
 
 
-def _mapping(product: str, mapped: tuple[float, float], slope: float) -> RealWorldValueMapping:
+def _mapping(
+    product: str, mapped: tuple[float, float], slope: float, attributes: Attributes
+) -> RealWorldValueMapping:
     return RealWorldValueMapping(
         lut_label="POSTERIOR_" + product.upper(),
-        lut_explanation="signal in the scanner's units",
+        lut_explanation=str(attributes.get("units", "signal in the scanner's units"))[:64],
         unit=_NO_UNITS,
         value_range=mapped,
         slope=slope,

@@ -52,12 +52,15 @@ class ResultImages:
         say = self.attributes.get
         applied = sentence_of(self.attributes)
         told = "" if applied is None else f"; {applied}"
+        units = (
+            "" if "units" not in self.attributes else f"; magnitudes: {self.attributes['units']}"
+        )
         return (
             f"Posterior mean and standard deviation of {say('samples', '?')} samples, "
             f"{say('sampler', 'unknown sampler')}, {say('steps', '?')} steps, "
             f"acceleration {float(say('acceleration', 0)):.3g}, "
             f"model {say('model_id', '?')} sha256 {say('model_sha256', '?')}, "
-            f"seed {say('seed', '?')}, software {say('software_version', '?')}{told}"
+            f"seed {say('seed', '?')}, software {say('software_version', '?')}{units}{told}"
         )
 
     def volumes(self) -> list[list[int]]:

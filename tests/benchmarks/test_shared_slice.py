@@ -14,11 +14,13 @@ from benchmarks.samplers import Denoiser
 from benchmarks.shared_slice import Case, SharedSlice, sample_scores
 from benchmarks.single_images import bart, methods, wavelet
 from models.denoiser import NetworkPrior
-from recon.calibration import calibrate, noise_model
+from recon.calibration import calibrate
 from recon.operators import CartesianSense, fft2c
 from recon.phantom import simulate
 from recon.preparation import inverse_problem, prior_of
+from recon.receivers import noise_model
 from recon.sampler import InverseProblem
+from recon.sensitivity import Sensitivity
 from tests.problems import folded_scan
 
 SIDE, SPREAD, SAMPLES = 46, 0.1, 8
@@ -35,7 +37,9 @@ def shared_slice(reference: torch.Tensor) -> SharedSlice:
     inside = np.ones((SIDE, SIDE), np.bool_)
     scan = simulate(coils=1, rows=SIDE, columns=SIDE)[0]
     factor = np.ones((SIDE, SIDE), np.complex64)
-    return SharedSlice(Case("phantom", 2), scan, problem, factor, reference.numpy(), 0.0, inside)
+    flat = Sensitivity(torch.ones(SIDE, SIDE))
+    known = reference.numpy()
+    return SharedSlice(Case("phantom", 2), scan, problem, flat, factor, known, 0.0, inside)
 
 
 def test_draws_as_far_apart_as_from_the_truth_are_honest() -> None:

@@ -32,6 +32,7 @@ def gaussian_posterior(index: int, rng: np.random.Generator, draws: int = 3) -> 
         effective_samples=flat,
         chi2_per_coil=np.array([0.8, 1.0], dtype=np.float32),
         object_mask=mask,
+        sensitivity=flat,
         noise_std=1.0,
         scale=1.0,
         evaluations=40,

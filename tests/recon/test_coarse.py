@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from recon.calibration import calibrate, noise_model, scaled
+from recon.calibration import calibrate, scaled
 from recon.choices import PatternName
 from recon.coarse import Coarse, CoarseMethod, coarse_reconstruction, radial_spectrum
 from recon.noise import NoiseStreams
 from recon.operators import CartesianSense, fft2c
 from recon.phantom import receiver_maps, simulate
+from recon.receivers import noise_model
 from recon.sampler import InverseProblem
 from recon.undersampling import undersample, undersampling_mask
 

@@ -19,6 +19,7 @@ from recon.conformal import (
 )
 from recon.errors import ScanError
 from recon.evaluation import evaluate
+from recon.reference import Reference
 from tests.recon.gaussian_posteriors import draw_reference, gaussian_posterior
 
 
@@ -31,9 +32,12 @@ def code(error: pytest.ExceptionInfo[ScanError]) -> str:
 def test_coverage_is_that_of_evaluate_before_and_after(unseen: float, factor: float) -> None:
     rng = np.random.default_rng(0)
     posterior = replace(gaussian_posterior(0, rng), noise_std=0.2)
+    posterior = replace(posterior, sensitivity=2 * posterior.sensitivity)
     reference = draw_reference([posterior], 1, rng)
+    noise = np.full(reference.shape, unseen**0.5, np.float32) * posterior.sensitivity
+    noisy = Reference(reference, noise, np.zeros_like(noise))
     found = compare(posterior, reference[0], unseen)
-    judged = evaluate([widened(posterior, factor)], reference, unseen).slices[0]
+    judged = evaluate([widened(posterior, factor)], noisy).slices[0]
     # Single precision may put a pixel on the other side of an end.
     near = pytest.approx
     pixels = 2 / judged.object_pixels

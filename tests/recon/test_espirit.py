@@ -4,9 +4,9 @@ import sigpy.mri.app as sigpy_mri
 import torch
 from numpy.typing import NDArray
 
-from recon.calibration import noise_model
 from recon.espirit import EigenMaps, eigen_maps
 from recon.phantom import receiver_maps, simulate
+from recon.receivers import noise_model
 from tests.contracts import complex_normal
 from tests.problems import folded_scan
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from recon.errors import ScanError
 from recon.evaluation import evaluate, slice_scores, volume_scores
+from recon.reference import Reference
 from tests.recon.gaussian_posteriors import SHAPE, draw_reference, gaussian_posterior
 
 
@@ -45,7 +46,7 @@ def test_scores_are_the_formulas_of_fastmri() -> None:
 def test_coverage_of_a_true_posterior_is_nominal() -> None:
     rng = np.random.default_rng(1)
     posteriors = [gaussian_posterior(k, rng) for k in range(6)]
-    evaluation = evaluate(posteriors, draw_reference(posteriors, 6, rng))
+    evaluation = evaluate(posteriors, Reference.exact(draw_reference(posteriors, 6, rng)))
     pixels = 6 * (SHAPE[0] - 3) * (SHAPE[1] - 2)
     assert evaluation.volume.object_pixels == pixels
     for found, nominal in (
@@ -62,12 +63,14 @@ def test_the_noise_of_the_reference_is_not_held_against_the_posterior() -> None:
     reference = draw_reference(posteriors, 6, rng)
     noisy = np.abs(reference) + math.sqrt(0.75) * 0.3 * rng.standard_normal(reference.shape)
     posteriors = [dataclasses.replace(p, noise_std=0.3) for p in posteriors]
-    found = evaluate(posteriors, noisy, unseen=0.75).volume
+    noise = np.full(noisy.shape, math.sqrt(0.75), np.float32)
+    told = Reference(noisy, noise, np.zeros_like(noise))
+    found = evaluate(posteriors, told).volume
     doubt = 4 * math.sqrt(0.25 / found.object_pixels)
     assert abs(found.predicted_50 - 0.5) < doubt
     assert abs(found.predicted_90 - 0.9) < doubt
     assert found.coverage_90 < 0.85
-    clean = evaluate(posteriors, reference).volume
+    clean = evaluate(posteriors, Reference.exact(reference)).volume
     assert (clean.predicted_50, clean.predicted_90) == (clean.coverage_50, clean.coverage_90)
 
 
@@ -75,7 +78,7 @@ def test_slices_are_matched_by_index_and_pooled() -> None:
     rng = np.random.default_rng(2)
     posteriors = [gaussian_posterior(k, rng) for k in (3, 1)]
     reference = draw_reference(posteriors, 5, rng)
-    evaluation = evaluate(posteriors, reference)
+    evaluation = evaluate(posteriors, Reference.exact(reference))
     assert evaluation.indices == (3, 1)
     chosen = reference[[3, 1]]
     mean = np.stack([p.mean for p in posteriors])
@@ -99,7 +102,7 @@ def test_as_dict_is_json_without_nan() -> None:
         rhat=np.full(SHAPE, np.float32(np.nan)),
         object_mask=np.zeros(SHAPE, dtype=np.bool_),
     )
-    evaluation = evaluate([posterior], posterior.mean[None])
+    evaluation = evaluate([posterior], Reference.exact(posterior.mean[None]))
     assert math.isinf(evaluation.volume.mean.psnr)
     plain = json.loads(json.dumps(evaluation.as_dict(), allow_nan=False))
     assert plain["slices"][0]["slice"] == 0
@@ -114,10 +117,10 @@ def test_what_does_not_fit_is_refused() -> None:
     posterior = gaussian_posterior(2, np.random.default_rng(4))
     for reference in (np.ones((2, *SHAPE)), np.ones((3, 24, 30)), np.ones(SHAPE)):
         with pytest.raises(ScanError) as refusal:
-            evaluate([posterior], reference)
+            evaluate([posterior], Reference.exact(reference))
         assert refusal.value.code == "reference-shape"
     with pytest.raises(ScanError, match="no slice"):
-        evaluate([], np.ones((2, *SHAPE)))
+        evaluate([], Reference.exact(np.ones((2, *SHAPE))))
     with pytest.raises(ScanError, match="7 x 7"):
         volume_scores(np.ones((1, 6, 9)), np.ones((1, 6, 9)))
     with pytest.raises(ScanError, match="both be"):

@@ -35,6 +35,7 @@ def posterior() -> SlicePosterior:
         effective_samples=flat,
         chi2_per_coil=np.ones(2, dtype=np.float32),
         object_mask=np.ones((ROWS, COLUMNS), dtype=np.bool_),
+        sensitivity=flat + 1,
         noise_std=1.0,
         scale=1.0,
         evaluations=40,

@@ -8,7 +8,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from recon.calibration import calibrate, calibration_width, noise_model
+from recon.calibration import calibrate
+from recon.central_lines import calibration_width
 from recon.chains import ChainPlan, run_chains
 from recon.coarse import CoarseMethod, coarse_reconstruction
 from recon.errors import ScanError
@@ -26,6 +27,7 @@ from recon.planes import ATTRIBUTE, ImageStack
 from recon.posterior import SlicePosterior
 from recon.preparation import inverse_problem
 from recon.prior import GaussianPrior
+from recon.receivers import noise_model
 from recon.sampler import InverseProblem
 from recon.scan import Scan, Trajectory
 from recon.schedule import Preset

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recon.calibration import CalibrationSettings, calibrate, noise_model
+from recon.calibration import CalibrationSettings, calibrate
 from recon.coarse import CoarseMethod
 from recon.evaluation import evaluate
 from recon.operators import CartesianSense
@@ -16,7 +16,8 @@ from recon.phantom import simulate
 from recon.pipeline import CoarseReady, Progress, reconstruct
 from recon.posterior import SlicePosterior
 from recon.preparation import inverse_problem, prior_of
-from recon.reference import coil_combination
+from recon.receivers import noise_model
+from recon.reference import coil_combination, reference_of
 from recon.scan import Scan
 from recon.settings import Settings
 from recon.solve import ConjugateGradientSolver, RowSolver
@@ -161,7 +162,7 @@ def test_the_reference_holds_all_that_the_coils_saw(folded: Folded) -> None:
     picture = np.abs(coil_combination(folded.scan, thinned(folded).mask)[0])
     model, _ = noise_model(folded.scan)
     coils = (folded.maps * folded.places[:, None]).sum(axis=0)
-    truth = np.linalg.norm(np.einsum("vc,crk->vrk", model.whitening, coils), axis=0)
+    truth = np.linalg.norm(np.einsum("vc,crk->vrk", model.unit * model.whitening, coils), axis=0)
     inside = (np.abs(folded.places) > 0).all(axis=0)
     error = np.linalg.norm((picture - truth)[inside]) / np.linalg.norm(truth[inside])
     single = np.abs(coil_combination(folded.scan, thinned(folded).mask, ONE_SET)[0])
@@ -188,8 +189,8 @@ def test_two_sets_explain_what_one_cannot(folded: Folded) -> None:
         found.append(float(posterior.chi2_per_coil.mean()))
         said = any("smaller than the object" in text for text in posterior.warnings)
         assert said is (calibration.second_crop < 1)
-        reference = coil_combination(folded.scan, scan.mask, CalibrationSettings())
-        errors.append(evaluate([posterior], reference, 0.5).slices[0].mean.nmse)
+        reference = reference_of(folded.scan, scan.mask)
+        errors.append(evaluate([posterior], reference).slices[0].mean.nmse)
     assert 0.85 < found[0] < 1.15
     assert found[1] > 1.1
     assert errors[0] < 0.6 * errors[1]

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recon.calibration import calibrate, noise_model
+from recon.calibration import calibrate
 from recon.errors import CalibrationError, ScanError
 from recon.phantom import simulate
 from recon.pipeline import CoarseReady, Progress, reconstruct
 from recon.posterior import SlicePosterior
+from recon.receivers import noise_model
 from recon.reference import coil_combination
 from recon.scan import Scan
 from recon.schedule import PRESETS

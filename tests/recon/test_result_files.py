@@ -44,6 +44,7 @@ def posterior(index: int, rows: int, columns: int, *, samples: int = 3) -> Slice
         effective_samples=image(),
         chi2_per_coil=rng.random(4).astype(np.float32),
         object_mask=image() > 0,
+        sensitivity=image(),
         noise_std=0.1 + index,
         scale=math.pi,
         evaluations=100 + index,

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from recon.calibration import calibration_width
+from recon.central_lines import calibration_width
 from recon.noise import NoiseStreams
 from recon.operators import CartesianSense
 from recon.posterior import SelfCheck

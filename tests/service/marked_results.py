@@ -47,6 +47,7 @@ def posterior(index: int, image: NDArray[np.float32]) -> SlicePosterior:
         effective_samples=zeros,
         chi2_per_coil=np.ones(1, np.float32),
         object_mask=np.ones(image.shape, np.bool_),
+        sensitivity=np.ones(image.shape, np.float32),
         noise_std=1.0,
         scale=1.0,
         evaluations=1,
