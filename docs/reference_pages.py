@@ -230,6 +230,7 @@ ATTRIBUTES = {
     "coarse": "the first reconstruction",
     "steps": "network evaluations per chain",
     "acceleration": "matrix size over acquired samples",
+    "units": "what magnitudes are: root sum of squares of the coils as received",
     "compress_above": "coils above which they were compressed; 0: never",
 }
 """Checked by a test against a file that was really written."""

@@ -231,7 +231,7 @@ def compress(
     root of the sum of squares of the *unwhitened* coils counts it in images of the centre of
     k-space. A share of the energy of all k-space says nothing of it: what is lost may lie all
     together in the voxels next to a few coils, and un-whitened it is no longer orthogonal to what
-    is kept. Never fewer than `above`, which unfold better than they sum up; with `above` zero, or no
+    is kept. Never fewer than `above`: coils are there to unfold, too. With `above` zero, or no
     more coils than that, the model is left as it is.
     """
     coils = np.count_nonzero(model.whitening.any(axis=0))

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from recon.calibration import calibrate, noise_model
+from recon.calibration import calibrate
 from recon.errors import CalibrationError, ScanError
 from recon.io.files import read_calibration, read_scan, write_scan
 from recon.phantom import simulate
+from recon.receivers import noise_model
 from recon.scan import Scan
 from tests.mrd_files import fourier, header, lines, write
 

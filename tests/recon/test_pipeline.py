@@ -13,7 +13,7 @@ from recon.phantom import simulate
 from recon.pipeline import CoarseReady, Progress, reconstruct
 from recon.posterior import SlicePosterior
 from recon.receivers import noise_model
-from recon.reference import coil_combination
+from recon.reference import Combination, reference_of
 from recon.scan import Scan
 from recon.schedule import PRESETS
 from recon.settings import Settings
@@ -58,7 +58,7 @@ def test_events_come_in_order_and_the_fraction_never_falls() -> None:
 def test_the_mean_is_the_coil_combination_in_input_units(pattern: str) -> None:
     full, scan = undersampled(pattern=pattern)
     (posterior,) = posteriors(scan, MANY)
-    reference = coil_combination(full, scan.mask)[0]
+    reference = reference_of(full, scan.mask, Combination.SENSE).images[0]
     error = np.abs(np.abs(posterior.mean) - np.abs(reference))
     inside = posterior.object_mask
     assert np.linalg.norm(error[inside]) < 0.10 * np.linalg.norm(np.abs(reference)[inside])
@@ -73,7 +73,7 @@ def test_the_mean_is_the_coil_combination_in_input_units(pattern: str) -> None:
 def test_phase_of_the_mean_is_that_of_the_coil_combination() -> None:
     full, scan = undersampled()
     (posterior,) = posteriors(scan, MANY)
-    reference = coil_combination(full, scan.mask)[0]
+    reference = reference_of(full, scan.mask, Combination.SENSE).images[0]
     inside = posterior.object_mask
     error = np.abs(posterior.mean - reference)[inside]
     assert np.linalg.norm(error) < 0.13 * np.linalg.norm(reference[inside])
@@ -147,7 +147,7 @@ def test_no_calibration_region_is_a_typed_error_and_maps_are_the_way_out() -> No
     assert caught.value.code == "no-calibration-region"
     model, _ = noise_model(full)
     known = calibrate(full, 0, model)
-    maps = np.einsum("cv,vrk->crk", np.linalg.inv(model.whitening), known.coil_maps)
+    maps = np.einsum("cv,vrk->crk", model.unwhitening, known.coil_maps)
     handed_in = replace(scan, coil_maps=maps[None].astype(np.complex64))
     (posterior,) = posteriors(handed_in, FAST)
     assert 0.8 < posterior.chi2_per_coil.mean() < 1.25
