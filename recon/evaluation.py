@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from recon.errors import ScanError
-from recon.io.result_layout import centre_crop
 from recon.posterior import QUANTILE_LEVELS, SlicePosterior
 from recon.reference import Reference
+from recon.scan import centre_crop
 
 RHAT_LIMIT = 1.1
 _SSIM_WINDOW = 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,3 +154,16 @@ class Scan:
     def acceleration(self) -> float:
         """Matrix size over number of coefficients that were measured."""
         return float(self.sampled.size / np.count_nonzero(self.sampled))
+
+
+def centre_crop(images: NDArray[Any], shape: tuple[int, int] | None) -> NDArray[Any]:
+    """(..., rows, columns) cut to the middle `shape`, or left where they are smaller.
+
+    Offsets are those of fastMRI's `center_crop`.
+    """
+    if shape is None:
+        return images
+    rows, columns = (min(want, have) for want, have in zip(shape, images.shape[-2:], strict=True))
+    top = (images.shape[-2] - rows) // 2
+    left = (images.shape[-1] - columns) // 2
+    return images[..., top : top + rows, left : left + columns]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from recon.errors import ScanError
 from recon.posterior import SelfCheck, SlicePosterior
+from recon.scan import centre_crop
 
 SCHEMA = "mri-posterior/result/1"
 
@@ -96,19 +97,6 @@ def posteriors_from_layout(
     return [
         _posterior(arrays, position, warnings) for position in range(len(arrays["slice/index"]))
     ]
-
-
-def centre_crop(images: NDArray[Any], shape: tuple[int, int] | None) -> NDArray[Any]:
-    """(..., rows, columns) cut to the middle `shape`, or left where they are smaller.
-
-    Offsets are those of fastMRI's `center_crop`.
-    """
-    if shape is None:
-        return images
-    rows, columns = (min(want, have) for want, have in zip(shape, images.shape[-2:], strict=True))
-    top = (images.shape[-2] - rows) // 2
-    left = (images.shape[-1] - columns) // 2
-    return images[..., top : top + rows, left : left + columns]
 
 
 def _check_shapes(arrays: Mapping[str, NDArray[Any]]) -> None:

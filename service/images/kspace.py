@@ -11,9 +11,8 @@ import numpy as np
 
 from recon.errors import ScanError
 from recon.io.files import read_scan
-from recon.io.result_layout import centre_crop
 from recon.reference import coil_combination
-from recon.scan import Scan
+from recon.scan import Scan, centre_crop
 from service.images.volumes import Pseudonym, Volume, Working, first_identity
 
 

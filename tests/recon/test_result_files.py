@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from recon.errors import ScanError
 from recon.io.files import read_result, read_result_mask, write_result, write_scan
-from recon.io.result_layout import centre_crop
 from recon.posterior import SelfCheck, SlicePosterior
-from recon.scan import Scan
+from recon.scan import Scan, centre_crop
 from tests.recon.scan_files import HEADER, assert_same, noise
 
 
