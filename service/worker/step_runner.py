@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import structlog
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -20,6 +19,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from service.jobs.batches import stop_batches_of
 from service.jobs.job import Job, JobState
 from service.jobs.job_table import Jobs
+from service.jobs.workflows import Outcome
 from service.problems import ProblemError
 from service.settings import ServiceSettings
 from service.store.files import Storage
@@ -30,7 +30,6 @@ from service.worker.watch import Stopped
 
 log = structlog.get_logger()
 
-Outcome = dict[str, Any]
 Act = Callable[[Job], Outcome]
 DATABASE_LOST = 74
 """Exit status of a worker that cannot reach the database, or the object store."""

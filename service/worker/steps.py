@@ -22,6 +22,7 @@ from recon.settings import Settings
 from service.conformal_scaling import factor_for
 from service.jobs.job import Job, JobState
 from service.jobs.job_table import Jobs
+from service.jobs.workflows import Outcome
 from service.requests import ReconstructionParameters
 from service.settings import ServiceSettings
 from service.slices import parse_slices
@@ -34,7 +35,7 @@ from service.worker.budget import (
 )
 from service.worker.loading import Loaded, Loader
 from service.worker.products import adopt_products, write_products
-from service.worker.step_runner import Outcome, StepRunner
+from service.worker.step_runner import StepRunner
 from service.worker.watch import Watch, Watches
 
 
