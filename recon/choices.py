@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 PresetName = Literal["fast", "standard", "thorough"]
-"""How much work: `recon.schedule.PRESETS`."""
+"""How much work: `recon.presets.PRESETS`."""
 CoarseName = Literal["cg-sense", "zero-filled", "l1-wavelet"]
 """The first reconstruction: `recon.coarse.CoarseMethod`."""
 PathName = Literal["prior", "measurement"]
-"""What annealed Langevin follows."""
+"""What annealed Langevin follows: `recon.paths.PATHS`."""
 CombinationName = Literal["rss", "sense"]
 """How a reference's coils become one picture: `recon.reference.Combination`."""
 PatternName = Literal["equispaced", "random", "poisson"]

@@ -14,9 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from recon.choices import CoarseName as CoarseName
-from recon.choices import PathName as PathName
-from recon.choices import PresetName as PresetName
+from recon.choices import CoarseName, PathName, PresetName
 
 MODEL_NAME = r"^[a-z0-9][a-z0-9-]{0,63}$"
 SELECTION = r"^[a-z]+=[0-9]{1,5}(,[a-z]+=[0-9]{1,5})*$"

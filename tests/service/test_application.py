@@ -9,12 +9,13 @@ from typing import get_args
 
 import pytest
 
+from recon.choices import CoarseName, PathName, PresetName
 from recon.coarse import CoarseMethod
 from recon.paths import PATHS
 from recon.schedule import PRESETS
 from service.http.context import Context
 from service.problems import PROBLEMS
-from service.requests import CoarseName, PathName, PresetName, Priority
+from service.requests import Priority
 from tests.service.in_process import OFFERS, ask
 from tests.service.live import HDF5, problem
 
