@@ -141,10 +141,13 @@ def submit(
 
     The API key, if one is needed, is read from MRI_POSTERIOR_KEY.
     """
-    if product not in PRODUCTS:
-        raise typer.BadParameter(f"one of {', '.join(PRODUCTS)}", param_hint="--product")
-    if product != RESULT and out is None:
-        raise typer.BadParameter("it says what --out is to hold; give both", param_hint="--product")
+    if product not in PRODUCTS or (product != RESULT and out is None):
+        from service.settings import SettingsError  # lazy: slow to load, and needed only now
+
+        names = f"--product is one of {', '.join(PRODUCTS)}"
+        raise SettingsError(
+            names if product not in PRODUCTS else "--product says what --out is to hold; give both"
+        )
     if not scan.is_file():
         raise ScanError("no-such-file", f"{scan}: there is no such file; check the path")
     require_writable((out,), (scan,), overwrite=overwrite)
