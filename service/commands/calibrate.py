@@ -85,4 +85,7 @@ def calibrate(
         seed=seed,
         device=device,
     )
-    run_calibration(choices, quiet=quiet)
+    try:
+        run_calibration(choices, quiet=quiet)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("what was compared is kept; the same command goes on") from stop

@@ -43,7 +43,10 @@ class Help(TyperCommand):
 
 
 class HelpGroup(TyperGroup):
-    """A group of commands with this help; Ctrl-C is answered, too."""
+    """A group of commands with this help.
+
+    Ctrl-C is answered, with the words of the KeyboardInterrupt where a command gives it some.
+    """
 
     def format_help(self, ctx: typer.Context, formatter: object) -> None:  # type: ignore[override]
         del formatter
@@ -53,7 +56,8 @@ class HelpGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            Console(stderr=True).print("stopped; a file that was not finished was not written")
+            how = str(stop) or "a file that was not finished was not written"
+            Console(stderr=True).print(f"stopped; {how}", highlight=False, soft_wrap=True)
             raise typer.Exit(130) from stop
 
 

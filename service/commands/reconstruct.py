@@ -160,15 +160,13 @@ def reconstruct(
             )  # fmt: skip
     except KeyboardInterrupt as stop:
         done = len(finished(out))
+        told = "no slice was done, and nothing was written"
         if done:
-            console.print(
-                f"stopped: {done} of {len(chosen)} slices are done and kept in {folder_of(out)}; "
-                "the same command with --resume goes on from there",
-                highlight=False,
+            told = (
+                f"{done} of {len(chosen)} slices are done and kept in {folder_of(out)}; the same "
+                "command with --resume goes on from there"
             )
-        else:
-            console.print("stopped before the first slice was done; nothing was written")
-        raise typer.Exit(130) from stop
+        raise KeyboardInterrupt(told) from stop
     applied = sentence_of(attributes_of(entry))
     pictures = [] if png is None else _pictures(png, posteriors, applied)
     pictures += write_exports(out, dicom, nifti, uid_key, identified=identified, voxel=voxel)

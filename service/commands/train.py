@@ -53,4 +53,7 @@ def train(
         "start_from": start_from,
     }
     training = {"steps": steps, "batch": batch, "seed": seed}
-    run_training(plan, overrides, training, network, device, quiet=quiet)
+    try:
+        run_training(plan, overrides, training, network, device, quiet=quiet)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt("the same command goes on from the last checkpoint") from stop

@@ -163,7 +163,7 @@ def test_an_interrupted_volume_goes_on_where_it_was_and_ends_the_same(
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     done = len(finished(out))
-    assert f"stopped: {done} of 3 slices" in " ".join(said.split())
+    assert f"stopped; {done} of 3 slices" in " ".join(said.split())
     assert "--resume" in said
     assert not out.exists()
 
