@@ -101,11 +101,11 @@ def _result(path: Path) -> Recognised:
     return Recognised(
         "result of `reconstruct`",
         (
-            f"{len(posteriors)} slices of {rows} × {columns}, {count} samples each",
+            f"{_counted(len(posteriors), 'slice')} of {rows} × {columns}, {count} samples each",
             f"model {printable(attributes.get('model_id', '?'))}, preset "
             f"{printable(attributes.get('preset', '?'))}, made {attributes.get('created', '?')}",
             f"{converged} of {len(posteriors)} slices converged; "
-            f"{sum(len(one.warnings) for one in posteriors)} warnings",
+            f"{_counted(sum(len(one.warnings) for one in posteriors), 'warning')}",
         ),
         runs=False,
         advice="mri-posterior export {file} --to nifti -o image.nii.gz",
@@ -126,7 +126,7 @@ def _scan(path: Path, kind: str, contents: Contents) -> Recognised:
     sampling = "Cartesian" if scan.trajectory is None else "not Cartesian"
     maps = "coil maps in the file" if scan.coil_maps is not None else "no coil maps in the file"
     told = (
-        f"{slices} slices, {coils} coils, {rows} × {columns}, {sampling}",
+        f"{_counted(slices, 'slice')}, {_counted(coils, 'coil')}, {rows} × {columns}, {sampling}",
         f"acceleration {scan.acceleration:.2f}, {width} central lines fully sampled",
         f"{'a noise scan' if scan.noise_samples is not None else 'no noise scan'}, {maps}",
     )
@@ -137,7 +137,7 @@ def _scan(path: Path, kind: str, contents: Contents) -> Recognised:
         )
         return Recognised(kind, told, runs=False, advice=advice)
     if scan.acceleration < 1.05:
-        advice = "fully sampled: mri-posterior undersample {file} -o scan.h5 makes a scan to try on"
+        advice = "fully sampled; mri-posterior undersample {file} -o scan.h5 makes a scan to try on"
         return Recognised(kind, told, runs=True, advice=advice)
     return Recognised(kind, told, runs=True, advice="mri-posterior reconstruct {file} -o result.h5")
 
@@ -148,6 +148,10 @@ def lines_for_maps(scan: Scan) -> int:
     if scan.calibration is not None:
         width = max(width, calibration_width((scan.calibration != 0).any(axis=(0, 1))))
     return width
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _listed(contents: Contents) -> tuple[str, ...]:

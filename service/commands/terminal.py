@@ -55,10 +55,12 @@ class ProgressLines(Progress):
             return
         self._told_at = time.monotonic()
         task = self.tasks[0]
-        left = "" if task.time_remaining is None else f", {duration(task.time_remaining)} left"
-        share = "" if task.total is None else f", {task.percentage:.0f} %"
+        elapsed, share, left = task.elapsed or 0.0, "", ""
+        if task.total and task.completed:
+            share = f", {task.percentage:.0f} %"
+            left = f", {duration(elapsed * (task.total / task.completed - 1))} left"
         self.console.print(
-            f"{task.description}{share}, {duration(task.elapsed or 0)} so far{left}",
+            f"{task.description}{share}, {duration(elapsed)} so far{left}",
             highlight=False,
             soft_wrap=True,
         )

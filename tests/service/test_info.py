@@ -57,7 +57,7 @@ def test_a_result_says_what_made_it(tmp_path: Path) -> None:
     write_result(tmp_path / "r.h5", [posterior], {"model_id": "brain-small", "preset": "fast"})
     found = recognise(tmp_path / "r.h5")
     assert found.kind == "result of `reconstruct`"
-    assert found.contents[0] == "1 slices of 8 × 9, 3 samples each"
+    assert found.contents[0] == "1 slice of 8 × 9, 3 samples each"
     assert "brain-small" in found.contents[1]
     assert "export {file}" in found.advice
 
