@@ -22,7 +22,8 @@ _BACKGROUND, _TEXT, _FAINT = "#0e0f12", "#f2f2f2", "#9aa0a8"
 _LEAST_WIDTH = 1600
 _INCHES = 16.0
 """Fixed width, so that letters keep their share of the picture; the resolution varies instead."""
-_UNITS = "magnitude, in units of the scan"
+_UNITS = "magnitude (root sum of squares)"
+"""`recon.posterior.UNITS`, in what fits below a panel."""
 _GAP, _ABOVE, _BELOW = 0.01, 0.032, 0.052
 """Between, above and below the panels, as shares of the picture's width."""
 
