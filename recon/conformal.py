@@ -61,7 +61,7 @@ class Comparison:
         predicted = np.hypot(np.float32(factor) * self.std, self.noise)
         if not predicted.size:
             return math.nan
-        return float(np.sqrt(np.mean(np.square(self.error / np.maximum(predicted, 1e-30)))))
+        return float(np.sqrt(np.mean(np.square(self.error / np.maximum(predicted, 1e-38)))))
 
     @property
     def score(self) -> float:
@@ -72,7 +72,7 @@ class Comparison:
         if not self.off.size:
             return math.inf
         beyond = np.square(self.off, dtype=np.float64) - np.square(_score(LEVEL) * self.noise)
-        needed = np.sqrt(np.maximum(beyond, 0)) / np.maximum(self.reach_90, 1e-30)
+        needed = np.sqrt(np.maximum(beyond, 0)) / np.maximum(self.reach_90, 1e-38)
         place = math.ceil(LEVEL * needed.size) - 1
         return float(np.partition(needed, place)[place])
 

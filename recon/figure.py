@@ -126,7 +126,7 @@ def _panels(posterior: SlicePosterior, reference: NDArray[Any] | None) -> list[_
 def _window(image: NDArray[Any], percentile: float) -> float:
     """Upper end of the grey or colour scale: a few outliers may saturate."""
     values = image[np.isfinite(image)]
-    return max(float(np.percentile(values, percentile)), 1e-30) if values.size else 1.0
+    return max(float(np.percentile(values, percentile)), 1e-40) if values.size else 1.0
 
 
 def _draw(panel: _Panel, axes: Axes, bar: Axes) -> None:

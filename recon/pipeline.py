@@ -14,7 +14,7 @@ from torch import Tensor
 from recon.calibration import calibrate, scaled
 from recon.chains import Advance, run_chains
 from recon.coarse import CoarseMethod, coarse_reconstruction
-from recon.errors import ScanError
+from recon.errors import CalibrationError, ScanError
 from recon.noise import NoiseStreams
 from recon.paths import PriorPath
 from recon.posterior import SlicePosterior
@@ -27,14 +27,15 @@ from recon.preparation import (
     prior_of,
 )
 from recon.prior import Prior
-from recon.receivers import compress, noise_model
+from recon.receivers import compress, has_signal, noise_model
 from recon.scan import Scan
 from recon.schedule import Preset
 from recon.selfcheck import hold_out, hold_out_readouts, judge
 from recon.settings import Settings
-from recon.summary import summarise
+from recon.summary import nothing_found, summarise
 
 _Result = TypeVar("_Result")
+_LARGE_PIXEL_MM = 1.5
 _CHECK = Preset(chains=4, localization=2, annealing=18, cycles=2, cycle=6)
 
 
@@ -75,7 +76,8 @@ def reconstruct(
 
     Raises:
         ScanError: a slice that is not there.
-        CalibrationError: noise or maps cannot be found.
+        CalibrationError: noise or maps cannot be found, or no slice of the scan holds a signal; of
+            a scan that holds some, slices without any come back empty and say so.
         ConvergenceError: the chains of a slice diverged twice.
     """
     settings = settings or Settings()
@@ -85,12 +87,24 @@ def reconstruct(
             raise ScanError(
                 "no-such-slice", f"slice {index} of a scan with {scan.kspace.shape[0]} slices"
             )
-    model, noise_warnings = noise_model(scan)
+    model, warnings = noise_model(scan)
+    warnings += _large_pixels(scan)
+    full = [has_signal(model, kspace, scan.mask) for kspace in scan.kspace]
+    if not any(full):
+        raise CalibrationError(
+            "no-signal",
+            "k-space holds nothing but noise, the same everywhere; check what was exported",
+        )
     model = compress(
         model, scan, settings.calibration.compress_above, settings.calibration.compression_energy
     )
     for index in chosen:
         yield Progress(index, "calibration", 0.0)
+        if not full[index]:
+            empty = nothing_found(scan, index, model, settings.resolved.chains, warnings)
+            yield CoarseReady(index, empty.coarse)
+            yield empty
+            continue
         calibration = calibrate(scan, index, model, settings.calibration)
         raw = inverse_problem(calibration, torch.device(device))
         sliced = prior_of(prior, raw)
@@ -98,7 +112,7 @@ def reconstruct(
         yield CoarseReady(index, current.in_input_units(current.picture(current.coarse)))
         budget = _Budget(current, settings)
         current = yield from budget.follow(fit_noise(current, sliced, settings), PILOT)
-        current = replace(current, warnings=noise_warnings + current.warnings)
+        current = replace(current, warnings=warnings + current.warnings)
         draws = yield from budget.follow(
             run_chains(
                 current.problem,
@@ -115,6 +129,18 @@ def reconstruct(
         if settings.self_check:
             posterior = yield from _self_check(current, sliced, settings, posterior, budget)
         yield posterior
+
+
+def _large_pixels(scan: Scan) -> tuple[str, ...]:
+    """What to say of pixels that are larger than a prior's usual training images."""
+    view, shape = scan.view_mm, scan.image_shape
+    if view is None or max(view[0] / shape[0], view[1] / shape[1]) <= _LARGE_PIXEL_MM:
+        return ()
+    return (
+        f"Pixels are {view[0] / shape[0]:.2f} x {view[1] / shape[1]:.2f} mm, larger than those "
+        "of the images that priors usually learn from; the model's card says up to which size. "
+        "Beyond it a result may be no better than its coarse image.",
+    )
 
 
 def work(settings: Settings) -> int:

@@ -11,6 +11,8 @@ from recon import diagnostics
 from recon.chains import Draws
 from recon.posterior import QUANTILE_LEVELS, SlicePosterior
 from recon.preparation import PreparedSlice
+from recon.receivers import NoiseModel
+from recon.scan import Scan
 
 _CONSISTENT_BAND = (0.8, 1.3)
 
@@ -54,6 +56,37 @@ def summarise(current: PreparedSlice, draws: Draws) -> SlicePosterior:
         evaluations=current.plan.preset.evaluations,
         converged=converged,
         warnings=current.warnings + warnings,
+        self_check=None,
+    )
+
+
+def nothing_found(
+    scan: Scan, index: int, model: NoiseModel, samples: int, warnings: tuple[str, ...]
+) -> SlicePosterior:
+    """The posterior of a slice without signal: empty, and it says so."""
+    shape = scan.image_shape
+    empty, unknown = np.zeros(shape, np.float32), np.full(shape, np.nan, np.float32)
+    white = model.whitening @ scan.kspace[index][:, scan.mask]
+    chi2 = np.mean(np.abs(white) ** 2, axis=1) / (2 * model.noise_std**2)
+    return SlicePosterior(
+        index=index,
+        mean=empty.astype(np.complex64),
+        samples=np.zeros((samples, *shape), np.complex64),
+        coarse=empty.astype(np.complex64),
+        magnitude_std=empty,
+        phase_std=empty,
+        quantiles=np.zeros((len(QUANTILE_LEVELS), *shape), np.float32),
+        mean_error=empty,
+        rhat=unknown,
+        effective_samples=empty,
+        chi2_per_coil=chi2.astype(np.float32),
+        object_mask=np.zeros(shape, np.bool_),
+        sensitivity=empty,
+        noise_std=model.noise_std * model.unit,
+        scale=model.unit,
+        evaluations=0,
+        converged=False,
+        warnings=(*warnings, "This slice holds no signal, only noise: its picture is left empty."),
         self_check=None,
     )
 

@@ -27,7 +27,7 @@ def png(
     values = np.asarray(image, np.float32)
     known = np.isfinite(values)
     low, high = window
-    level = np.clip((np.where(known, values, low) - low) / max(high - low, 1e-30), 0, 1)
+    level = np.clip((np.where(known, values, low) - low) / max(high - low, 1e-40), 0, 1)
     if colours is None and known.all():
         picture, clear = Image.fromarray((255 * level + 0.5).astype(np.uint8)), None
     else:

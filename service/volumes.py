@@ -63,7 +63,7 @@ def _relative(std: NDArray[Any], mean: NDArray[Any], mask: NDArray[np.bool_]) ->
     """In per cent of the mean, where there is one: near the noise the ratio says nothing."""
     magnitude = np.abs(mean)
     least = _STANDS_OUT * np.percentile(magnitude, 99, axis=(1, 2), keepdims=True)
-    return _inside(100 * std / np.maximum(magnitude, 1e-30), mask & (magnitude > least))
+    return _inside(100 * std / np.maximum(magnitude, 1e-38), mask & (magnitude > least))
 
 
 _MASK = "quality/object_mask"
