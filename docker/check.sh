@@ -233,6 +233,23 @@ check 'the result comes back' "${curl[@]}" --output "$work/result.h5" \
     "$url/v1/reconstructions/$job/results/result.h5"
 check 'and can be read' "$tools/mri-posterior" evaluate "$work/result.h5" \
     --reference "$work/full.h5" --json
+say 'a gateway beside it, in a container of its own'
+gateway_port=$(port)
+"${run[@]}" --detach --name gateway --env "MRI_POSTERIOR_GATEWAY_PORT=$gateway_port" "$image" gateway \
+    > "$work/gateway.log"
+# shellcheck disable=SC2016
+check 'its HEALTHCHECK asks the port of the scanners' bash -c \
+    'for _ in $(seq 60); do if "$@" > /dev/null 2>&1; then exit 0; fi; sleep 1; done; "$@"' _ \
+    "${podman[@]}" healthcheck run gateway
+check 'a scanner gets its images through it' "$tools/python" -c '
+import sys
+from tests.service.mrd_sessions import ACQUISITIONS, FAST, HEADER, sent, talk
+asked = """{"parameters": {"numsamples": 2}}"""
+answer = talk(int(sys.argv[1]), sent(FAST, HEADER, asked, *ACQUISITIONS))
+assert len(answer.images) == 2, answer.texts' "$gateway_port"
+"${podman[@]}" stop --time 60 gateway > "$work/stop.log" 2>&1
+check 'SIGTERM ends it with status 0' \
+    test "$("${podman[@]}" inspect gateway --format '{{.State.ExitCode}}')" = 0
 check 'a plain address is sent to TLS' test "$(curl --silent --output /dev/null \
     --write-out '%{http_code}' --header 'Host: mri.example.org' \
     "http://$(grep -o '127.0.0.1:[0-9]*' "$work/nginx/site.conf" | sed -n 2p)/")" = 308

@@ -8,4 +8,7 @@ if ! mkdir -p "$HOME" "$TMPDIR" "$XDG_CACHE_HOME"; then
     echo "  securityContext.fsGroup: $(id -g)    (Kubernetes)" >&2
     exit 2
 fi
+if [ ! -w /dev/shm ]; then
+    echo "mri-posterior: /dev/shm cannot be written; mount one (shm_size, an emptyDir in memory)" >&2
+fi
 exec mri-posterior "$@"

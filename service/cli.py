@@ -29,6 +29,7 @@ from service.commands.scanner import gateway, stream
 from service.commands.scans import simulate, undersample
 from service.commands.server import keys_app, openapi, serve, settings, submit
 from service.commands.train import train
+from service.commands.upkeep import backup, prune, restore
 from service.commands.workers import worker, workers
 from service.cores import prepare_threads
 
@@ -65,7 +66,18 @@ def _options(
 
 _HEADINGS: dict[str, tuple[Callable[..., None], ...]] = {
     "Scans and results": (info, reconstruct, evaluate, export, undersample, simulate, demo, doctor),
-    "Many scans, and a service": (batch, serve, submit, settings, openapi, worker, workers),
+    "Many scans, and a service": (
+        batch,
+        serve,
+        submit,
+        settings,
+        openapi,
+        worker,
+        workers,
+        backup,
+        restore,
+        prune,
+    ),
     "Scanners": (gateway, stream),
     "Priors": (train, calibrate, benchmark),
 }

@@ -317,6 +317,13 @@ PROBLEMS: dict[str, Kind] = {
         "One slice took its worker down three times (`MRI_POSTERIOR_MAX_ATTEMPTS`): most "
         "often main memory. Look into the kernel's log for an out-of-memory kill.",
     ),
+    "file-lost": Kind(
+        500,
+        "The service has lost a file",
+        "A scan or a result that the service kept is no longer in its storage: somebody removed "
+        "it, or the disk was changed. Bring it back (`mri-posterior restore`), or upload the scan "
+        "and reconstruct again.",
+    ),
     "internal": Kind(
         500,
         "Something went wrong in the service",

@@ -108,6 +108,9 @@ class ServiceSettings(BaseSettings):
     stuck_seconds: float = Field(
         900, ge=0, description="time without progress after which a worker is killed; 0: never"
     )
+    start_seconds: float = Field(
+        1800, ge=0, description="time for a worker to start, its libraries loaded; 0: any"
+    )
     grace_seconds: float = Field(
         25, ge=0, description="time to finish a slice after SIGTERM; later it is done again"
     )

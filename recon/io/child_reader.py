@@ -75,6 +75,7 @@ def read_in_child(
     *,
     shapes: Sequence[str] = (),
     raw: bool = False,
+    look: bool = False,
     limits: ReadLimits,
     run: Run | None = None,
 ) -> Contents:
@@ -82,7 +83,8 @@ def read_in_child(
 
     `raw` adds, when none of the arrays is there, the readouts of an ISMRMRD measurement under the
     names `RAW_HEADER` (text), `RAW_HEADS` (readouts, 340) uint8, `RAW_SAMPLES` (samples,) and
-    `RAW_TRAJECTORY` (coordinates,); without the last two where shapes are asked for.
+    `RAW_TRAJECTORY` (coordinates,); without the last two where shapes are asked for. `look` has
+    the child refuse k-space and masks whose values cannot be used.
     """
     check_signature(path, limits)
     with tempfile.TemporaryDirectory(prefix="recon-read-") as folder:
@@ -92,6 +94,7 @@ def read_in_child(
             "texts": list(texts),
             "shapes": list(shapes),
             "raw": raw,
+            "look": look,
             "limits": asdict(limits),
         }
         _serve(json.dumps(request), Path(folder), limits, run or run_once)

@@ -146,15 +146,31 @@ def inspect_scan(
 ) -> tuple[int, int, int, int]:
     """(slices, coils, rows, columns) of a file that a reader may open.
 
-    The whole file is walked in a child process as by `read_scan`, and refused for the same reasons,
-    but no sample is read: what the values hold shows when the scan is. `run` starts the child;
-    those who look at many files keep a `recon.io.fork_servers.ForkServers`. Raises ScanError.
+    The whole file is walked in a child process as by `read_scan`, and refused for the same reasons:
+    its header, its mask, and values that are not finite, of which a large scan may still hide some
+    between the slabs that are looked at. Samples of ISMRMRD readouts are not read. `run` starts the
+    child; those who look at many files keep a `recon.io.fork_servers.ForkServers`. Raises
+    ScanError.
     """
-    contents = read_in_child(path, shapes=("kspace",), raw=True, limits=limits, run=run)
+    contents = read_in_child(
+        path,
+        ("mask",),
+        (scan_layout.HEADER,),
+        shapes=("kspace",),
+        raw=True,
+        look=True,
+        limits=limits,
+        run=run,
+    )
     if RAW_HEADS in contents.arrays:
         heads = contents.arrays[RAW_HEADS].view(HEAD)[:, 0]
         return shape_of_readouts(contents.texts[RAW_HEADER], heads, limits)
-    return scan_layout.kspace_shape(contents.shapes.get("kspace"))
+    shape = scan_layout.kspace_shape(contents.shapes.get("kspace"))
+    if (mask := contents.arrays.get("mask")) is not None:
+        scan_layout.expand_mask(mask, shape[2], shape[3])
+    if (header := contents.texts.get(scan_layout.HEADER)) is not None:
+        scan_layout.parse_geometry(header)
+    return shape
 
 
 def inspect_scans(

@@ -36,6 +36,8 @@ _WHOLE_CHUNK_BYTES = 512 << 20
 """Slabs may grow to this to hold whole chunks."""
 _LISTED = 40
 """Datasets that are named of a file."""
+_LOOKED_AT_BYTES = 256 << 20
+"""Of k-space, where values are looked at before anybody needs them; smaller scans are whole."""
 _OWN_BYTES = 128 << 20
 """Address space of the interpreter and its libraries."""
 
@@ -125,7 +127,9 @@ _DAMAGED = "the HDF5 library cannot read the file; it is damaged or cut short: t
 
 
 def _read(file: CheckedFile, request: dict[str, Any], limits: ReadLimits) -> Answer:
-    arrays = {}
+    arrays: dict[str, str] = {}
+    if request.get("look"):
+        _look_at_values(file, limits)
     for position, name in enumerate(request["arrays"]):
         if name in file.datasets:
             arrays[name] = f"{position}.npy"
@@ -155,6 +159,34 @@ def _listing(file: CheckedFile) -> list[list[str]]:
         [path, " × ".join(map(str, dataset.shape or ())) or "a value", str(dataset.dtype)[:60]]
         for path, dataset in list(file.datasets.items())[:_LISTED]
     ]
+
+
+def _look_at_values(file: CheckedFile, limits: ReadLimits) -> None:
+    """Refuse k-space that is not finite or empty, and masks that cannot be its own.
+
+    Of a large scan slabs from its first to its last slice are looked at.
+    """
+    kspace, mask = file.datasets.get("kspace"), file.datasets.get("mask")
+    if kspace is None or kspace.shape is None or kspace.ndim < 3 or not kspace.size:
+        return  # refused for its shape
+    if mask is not None and (mask.shape is None or mask.size > math.prod(kspace.shape[-2:])):
+        raise ScanError("mask-shape", f"the mask cannot be of this k-space: {mask.shape}")
+    if kspace.dtype.kind not in "cV":
+        return  # refused for its type
+    rows = min(_slab_rows(kspace), kspace.shape[0])
+    _require_memory(kspace, rows, limits)
+    starts = range(0, kspace.shape[0], rows)
+    every = max(1, math.ceil(len(starts) * rows * _row_bytes(kspace) / _LOOKED_AT_BYTES))
+    empty = True
+    for start in sorted({*starts[::every], starts[-1]}):
+        slab = _converted(kspace[start : start + rows])
+        if not np.isfinite(slab).all():
+            raise ScanError(
+                "not-finite", "k-space holds NaN or infinite values; export the scan again"
+            )
+        empty = empty and not slab.any()
+    if empty and every == 1:
+        raise ScanError("empty-kspace", "all of k-space is zero; export the scan again")
 
 
 def _shapes(file: CheckedFile, names: list[str]) -> dict[str, list[int]]:

@@ -220,6 +220,7 @@ def retry_failed(context: InContext, key: Writer, batch_id: Id) -> Response:
 
 async def _followed(context: InContext, key: Reader, batch_id: Id) -> Batch:
     """The batch, looked up before the answer begins, so that refusals are plain answers."""
+    context.feed.require_place(context.settings.max_streams)
     return await run_in_threadpool(_find, context, key, batch_id)
 
 
@@ -236,20 +237,21 @@ async def follow_batch(
     `Last-Event-ID` goes on behind an item that was seen.
     """
     last, told = int(last_event_id or 0), None
-    while not context.feed.stopping:
-        counts = await run_in_threadpool(context.batches.counts, batch.id)
-        while found := await run_in_threadpool(context.batches.ended_after, batch.id, last):
-            for event_id, item in found:
-                last = event_id
-                data = ItemOut.of(item).model_dump(mode="json")
-                yield ServerSentEvent(event="item", id=str(event_id), data=data)
-        if counts != told:
-            told = counts
-            yield ServerSentEvent(event="counts", data={"counts": counts})
-        if not sum(counts[state.value] for state in ACTIVE):
-            yield ServerSentEvent(event="end", data={"counts": counts})
-            return
-        await asyncio.sleep(_LOOK_SECONDS)
+    with context.feed.place():
+        while not context.feed.stopping:
+            counts = await run_in_threadpool(context.batches.counts, batch.id)
+            while found := await run_in_threadpool(context.batches.ended_after, batch.id, last):
+                for event_id, item in found:
+                    last = event_id
+                    data = ItemOut.of(item).model_dump(mode="json")
+                    yield ServerSentEvent(event="item", id=str(event_id), data=data)
+            if counts != told:
+                told = counts
+                yield ServerSentEvent(event="counts", data={"counts": counts})
+            if not sum(counts[state.value] for state in ACTIVE):
+                yield ServerSentEvent(event="end", data={"counts": counts})
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _asked(kind: str, text: bytes) -> BatchRequest:
@@ -263,7 +265,7 @@ def _asked(kind: str, text: bytes) -> BatchRequest:
         return BatchRequest.model_validate({"items": [json.loads(line) for line in lines]})
     except ValidationError as error:
         raise validation_problem(error.errors(include_url=False, include_input=False)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProblemError("invalid-request", "a line is not valid JSON") from error
 
 

@@ -13,6 +13,7 @@ from service.intake.intake import Intake, open_intake
 from service.jobs.batches import Batches
 from service.jobs.history import History
 from service.settings import ServiceSettings
+from service.store.database import Integrity
 from service.store.keys import Keys
 from service.store.uploads import Uploads
 
@@ -29,6 +30,7 @@ class Context(Intake):
     uploads: Uploads
     feed: Feed
     metrics: Metrics
+    integrity: Integrity
 
 
 def create_context(settings: ServiceSettings, *, busy_milliseconds: int = 5000) -> Context:
@@ -44,6 +46,7 @@ def create_context(settings: ServiceSettings, *, busy_milliseconds: int = 5000) 
         uploads=Uploads(intake.storage.incoming, settings.upload_expiry_hours),
         feed=Feed(history, _FEED_SECONDS, overlap=engine.dialect.name != "sqlite"),
         metrics=Metrics(engine, intake.jobs, intake.workers, settings.worker_lost_seconds),
+        integrity=Integrity(engine),
     )
 
 

@@ -17,7 +17,6 @@ from service.http.problems import problems
 from service.http.scans import Id
 from service.jobs.history import PAGE, Event
 from service.jobs.job import Job
-from service.problems import ProblemError
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["reconstructions"])
 
@@ -29,12 +28,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 
 async def _followed(context: InContext, key: Reader, job_id: Id) -> Job:
     """The job, looked up before the answer begins, so that refusals are plain answers."""
-    if context.feed.listeners >= context.settings.max_streams:
-        raise ProblemError(
-            "rate-limited",
-            "too many event streams are open; poll instead",
-            headers={"Retry-After": "5"},
-        )
+    context.feed.require_place(context.settings.max_streams)
     return await run_in_threadpool(find_job, context, key, job_id)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import structlog
 from starlette.concurrency import run_in_threadpool
 
 from service.jobs.history import Event, History
+from service.problems import ProblemError
 
 log = structlog.get_logger()
 
@@ -46,12 +47,26 @@ class Feed:
         self._listeners: dict[str, set[Listener]] = {}
         self._wanted = asyncio.Event()
         self._reading = asyncio.Event()
+        self._streams = 0
         self.stopping = False
 
-    @property
-    def listeners(self) -> int:
-        """How many listen."""
-        return sum(len(listeners) for listeners in self._listeners.values())
+    def require_place(self, most: int) -> None:
+        """Refuse one more stream than may be open. Raises ProblemError."""
+        if self._streams >= most:
+            raise ProblemError(
+                "rate-limited",
+                "too many event streams are open; poll instead",
+                headers={"Retry-After": "5"},
+            )
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """While the block runs, one more stream is open."""
+        self._streams += 1
+        try:
+            yield
+        finally:
+            self._streams -= 1
 
     @asynccontextmanager
     async def listen(self, job_id: str) -> AsyncIterator[Listener]:
@@ -65,7 +80,8 @@ class Feed:
             else:
                 # What happens before the reader knows where it begins is for the block to look up.
                 await self._reading.wait()
-            yield listener
+            with self.place():
+                yield listener
         finally:
             self._listeners[job_id].discard(listener)
             if not self._listeners[job_id]:

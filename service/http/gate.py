@@ -107,6 +107,12 @@ class Gate:
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             return ProblemError("forbidden", "requests from pages of other origins are refused")
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            return ProblemError(
+                "unsupported-media-type",
+                "bodies are taken as they are; send this one without Content-Encoding",
+                headers={"Accept-Encoding": "identity"},
+            )
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > self._limit(scope):
             return _too_large(self._limit(scope))

@@ -27,6 +27,7 @@ from service.http.receiving import (
     keep_body,
     media_type,
     received,
+    require_digest,
     with_room,
 )
 from service.http.request_bodies import (
@@ -48,6 +49,7 @@ from service.store.keys import Key
 router = APIRouter(prefix="/v1/reconstructions", tags=["reconstructions"])
 
 _RESERVED_IDS = ("counts",)
+_FORM = "multipart/form-data"
 _FORM_OVERHEAD = 1 << 20
 _SUBMISSION = {
     "requestBody": {
@@ -214,7 +216,9 @@ async def _asked(request: Request, context: Context, key: Key, stack: AsyncExitS
     announced = announced_digest(request)
     require_room(context, content_length(request))
     await run_in_threadpool(require_quota, context, key.id, content_length(request))
-    parameters, chunks = await _sent(request, context, stack)
+    parameters, chunks = await _sent(request, context, stack, announced)
+    if media_type(request) == _FORM:
+        announced = None  # of the form; it was checked
     body = await stack.enter_async_context(received(context, chunks, announced))
 
     async def kept() -> Submission:
@@ -225,15 +229,17 @@ async def _asked(request: Request, context: Context, key: Key, stack: AsyncExitS
 
 
 async def _sent(
-    request: Request, context: Context, stack: AsyncExitStack
+    request: Request, context: Context, stack: AsyncExitStack, announced: str | None
 ) -> tuple[ReconstructionParameters, AsyncIterator[bytes]]:
     """Parameters and bytes of a scan that is sent along. Raises ProblemError."""
-    if media_type(request) != "multipart/form-data":
+    if media_type(request) != _FORM:
         require_hdf5(request)
         return parameters_from_query(request), request.stream()
+    whole = _FormRequest(request, context)
     form = await stack.enter_async_context(
-        _FormRequest(request, context).form(max_files=1, max_fields=2, max_part_size=_FORM_OVERHEAD)
+        whole.form(max_files=1, max_fields=2, max_part_size=_FORM_OVERHEAD)
     )
+    require_digest(announced, whole.digest.hexdigest())
     parameters = parsed(ReconstructionParameters, str(form.get("params") or "{}").encode())
     file = form.get("file")
     if set(form) - {"params", "file"} or not isinstance(file, UploadFile):
@@ -249,9 +255,11 @@ class _FormRequest(Request):
     def __init__(self, request: Request, context: Context) -> None:
         super().__init__(request.scope, request.receive)
         self._context = context
+        self.digest = hashlib.sha256()
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         async for chunk in with_room(self._context, super().stream()):
+            self.digest.update(chunk)
             yield chunk
 
 

@@ -7,7 +7,7 @@ import binascii
 import hashlib
 import re
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 
 import sqlalchemy as sa
@@ -23,26 +23,51 @@ from service.store.scans import StoredScan
 
 MEDIA_TYPES = ("application/x-hdf5", "application/x-hdf", "application/octet-stream")
 _BLOCK = 1 << 20
-_DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/=]{1,64}):")
+_DIGEST = re.compile(r"\s*([a-z0-9-]{1,32})=:([A-Za-z0-9+/=]{1,128}):\s*")
 
 
 def announced_digest(request: Request) -> str | None:
-    """SHA-256 that the client says the body has, as hex. Raises ProblemError."""
-    for name in ("content-digest", "repr-digest"):
-        value = request.headers.get(name)
-        if value is None:
-            continue
-        for item in value.split(","):
-            form = _DIGEST.fullmatch(item.strip())
-            if form is not None:
-                try:
-                    digest = base64.b64decode(form[1], validate=True)
-                except binascii.Error:
-                    digest = b""
-                if len(digest) == hashlib.sha256().digest_size:
-                    return digest.hex()
-                raise ProblemError("invalid-request", f"{name} holds no valid sha-256")
-    return None
+    """SHA-256 that the client says the body has, as hex; a digest is checked or refused.
+
+    Raises ProblemError.
+    """
+    found = {
+        digest
+        for name in ("content-digest", "repr-digest")
+        for value in request.headers.getlist(name)
+        for digest in _digests(name, value)
+    }
+    if len(found) > 1:
+        raise ProblemError("invalid-request", "the announced digests contradict each other")
+    return next(iter(found), None)
+
+
+def _digests(name: str, value: str) -> Iterator[str]:
+    """SHA-256 in a header after RFC 9530, as hex. Raises ProblemError when there is none."""
+    forms = [_DIGEST.fullmatch(item) for item in value.split(",")]
+    texts = [form[2] for form in forms if form is not None and form[1] == "sha-256"]
+    if None in forms or not texts:
+        raise ProblemError(
+            "invalid-request",
+            f"{name} is sha-256=:BASE64:, no other digest is checked here",
+            headers={"Want-Content-Digest": "sha-256=10"},
+        )
+    for text in texts:
+        try:
+            digest = base64.b64decode(text, validate=True)
+        except binascii.Error:
+            digest = b""
+        if len(digest) != hashlib.sha256().digest_size:
+            raise ProblemError("invalid-request", f"{name} holds no valid sha-256")
+        yield digest.hex()
+
+
+def require_digest(announced: str | None, digest: str) -> None:
+    """Refuse a body that is not the one that was announced. Raises ProblemError."""
+    if announced is not None and announced != digest:
+        raise ProblemError(
+            "digest-mismatch", "the body arrived with another SHA-256; send it again"
+        )
 
 
 async def with_room(context: Context, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
@@ -76,10 +101,7 @@ async def received(
                 except ClientDisconnect as error:
                     raise ProblemError("upload-incomplete", "the body ended early") from error
                 await body.finish()
-        if announced is not None and announced != digest.hexdigest():
-            raise ProblemError(
-                "digest-mismatch", "the body arrived with another SHA-256; send it again"
-            )
+        require_digest(announced, digest.hexdigest())
         context.metrics.uploaded.inc(body.bytes)
         yield Received(part, digest.hexdigest(), body.bytes)
     finally:

@@ -10,6 +10,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from service.http.problems import validation_problem
+from service.http.receiving import announced_digest, require_digest
 from service.problems import ProblemError
 from service.requests import ReconstructionParameters
 
@@ -57,6 +58,8 @@ async def body_of(request: Request, limit: int) -> bytes:
         text += chunk
         if len(text) > limit:
             raise ProblemError("upload-too-large", f"a JSON body may have {limit} bytes")
+    if (announced := announced_digest(request)) is not None:
+        require_digest(announced, hashlib.sha256(text).hexdigest())
     return bytes(text)
 
 

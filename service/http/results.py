@@ -14,12 +14,14 @@ import numpy as np
 from fastapi import APIRouter, Query, Request
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from starlette.datastructures import Headers
 from starlette.responses import FileResponse, Response
+from starlette.types import Message, Receive, Scope, Send
 
 from service.http.authentication import Reader
 from service.http.context import Context, InContext
 from service.http.job_answers import find_job
-from service.http.problems import problems
+from service.http.problems import problem_response, problems
 from service.http.scans import Id
 from service.http.schemas import ResultList, ResultOut
 from service.jobs.job import Job, JobState
@@ -124,8 +126,8 @@ def get_result(
         return Response(status_code=304, headers=headers)
     path = context.storage.product(job.place, name)
     if not path.is_file():
-        raise ProblemError("not-found", "the file of this result is gone")
-    return FileResponse(
+        raise ProblemError("file-lost", "the file of this result is gone; retry the job")
+    return _ProductResponse(
         path,
         headers=headers,
         media_type=found.media_type,
@@ -163,6 +165,29 @@ def get_picture(
     if matches(request, tag):
         return Response(status_code=304, headers=headers)
     return Response(content, media_type="image/png", headers=headers)
+
+
+class _ProductResponse(FileResponse):
+    """A file whose refusals of ranges are problems like all others."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status = 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            if status not in (400, 416):
+                await send(message)
+            elif message["type"] == "http.response.start":
+                asked = Headers(raw=message["headers"]).get("content-range")
+                whole = {} if asked is None else {"Content-Range": asked}
+                kind = "invalid-request" if status == 400 else "range-not-satisfiable"
+                text = "Range is bytes=FIRST-LAST, within the file"
+                problem = ProblemError(kind, text, headers=whole)
+                await problem_response(Request(scope), problem)(scope, receive, send)
+
+        await super().__call__(scope, receive, sending)
 
 
 def finished_picture(context: Context, job: Job, query: PictureQuery) -> NDArray[np.float32]:

@@ -296,17 +296,19 @@ class Jobs:
         """The database that the jobs are in."""
         return self._engine
 
+    def expirable(self, seconds: float) -> list[str]:
+        """Jobs whose results `expire` would forget."""
+        with self._engine.connect() as connection:
+            return list(
+                connection.execute(sa.select(jobs.c.id).where(_ended_before(seconds))).scalars()
+            )
+
     def expire(self, seconds: float) -> list[str]:
         """Forget the results of jobs that ended so long ago; returns whose files may go."""
         with self._engine.begin() as connection:
             found = connection.execute(
                 sa.update(jobs)
-                .where(
-                    jobs.c.state == JobState.SUCCEEDED,
-                    jobs.c.output.is_(None),  # an archive's products stay
-                    jobs.c.finished_at < time.time() - seconds,
-                    jobs.c.results.is_not(None),
-                )
+                .where(_ended_before(seconds))
                 .values(results=sa.null(), revision=jobs.c.revision + 1)
                 .returning(jobs.c.id)
             )
@@ -343,6 +345,15 @@ class Jobs:
             if gone:
                 forget(connection, job_id)
         return bool(gone)
+
+
+def _ended_before(seconds: float) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        jobs.c.state == JobState.SUCCEEDED,
+        jobs.c.output.is_(None),  # an archive's products stay
+        jobs.c.finished_at < time.time() - seconds,
+        jobs.c.results.is_not(None),
+    )
 
 
 def _end(connection: sa.Connection, job_id: str) -> None:

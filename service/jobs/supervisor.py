@@ -75,10 +75,13 @@ class _Child:
         self.restarts += 1
         log.info("started", child=self.name, pid=self.process.pid, restarts=self.restarts)
 
-    def look(self, environment: dict[str, str], stuck_seconds: float) -> None:
+    def look(
+        self, environment: dict[str, str], stuck_seconds: float, start_seconds: float = 0
+    ) -> None:
         """Start it again when it has ended, ever later when it keeps ending; kill it when it hangs.
 
-        A worker's own threads cannot do that: what hangs may keep them all from running.
+        A worker's own threads cannot do that: what hangs may keep them all from running. Until it
+        has moved for the first time it starts, for which it has `start_seconds`; 0: any time.
         """
         if self.process is None:
             if time.monotonic() >= self.not_before:
@@ -90,10 +93,14 @@ class _Child:
             self.not_before = time.monotonic() + self.pause
             log.warning("ended", child=self.name, status=self.process.returncode, ran=round(ran, 1))
             self.process = None
-        elif self.lock is not None and stuck_seconds:
-            still = time.monotonic() - max(self.started, moved_at(self.lock))
-            if still > stuck_seconds:
-                log.error("stuck", child=self.name, still_seconds=round(still, 1))
+        elif self.lock is not None:
+            moved, now = moved_at(self.lock), time.monotonic()
+            starts = not self.started < moved <= now
+            still = now - (self.started if starts else moved)
+            allowed = start_seconds if starts else stuck_seconds
+            if allowed and still > allowed:
+                what = "did not start" if starts else "stuck"
+                log.error(what, child=self.name, still_seconds=round(still, 1))
                 self.process.kill()
                 self.process.wait()
 
@@ -102,6 +109,7 @@ def serve(settings: ServiceSettings) -> None:
     """Run until SIGTERM or SIGINT. Raises SettingsError where the settings are not safe."""
     os.umask(0o077)  # what is written here is for nobody else on this machine
     settings.data.mkdir(parents=True, exist_ok=True)
+    sole = _sole_server(settings.data)
     storage = open_storage(settings)
     storage.prepare()
     create_database(settings.database_url)
@@ -124,9 +132,10 @@ def serve(settings: ServiceSettings) -> None:
         log.info("listening for scanners", port=scanners.getsockname()[1])
     while not stop.wait(0.1):
         for child in children:
-            child.look(environment, settings.stuck_seconds)
+            child.look(environment, settings.stuck_seconds, settings.start_seconds)
     _end(children, settings.grace_seconds + 10)
     lock.close()
+    sole.close()
     listener.close()
     if scanners is not None:
         scanners.close()
@@ -175,7 +184,28 @@ class Crew:
     def look(self) -> None:
         """Start what has ended again; to be called several times a second."""
         for child in self._children:
-            child.look(self._environment, self._settings.stuck_seconds)
+            child.look(
+                self._environment, self._settings.stuck_seconds, self._settings.start_seconds
+            )
+
+
+def _sole_server(data: Path) -> IO[str]:
+    """The lock of the one server of this host that a folder may have. Raises SettingsError."""
+    lock = (data / f"serve-{platform.node()}.lock").open("a+")
+    patience = time.monotonic() + _PORT_SECONDS  # of the children of one that was killed
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if time.monotonic() > patience:
+                lock.close()
+                raise SettingsError(
+                    f"another `serve` of this machine works on {data}; stop it, or give another "
+                    "--data (more workers are `serve --workers` or `worker`)"
+                ) from error
+            time.sleep(0.1)
+        else:
+            return lock
 
 
 def _free_slots(data: Path) -> tuple[int, IO[str]]:

@@ -14,15 +14,14 @@ import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import file_digest
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 import structlog
 
 from recon.errors import ReconError, ScanError
-from recon.io.mrd_readouts import HEAD
 from recon.io.mrd_scan import selections_in
 from recon.io.mrd_writing import write_raw
 from service.gateway_configs import Choice, Mode, configs_of
@@ -119,13 +118,21 @@ class Gateway:
         require_room(self.intake)
         broken: ProblemError | None = None
         try:
-            await read_measurement(source, self.limits, measurement, keep=not again)
+            await read_measurement(
+                source,
+                self.limits,
+                measurement,
+                keep=not again,
+                require_room=partial(require_room, self.intake),
+            )
         except asyncio.IncompleteReadError:
             broken = ProblemError(
                 "client-disconnect", "the session ended before CLOSE; the scan was aborted"
             )
         except ScanError as error:
             broken = ProblemError("invalid-scan", f"({error.code}) {error.message}")
+        if broken is None and not again and measurement.empty:
+            return  # somebody asked whether we are there
         if broken is None and again:
             broken = ProblemError("client-disconnect", "the gateway ended during the session")
         if broken is not None:
@@ -330,7 +337,7 @@ def _parts(
     measurement: Measurement, asked: ReconstructionParameters
 ) -> list[ReconstructionParameters]:
     """One request, or one for each of the sampling patterns of interleaved images."""
-    heads = np.frombuffer(bytes(measurement.heads), HEAD)
+    heads = measurement.heads()
     return [
         asked.model_copy(update={"select": ",".join(f"{k}={v}" for k, v in select.items()) or None})
         for select in selections_in(measurement.xml or "", heads)

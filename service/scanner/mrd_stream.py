@@ -12,7 +12,7 @@ import io
 import json
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from hashlib import sha256
@@ -22,13 +22,23 @@ import ismrmrd
 import numpy as np
 from ismrmrd.serialization import ProtocolSerializer
 from ismrmrd.waveform import WaveformHeader
+from numpy.typing import NDArray
 
 from recon.errors import ScanError
-from recon.io.mrd_readouts import HEAD, Readouts, positions_of
+from recon.io.mrd_readouts import HEAD, Readouts
 from recon.io.mrd_writing import RawReadout
 
 _TEXT_BYTES = 1 << 20
-_HEADER_BYTES = 8 << 20
+_TEXTS_BYTES = 4 << 20
+"""Of all texts of a session together."""
+_PARAMETERS_BYTES = 64 << 10
+"""Of a text that is looked through for parameters; longer ones are remarks."""
+_PARAMETERS = 64
+_HEADER_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 20
+"""How much of a session's samples is in memory at a time."""
+_ROOM_BYTES = 16 << 20
+"""How much may arrive between two looks at the disk."""
 _CONFIG_FILE_BYTES = 1024
 _READOUTS = 1 << 20
 _IMAGE_HEADER = ctypes.sizeof(ismrmrd.ImageHeader)
@@ -67,9 +77,22 @@ class Measurement:
     config: str | None = None
     xml: str | None = None
     parameters: dict[str, object] = field(default_factory=dict)
-    heads: bytearray = field(default_factory=bytearray)
     places: array[int] = field(default_factory=lambda: array("Q"))
-    """Where in the spool the positions of each readout begin; its samples follow them."""
+    """Where in the spool each readout begins: head, positions, samples."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was asked for."""
+        return self.config is None and self.xml is None and not self.places and not self.parameters
+
+    def heads(self) -> NDArray[np.void]:
+        """(readouts,) of type `HEAD`, from the spool."""
+        self.spool.flush()
+        found = np.empty(len(self.places), HEAD)
+        for index, place in enumerate(self.places):
+            self.spool.seek(place)
+            found[index] = np.frombuffer(self.spool.read(HEAD.itemsize), HEAD)[0]
+        return found
 
     def readouts(self) -> Readouts:
         """All of them, in memory. Raises ScanError when there are none."""
@@ -80,21 +103,20 @@ class Measurement:
             positions += readout.trajectory
             samples += readout.samples
         return Readouts(
-            np.frombuffer(bytes(self.heads), HEAD),
+            self.heads(),
             np.frombuffer(samples, "<c8").astype(np.complex64, copy=False),
             np.frombuffer(positions, "<f4").astype(np.float32, copy=False),
         )
 
     def each(self) -> Iterator[RawReadout]:
         """One readout after the other, from the spool."""
-        heads = np.frombuffer(bytes(self.heads), HEAD)
-        positions = 4 * positions_of(heads)
-        samples = 8 * heads["active_channels"].astype(np.int64) * heads["number_of_samples"]
         self.spool.flush()
-        for head, place, before, after in zip(heads, self.places, positions, samples, strict=True):
+        for place in self.places:
             self.spool.seek(place)
-            content = self.spool.read(int(before + after))
-            yield RawReadout(head.tobytes(), content[: int(before)], content[int(before) :])
+            head = self.spool.read(HEAD.itemsize)
+            before, after = _sizes(np.frombuffer(head, HEAD)[0])
+            content = self.spool.read(before + after)
+            yield RawReadout(head, content[:before], content[before:])
 
     def forget(self) -> None:
         """Empty the spool: what it held is safe elsewhere."""
@@ -133,17 +155,24 @@ class FileSource:
 
 
 async def read_measurement(
-    source: ByteSource, limits: StreamLimits, measurement: Measurement, *, keep: bool = True
+    source: ByteSource,
+    limits: StreamLimits,
+    measurement: Measurement,
+    *,
+    keep: bool = True,
+    require_room: Callable[[], None] = lambda: None,
 ) -> None:
     """Add everything up to CLOSE to `measurement`, which holds what came before an error.
 
-    `keep` writes it to the spool; without, the spool is where it comes from.
+    `keep` writes it to the spool; without, the spool is where it comes from. `require_room` is
+    called while data arrive, and raises when there is no room for more.
 
     Raises:
         ScanError: A message is not understood, too large, or in the wrong place.
         asyncio.IncompleteReadError: The stream ended before CLOSE: the scan was aborted.
     """
-    reader = _Reader(source, limits, measurement.spool if keep else None)
+    reader = _Reader(source, limits, measurement.spool if keep else None, require_room)
+    texts = 0
     while True:
         number = struct.unpack("<H", await reader.take(2))[0]
         if number == Message.CLOSE:
@@ -159,8 +188,17 @@ async def read_measurement(
             measurement.xml = _text(await reader.sized(_HEADER_BYTES))
         elif number == Message.TEXT:
             text = await reader.sized(_TEXT_BYTES)
-            if not measurement.places:
+            texts += len(text)
+            if texts > _TEXTS_BYTES:
+                raise ScanError(
+                    "mrd-too-large", f"the texts of a session may have {_TEXTS_BYTES} bytes"
+                )
+            if not measurement.places and len(text) <= _PARAMETERS_BYTES:
                 measurement.parameters |= _parameters(text)
+                if len(measurement.parameters) > _PARAMETERS:
+                    raise ScanError(
+                        "mrd-parameters", f"a session may have {_PARAMETERS} parameters"
+                    )
         elif number == Message.ACQUISITION:
             if measurement.xml is None:
                 raise ScanError("mrd-order", "raw data came before the header; send the header")
@@ -211,14 +249,32 @@ class _Reader:
     source: ByteSource
     limits: StreamLimits
     spool: BinaryIO | None
+    require_room: Callable[[], None]
     taken: int = 0
+    looked: int = 0
 
     async def take(self, count: int) -> bytes:
+        """So many bytes at once; for what is small."""
+        self._count(count)
+        return await self._piece(count)
+
+    async def pass_on(self, count: int) -> None:
+        """So many bytes to the spool, never more than a piece of them in memory."""
+        self._count(count)
+        for start in range(0, count, _PIECE_BYTES):
+            await self._piece(min(_PIECE_BYTES, count - start))
+
+    def _count(self, count: int) -> None:
         self.taken += count
         if count > self.limits.message_bytes or self.taken > self.limits.session_bytes:
             raise ScanError(
                 "mrd-too-large", f"a message declares {count} bytes, more than is accepted"
             )
+        if self.taken - self.looked >= _ROOM_BYTES:
+            self.looked = self.taken
+            self.require_room()
+
+    async def _piece(self, count: int) -> bytes:
         if not count:
             return b""
         try:
@@ -260,30 +316,38 @@ def _parameters(text: bytes) -> dict[str, object]:
     """`parameters` of a JSON text; all other texts are remarks."""
     try:
         values = json.loads(_text(text))["parameters"]
-        return {str(name): value for name, value in values.items()}
+        return {
+            name[:64]: value[:512] if isinstance(value, str) else value
+            for name, value in values.items()
+            if value is None or isinstance(value, str | int | float)
+        }
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 
 
 async def _acquisition(reader: _Reader, measurement: Measurement) -> None:
-    content = await reader.take(HEAD.itemsize)
-    head = np.frombuffer(content, HEAD)[0]
-    samples, channels = int(head["number_of_samples"]), int(head["active_channels"])
+    place = reader.taken
+    head = np.frombuffer(await reader.take(HEAD.itemsize), HEAD)[0]
     if len(measurement.places) >= _READOUTS:
         raise ScanError(
             "mrd-too-large", f"more than {_READOUTS} readouts were sent; split the measurement"
         )
-    place = reader.taken
-    await reader.take(4 * samples * int(head["trajectory_dimensions"]))
-    await reader.take(8 * samples * channels)
-    # Only whole readouts count.
-    measurement.places.append(place)
-    measurement.heads += content
+    for size in _sizes(head):
+        await reader.pass_on(size)
+    measurement.places.append(place)  # only whole readouts count
+
+
+def _sizes(head: np.void) -> tuple[int, int]:
+    """Bytes of the positions and of the samples of a readout."""
+    samples = int(head["number_of_samples"])
+    return 4 * samples * int(head["trajectory_dimensions"]), 8 * samples * int(
+        head["active_channels"]
+    )
 
 
 async def _skip_waveform(reader: _Reader) -> None:
     head = WaveformHeader.from_buffer_copy(await reader.take(_WAVEFORM_HEADER))
-    await reader.take(4 * head.channels * head.number_of_samples)
+    await reader.pass_on(4 * head.channels * head.number_of_samples)
 
 
 async def _skip_image(reader: _Reader) -> None:
@@ -291,6 +355,6 @@ async def _skip_image(reader: _Reader) -> None:
     attributes = struct.unpack("<Q", await reader.take(8))[0]
     if attributes > _TEXT_BYTES or head.data_type not in range(1, 9):
         raise ScanError("mrd-too-large", "an image's attributes or type are not accepted")
-    await reader.take(attributes)
+    await reader.pass_on(attributes)
     voxels = head.channels * head.matrix_size[0] * head.matrix_size[1] * head.matrix_size[2]
-    await reader.take(voxels * ismrmrd.image.get_dtype_from_data_type(head.data_type).itemsize)
+    await reader.pass_on(voxels * ismrmrd.image.get_dtype_from_data_type(head.data_type).itemsize)

@@ -26,6 +26,10 @@ def archived_file(storage: Storage, sha256: str, source: str | None) -> Iterator
                 fetch(source, copy)
                 yield copy
     except FileNotFoundError as error:
+        if source is None:
+            raise ProblemError(
+                "file-lost", "the scan was kept here and is gone; upload it again"
+            ) from error
         raise ProblemError(
             "invalid-scan",
             "the scan is no longer where it was; bring it back, or upload it again",

@@ -6,16 +6,29 @@ SQLite is used in WAL mode, so that readers never wait for a writer.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import math
+import os
 import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from service.settings import SettingsError
+
 metadata = sa.MetaData()
 _JSON = sa.JSON
 _BUSY_MILLISECONDS = 30_000
+SCHEMA = 3
+"""Of the tables below: 1 without tags of scans, 2 without a record of its number, 3 this."""
+_INTEGRITY_SECONDS = 60.0
+"""How long the last look through a whole SQLite file is believed."""
 
 scans = sa.Table(
     "service_scans",
@@ -178,6 +191,15 @@ workers = sa.Table(
 )
 
 
+schema_versions = sa.Table(
+    "service_schema",
+    metadata,
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("since", sa.Float, nullable=False),
+)
+"""Every version that this database has had, and since when."""
+
+
 def open_database(url: str, *, busy_milliseconds: int = _BUSY_MILLISECONDS) -> sa.Engine:
     """An engine whose SQLite transactions take the write lock when they begin to write.
 
@@ -197,8 +219,45 @@ def open_database(url: str, *, busy_milliseconds: int = _BUSY_MILLISECONDS) -> s
     return engine
 
 
+class Integrity:
+    """Whether the tables can be read, looked at anew each time, and whether they are whole.
+
+    A pooled connection goes on answering from its own memory when the file behind it is damaged.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._checked = -math.inf
+        self._whole = True
+
+    def good(self) -> bool:
+        """No error is raised: whatever is wrong, the answer is no."""
+        try:
+            if self._engine.dialect.name != "sqlite":
+                with self._engine.connect() as connection:
+                    connection.execute(sa.select(workers.c.id).limit(1)).all()
+                return True
+            return self._sqlite_is_good()
+        except (sa.exc.SQLAlchemyError, sqlite3.Error):
+            return False
+
+    def _sqlite_is_good(self) -> bool:
+        file = quote(str(Path(self._engine.url.database or "").absolute()))
+        with closing(sqlite3.connect(f"file:{file}?mode=rw", uri=True, timeout=1)) as connection:
+            for table in metadata.sorted_tables:
+                connection.execute(f"SELECT 1 FROM {table.name} LIMIT 1").fetchall()
+            if time.monotonic() - self._checked > _INTEGRITY_SECONDS:
+                found = connection.execute("PRAGMA quick_check(1)").fetchone()
+                self._whole = found == ("ok",)
+                self._checked = time.monotonic()
+        return self._whole
+
+
 def create_database(url: str) -> None:
-    """Make or update all tables; safe to repeat, and to run from several processes."""
+    """Make or update all tables; safe to repeat, and to run from several processes.
+
+    Raises SettingsError where a newer version has been at work.
+    """
     if url.startswith("sqlite"):
         Path(url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     engine = open_database(url)
@@ -208,13 +267,39 @@ def create_database(url: str) -> None:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         with engine.begin() as connection:
             hold(connection, "tables")  # one process at a time looks and creates
+            known = _known_schema(connection)
+            if known > SCHEMA:
+                raise SettingsError(
+                    f"the tables were made by a newer mri-posterior (schema {known}, this one "
+                    f"knows {SCHEMA}): install that version again, or restore a backup of this one"
+                )
             _add_columns(connection)
             metadata.create_all(connection)
+            if known < SCHEMA:
+                row = {"version": SCHEMA, "since": time.time()}
+                connection.execute(sa.insert(schema_versions).values(**row))
     finally:
         engine.dispose()
     from dbos import DBOS  # lazy: those who only read tables need no engine
 
     DBOS.migrate(url)
+
+
+def _known_schema(connection: sa.Connection) -> int:
+    """The version of the tables that are there; 0 where it was not recorded."""
+    if not sa.inspect(connection).has_table(schema_versions.name):
+        return 0
+    found = connection.execute(sa.select(sa.func.max(schema_versions.c.version))).scalar()
+    return int(found or 0)
+
+
+def schema_of(connection: sqlite3.Connection) -> int:
+    """The same of an SQLite file."""
+    try:
+        (found,) = connection.execute("SELECT max(version) FROM service_schema").fetchone()
+    except sqlite3.OperationalError:
+        return 0
+    return int(found or 0)
 
 
 def _add_columns(connection: sa.Connection) -> None:
@@ -242,8 +327,51 @@ def hold(connection: sa.Connection, name: str) -> None:
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:
-        number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({number})")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_advisory(name)})")
+
+
+@contextmanager
+def alone(engine: sa.Engine, name: str) -> Iterator[None]:
+    """Be the only one, of all processes, in a block of this name; the tables stay free for others.
+
+    For what is slow: a transaction that holds a name would keep everybody else from writing.
+    """
+    if engine.dialect.name == "sqlite":
+        with _locked_file(Path(engine.url.database or "").parent / "locks" / name):
+            yield
+        return
+    # A connection of its own: those of the pool are for short work.
+    own = sa.create_engine(engine.url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+    with own.connect() as connection:
+        number = _advisory(name)
+        connection.exec_driver_sql(f"SELECT pg_advisory_lock({number})")
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql(f"SELECT pg_advisory_unlock({number})")
+
+
+@contextmanager
+def _locked_file(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                same = os.path.samestat(os.fstat(file.fileno()), path.stat())
+            except FileNotFoundError:
+                same = False
+            if not same:  # who had it before has removed it
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _advisory(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
 
 
 def add_to_total(connection: sa.Connection, name: str, label: str, value: float = 1) -> None:

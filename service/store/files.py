@@ -151,6 +151,13 @@ class Storage:
         if self.objects is not None:
             self.objects.remove(list(self.objects.sizes(_folder(place))))
 
+    def bytes_of(self, place: str) -> int:
+        """Of all files of a reconstruction."""
+        if self.objects is not None:
+            return sum(self.objects.sizes(_folder(place)).values())
+        files = (self.root / _folder(place)).rglob("*")
+        return sum(file.stat().st_size for file in files if file.is_file())
+
     def outputs(self) -> dict[str, dict[str, int]]:
         """Digest of every output that is complete: names and bytes of its products."""
         found: dict[str, dict[str, int]] = {}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
-from service.store.database import hold, jobs, scans
+from service.store.database import alone, hold, jobs, scans
 from service.store.identifiers import new_id
 
 
@@ -46,7 +47,8 @@ class Scans:
     ) -> tuple[StoredScan, bool]:
         """The scan of this owner and content, and whether it is new; tags replace older ones.
 
-        `place` gives the file its place; nobody removes or places the same content meanwhile.
+        `place` gives the file its place; nobody removes or places the same content meanwhile, and
+        it may take its time: it runs outside of every transaction.
         """
         slices, coils, rows, columns = shape
         values = {
@@ -62,15 +64,26 @@ class Scans:
             "tags": dict(tags or {}),
         }
         same = sa.select(scans).where(scans.c.owner == owner, scans.c.sha256 == sha256)
+        with alone(self._engine, f"scan-{sha256}"):
+            place()
+            found, new = self._entered(values, same, also, tags)
+        return found, new
+
+    def _entered(
+        self,
+        values: dict[str, Any],
+        same: sa.Select[Any],
+        also: Callable[[sa.Connection, StoredScan, bool], None] | None,
+        tags: Mapping[str, str] | None,
+    ) -> tuple[StoredScan, bool]:
         with self._engine.begin() as connection:
             hold(connection, "scans")
-            place()
             new = connection.execute(same).first() is None
             if new:
                 connection.execute(sa.insert(scans).values(**values))
             elif tags:
-                own = (scans.c.owner == owner) & (scans.c.sha256 == sha256)
-                connection.execute(sa.update(scans).where(own).values(tags=dict(tags)))
+                own = scans.c.owner == values["owner"], scans.c.sha256 == values["sha256"]
+                connection.execute(sa.update(scans).where(*own).values(tags=dict(tags)))
             found = StoredScan(**connection.execute(same).one()._mapping)
             if also is not None:
                 also(connection, found, new)
@@ -119,6 +132,13 @@ class Scans:
         with self._engine.connect() as connection:
             return [StoredScan(**row._mapping) for row in connection.execute(query)]
 
+    def older_than(self, when: float) -> list[StoredScan]:
+        """Scans that came before a moment and that no unfinished job needs."""
+        needed = sa.select(jobs.c.scan_id).where(jobs.c.finished_at.is_(None))
+        query = sa.select(scans).where(scans.c.created_at < when, scans.c.id.not_in(needed))
+        with self._engine.connect() as connection:
+            return [StoredScan(**row._mapping) for row in connection.execute(query)]
+
     def remove(self, scan: StoredScan) -> bool:
         """Forget a scan; False while an unfinished job needs it. Its file is left: see `unused`."""
         with self._engine.begin() as connection:
@@ -133,13 +153,13 @@ class Scans:
 
     def unused(self, sha256: str, discard: Callable[[], None]) -> bool:
         """Call `discard` if nobody has or needs this content, while nobody can upload it again."""
-        with self._engine.begin() as connection:
-            hold(connection, "scans")
+        with alone(self._engine, f"scan-{sha256}"):
             owned = sa.select(scans.c.id).where(scans.c.sha256 == sha256)
             needed = sa.select(jobs.c.id).where(
                 jobs.c.scan_sha256 == sha256, jobs.c.finished_at.is_(None)
             )
-            if any(connection.execute(query).first() for query in (owned, needed)):
-                return False
+            with self._engine.connect() as connection:
+                if any(connection.execute(query).first() for query in (owned, needed)):
+                    return False
             discard()
         return True

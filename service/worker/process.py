@@ -93,7 +93,7 @@ def _sole_owner(path: Path) -> IO[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a")
     fcntl.flock(file, fcntl.LOCK_EX)
-    note_moved(path, time.monotonic())
+    note_moved(path, 0.0)  # not yet: it starts
     return file
 
 

@@ -31,18 +31,11 @@ from service.jobs.supervisor import SOCKET_VARIABLE
 from service.jobs.workers import Workers
 from service.settings import load_settings
 from service.store.database import create_database, open_database
+from tests.service.in_process import OFFERS
 
 ROOT = Path(__file__).parents[2]
 HDF5 = {"Content-Type": "application/x-hdf5"}
 QUICK = {"model": "tiny", "preset": "fast", "self_check": False}
-
-OFFERS: dict[str, Any] = {
-    "models": [],
-    "default_model": "none",
-    "presets": {"fast": {"samples": 4, "evaluations_per_sample": 47}},
-    "versions": {},
-}
-"""Of a worker that does not exist."""
 
 
 def tiny_model(folder: Path) -> Path:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ismrmrd.serialization import ConfigFile
 
+from recon.io.files import read_scan
 from service.intake.intake import open_intake
 from service.scanner.gateway import Gateway
-from service.scanner.mrd_stream import FileSource
+from service.scanner.mrd_stream import CLOSE, FileSource
 from service.settings import load_settings
 from service.store.database import create_database
 from tests.mrd_files import header, lines
@@ -21,6 +24,7 @@ from tests.service.mrd_sessions import (
     FAST,
     FULL,
     HEADER,
+    SCAN,
     Answer,
     header_message,
     sent,
@@ -109,3 +113,58 @@ def test_a_spiral_without_positions_is_refused_by_name(gateway: Gateway) -> None
     [text] = answered(gateway, sent(FAST, head, *ACQUISITIONS)).texts
     assert text.startswith("ERROR   (no-trajectory)")
     assert gateway.intake.jobs.page(None) == []
+
+
+def test_a_session_that_wants_nothing_is_answered_so(gateway: Gateway) -> None:
+    assert answered(gateway, CLOSE).texts == []
+
+
+def test_texts_and_parameters_of_a_session_are_bounded(gateway: Gateway) -> None:
+    names = {f"name{n}": n for n in range(100)}
+    many = json.dumps({"parameters": names})
+    [text] = answered(gateway, sent(FAST, HEADER, many, *ACQUISITIONS)).texts
+    assert "mrd-parameters" in text
+    remark = "x" * (1 << 20)
+    [text] = answered(gateway, sent(FAST, HEADER, *[remark] * 5, *ACQUISITIONS)).texts
+    assert "mrd-too-large" in text
+    deep = '{"parameters": {"numsamples": 2, "mode": "trigger", "other": [[[1]]]}}'
+    answered(gateway, sent(FAST, HEADER, deep, *ACQUISITIONS))
+    assert len(gateway.intake.jobs.page(None)) == 1
+
+
+def test_a_disk_that_fills_up_ends_a_session(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([1 << 40])  # there is room when the session begins
+    free = lambda _: next(looks, 0)  # noqa: E731
+    monkeypatch.setattr(type(gateway.intake.storage), "free_bytes", free)
+    monkeypatch.setattr("service.scanner.mrd_stream._ROOM_BYTES", 4096)
+    [text] = answered(gateway, sent(FAST, HEADER, TRIGGER, *ACQUISITIONS)).texts
+    assert text.startswith("ERROR   (storage-full)")
+    assert list(gateway.intake.storage.incoming.iterdir()) == []
+
+
+def test_samples_go_to_the_disk_piece_by_piece(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long a readout is said to be, no more than a piece of it is asked for at once."""
+    asked: list[int] = []
+
+    class Watched(FileSource):
+        async def readexactly(self, n: int, /) -> bytes:
+            asked.append(n)
+            return await super().readexactly(n)
+
+    monkeypatch.setattr("service.scanner.mrd_stream._PIECE_BYTES", 100)
+    content = sent(FAST, HEADER, TRIGGER, *ACQUISITIONS)
+
+    async def collect() -> bytes:
+        return b"".join([chunk async for chunk in gateway.answer(Watched(io.BytesIO(content)))])
+
+    assert understood(asyncio.run(collect())).images
+    assert sum(n == 100 for n in asked) > len(ACQUISITIONS)
+    [job] = gateway.intake.jobs.page(None)
+    scan = gateway.intake.scans.get(job.scan_id, None)
+    assert scan is not None
+    stored = read_scan(gateway.intake.storage.scan(scan.sha256))
+    np.testing.assert_array_equal(stored.kspace[0], SCAN.kspace[0])
