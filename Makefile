@@ -1,6 +1,8 @@
 # Every target sets itself up: Python >= 3.11 with pip, and make, are all it takes.
 PYTHON ?= python3
 ACCELERATOR ?= cuda
+MINUTES ?= 30
+SEED ?= 0
 BIN := .venv/bin
 STAMP := .venv/.installed
 VIEWER := service/viewer/dist/.built
@@ -9,7 +11,7 @@ VIEWER_SOURCES := $(wildcard service/viewer/*.json service/viewer/*.ts service/v
 	service/viewer/src/* service/viewer/src/pages/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve types viewer test proofs check benchmark docs screenshots container image clean
+.PHONY: help demo serve types viewer test proofs fuzz check benchmark docs screenshots container image clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -36,6 +38,9 @@ test: check ## lint, types and all tests but the slow ones
 
 proofs: $(STAMP) ## the slow tests: servers started, killed, fuzzed and under load
 	$(BIN)/python -m pytest -m slow
+
+fuzz: $(STAMP) ## hostile files, streams, headers and requests for MINUTES=30, from SEED=0
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) --seed $(SEED)
 
 check: $(STAMP) ## lint, formatting and types
 	$(BIN)/ruff check
