@@ -15,6 +15,7 @@ import fcntl
 import json
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -132,7 +133,9 @@ class Uploads:
             if _ID.fullmatch(file.stem) and self._state(file.stem).exists():
                 return False  # its state decides
             over = now - file.stat().st_mtime > self._seconds
-            if over:
+            if over and file.is_dir():  # of a reader that was killed: its arrays may be large
+                shutil.rmtree(file, ignore_errors=True)
+            elif over:
                 file.unlink(missing_ok=True)
         except (OSError, ValueError, KeyError):
             return False

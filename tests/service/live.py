@@ -89,6 +89,8 @@ class Server:
     data: Path
     log: list[dict[str, Any]] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    readers: list[threading.Thread] = field(default_factory=list)
 
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=120, **options)
@@ -110,7 +112,60 @@ class Server:
         """SIGKILL, and wait until it was started again."""
         old = self.pid(child)
         os.kill(old, signal.SIGKILL)
-        wait_for(lambda: self.pid(child) != old, 60)
+        wait_for(lambda: self.pid(child) != old, 300)
+
+    def freeze(self, child: str) -> int:
+        """SIGSTOP; returns the process."""
+        pid = self.pid(child)
+        os.kill(pid, signal.SIGSTOP)
+        return pid
+
+    def start(self) -> None:
+        """The command itself, on the port that it had."""
+        port = self.url.rpartition(":")[2] or "0"
+        seen = len(self.log)
+        command = [sys.executable, "-m", "service.cli", "serve", "--port", port]
+        self.process = subprocess.Popen(
+            [*command, "--data", str(self.data)],
+            env=self.environment,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        reader = threading.Thread(target=_read, args=(self, self.process), daemon=True)
+        reader.start()
+        self.readers.append(reader)
+        wait_for(
+            lambda: (
+                self.process.poll() is not None
+                or any(line.get("event") == "listening" for line in self.log[seen:])
+            ),
+            120,
+        )
+        if self.process.poll() is not None:
+            raise AssertionError("".join(self.text))
+        self.url = next(x["url"] for x in self.log[seen:] if x.get("event") == "listening")
+
+    def kill_supervisor(self) -> None:
+        """SIGKILL, and start the command again; its children may still be ending."""
+        self.process.kill()
+        self.process.wait()
+        for patience in (5, 5, 10, 30, 0):
+            try:
+                self.start()
+            except AssertionError:  # the port is not free yet
+                if not patience:
+                    raise
+                time.sleep(patience)
+            else:
+                return
+
+    def close(self) -> None:
+        """Read the last of the processes, which have ended."""
+        for reader in self.readers:
+            reader.join(60)
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -136,49 +191,28 @@ def answers(server: Server, path: str) -> bool:
 @contextmanager
 def serving(data: Path, models: Path, **settings: object) -> Iterator[Server]:
     """Start a server on a free port, wait until a worker is ready, and stop it."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service.cli", "serve", "--port", "0", "--data", str(data)],
-        env=environment(models, **settings),
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    server = Server(process, "", data)
-
-    def read() -> None:
-        assert process.stderr is not None
-        for line in process.stderr:
-            server.text.append(line)
-            if line.startswith("{"):
-                server.log.append(json.loads(line))
-
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
+    server = Server(None, "", data, environment=environment(models, **settings))  # type: ignore[arg-type]
     try:
-        wait_for(
-            lambda: (
-                process.poll() is not None
-                or any(line.get("event") == "listening" for line in server.log)
-            ),
-            120,
-        )
-        if process.poll() is not None:
-            raise AssertionError("".join(server.text))
-        server.url = next(x["url"] for x in server.log if x.get("event") == "listening")
+        server.start()
         wait_for(lambda: answers(server, "/readyz"), 180)
         yield server
     finally:
-        if process.poll() is None:
-            process.terminate()
+        if server.process.poll() is None:
+            server.process.terminate()
             try:
-                process.wait(60)
+                server.process.wait(60)
             except subprocess.TimeoutExpired:
-                process.kill()
-        reader.join(5)
-        assert process.stderr is not None
-        process.stderr.close()
+                server.process.kill()
+        server.close()
+
+
+def _read(server: Server, process: subprocess.Popen[str]) -> None:
+    assert process.stderr is not None
+    with process.stderr as lines:
+        for line in lines:
+            server.text.append(line)
+            if line.startswith("{"):
+                server.log.append(json.loads(line))
 
 
 @contextmanager

@@ -73,9 +73,10 @@ def huge(number: int, length: int = 0xFFFFFFFF) -> bytes:
     return struct.pack("<HI", number, length)
 
 
-def huge_readout() -> bytes:
+def readout_head(samples: int = 65535, channels: int = 65535) -> bytes:
+    """The beginning of a readout, which declares so much to follow."""
     head = ismrmrd.AcquisitionHeader()
-    head.number_of_samples = head.active_channels = 65535
+    head.number_of_samples, head.active_channels = samples, channels
     return struct.pack("<H", 1008) + bytes(head)
 
 
@@ -103,7 +104,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "huge text": (sent(FAST, huge(5)), "mrd-too-large"),
     "huge header": (sent(FAST, huge(3)), "mrd-too-large"),
     "huge config": (huge(2), "mrd-too-large"),
-    "huge readout": (sent(FAST, HEADER, huge_readout()), "mrd-too-large"),
+    "huge readout": (sent(FAST, HEADER, readout_head()), "mrd-too-large"),
     "no text": (sent(FAST, huge(3, 2) + b"\xff\xfe"), "text-encoding"),
     "no xml": (sent(FAST, header_message("hello"), READOUT), "invalid-mrd-header"),
     "entities": (sent(FAST, header_message("<!DOCTYPE a>" + XML), READOUT), "header-doctype"),

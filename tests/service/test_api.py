@@ -144,7 +144,9 @@ def test_files_that_are_refused(
 
 
 def test_values_that_show_only_when_read_fail_the_job(client: httpx.Client, tmp_path: Path) -> None:
-    content = hdf5(tmp_path / "nan.h5", kspace=np.full((1, 2, 16, 16), np.nan, np.complex64))
+    noise = np.full((2, 100), np.nan, np.complex64)
+    kspace = np.ones((1, 2, 16, 16), np.complex64)
+    content = hdf5(tmp_path / "nan.h5", kspace=kspace, noise=noise)
     answer = client.post("/v1/reconstructions", params={"model": "tiny"}, content=content)
     done = ended(client, answer.json())
     assert done["state"] == "failed"

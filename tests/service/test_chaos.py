@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -34,6 +35,8 @@ from tests.service.live import (
 
 JOBS = int(os.environ.get("MRI_POSTERIOR_CHAOS", "100"))
 WORKER_KILLS, API_KILLS = JOBS // 5, JOBS // 20
+SUPERVISOR_KILLS = STOPS = max(1, JOBS // 50)
+STUCK_SECONDS = 20
 
 
 @pytest.mark.slow
@@ -43,6 +46,7 @@ def test_every_job_ends_succeeded_once(tmp_path: Path, models: Path) -> None:
     limits = {
         "max_attempts": 30,  # of one slice without success; a slow machine may need them
         "max_active_per_key": 1000,
+        "stuck_seconds": STUCK_SECONDS,
     }
     with serving(tmp_path / "data", models, **limits) as server:
         transport = httpx.HTTPTransport(retries=5)
@@ -66,14 +70,15 @@ def test_every_job_ends_succeeded_once(tmp_path: Path, models: Path) -> None:
             submitter = threading.Thread(target=submit, daemon=True)
             submitter.start()
             began = time.monotonic()
-            kills = ["worker-0"] * WORKER_KILLS + ["api"] * API_KILLS
-            rng.shuffle(kills)
+            blows = ["kill worker"] * WORKER_KILLS + ["kill API"] * API_KILLS
+            blows += ["kill supervisor"] * SUPERVISOR_KILLS + ["stop worker"] * STOPS
+            rng.shuffle(blows)
             # Moments of the work, not of the clock, so that a slow machine is hit all over too.
-            moments = sorted(rng.randrange(JOBS - 5) for _ in kills)
-            for child, moment in zip(kills, moments, strict=True):
-                wait_for(lambda moment=moment: succeeded(server) >= moment, 1200)
+            moments = sorted(rng.randrange(JOBS - 5) for _ in blows)
+            for blow, moment in zip(blows, moments, strict=True):
+                wait_for(lambda moment=moment: succeeded(server) >= moment, 2400)
                 time.sleep(rng.uniform(0, 2))
-                server.kill(child)
+                strike(server, blow)
             submitter.join()
             done = [ended(client, {"id": ids[seed]}) for seed in range(JOBS)]
             seconds = time.monotonic() - began
@@ -87,8 +92,9 @@ def test_every_job_ends_succeeded_once(tmp_path: Path, models: Path) -> None:
                 ).values()
             )
             note(
-                f"{JOBS} jobs, {WORKER_KILLS} + {API_KILLS} kills, {seconds:.0f} s: {states}, "
-                f"{restarted} steps begun more than once"
+                f"{JOBS} jobs, kills: {WORKER_KILLS} of workers, {API_KILLS} of the API, "
+                f"{SUPERVISOR_KILLS} of the supervisor; {STOPS} stops; {seconds:.0f} s: "
+                f"{dict(states)}, {restarted} steps begun more than once"
             )
             assert states == {"succeeded": JOBS}
             assert len({job["id"] for job in done}) == JOBS
@@ -97,21 +103,46 @@ def test_every_job_ends_succeeded_once(tmp_path: Path, models: Path) -> None:
                 steps = [name for name, _ in recorded(server, job)]
                 assert steps == ["prepare", "slice", "slice", "assemble"]
                 assert_recorded_steps_do_not_run(server, job)
-            sample = rng.sample(range(JOBS), 3)
-            for seed in sample:
-                by_service, by_command = tmp_path / f"s{seed}.h5", tmp_path / f"c{seed}.h5"
-                link = done[seed]["links"]["results"] + "/result.h5"
-                by_service.write_bytes(client.get(link).content)
-                options = ("--model", "tiny", "--preset", "fast", "--no-self-check", "--quiet")
-                run = cli(
-                    environment(models), "reconstruct", scan, "-o", by_command, "--seed", seed,
-                    *options,
-                )  # fmt: skip
-                assert run.returncode == 0, run.stderr
-                for one, other in zip(
-                    read_result(by_service)[0], read_result(by_command)[0], strict=True
-                ):
-                    assert_same(one, other)
+            again = [submitted_again(client, scan_id, seed) for seed in range(JOBS)]
+            undisturbed = [digests(client, ended(client, job)) for job in again]
+            assert [digests(client, job) for job in done] == undisturbed
+            assert len({str(each) for each in undisturbed}) == JOBS  # the seeds do count
+            by_command = tmp_path / "command.h5"
+            options = ("--model", "tiny", "--preset", "fast", "--no-self-check", "--quiet")
+            run = cli(
+                environment(models), "reconstruct", scan, "-o", by_command, "--seed", 7, *options
+            )
+            assert run.returncode == 0, run.stderr
+            by_service = tmp_path / "service.h5"
+            link = done[7]["links"]["results"] + "/result.h5"
+            by_service.write_bytes(client.get(link).content)
+            for one, other in zip(
+                read_result(by_service)[0], read_result(by_command)[0], strict=True
+            ):
+                assert_same(one, other)
+
+
+def strike(server: Server, blow: str) -> None:
+    """One accident, and the wait until somebody has noticed it."""
+    if blow == "kill supervisor":
+        server.kill_supervisor()
+    elif blow == "stop worker":
+        frozen = server.freeze("worker-0")
+        wait_for(lambda: server.pid("worker-0") != frozen, 300)
+    else:
+        server.kill("api" if blow == "kill API" else "worker-0")
+
+
+def submitted_again(client: httpx.Client, scan_id: str, seed: int) -> dict[str, Any]:
+    answer = client.post("/v1/reconstructions", json={**QUICK, "scan_id": scan_id, "seed": seed})
+    assert answer.status_code == 202, answer.text
+    return answer.json()
+
+
+def digests(client: httpx.Client, job: dict[str, Any]) -> dict[str, str]:
+    """SHA-256 of the arrays of a job's results; result.h5 holds the time too."""
+    found = client.get(job["links"]["results"]).json()["items"]
+    return {item["name"]: item["sha256"] for item in found if item["name"].endswith(".npy")}
 
 
 def succeeded(server: Server) -> int:

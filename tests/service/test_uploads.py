@@ -120,6 +120,16 @@ def test_expired_uploads_are_swept_away(tmp_path: Path, hours: float) -> None:
     assert uploads.get(upload.id, "another") is None
 
 
+def test_what_killed_processes_left_is_swept_away(tmp_path: Path) -> None:
+    (tmp_path / "recon-read-abc").mkdir()
+    (tmp_path / "recon-read-abc" / "0.npy").write_bytes(b"k-space")
+    (tmp_path / "x.part").write_bytes(b"half a scan")
+    assert Uploads(tmp_path, 1).sweep() == 0
+    time.sleep(0.01)
+    assert Uploads(tmp_path, 1e-9).sweep() == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_bytes_behind_the_offset_of_a_crash_are_not_believed(tmp_path: Path) -> None:
     uploads = Uploads(tmp_path, 1)
     upload = uploads.create("me", 10)
