@@ -11,8 +11,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from service.settings import load_settings
-
 _console = Console(highlight=False)
 _SECONDS = {"h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
@@ -32,6 +30,7 @@ def backup(
     ] = False,
 ) -> None:
     """Copy tables, scans and results of a service that may be running."""
+    from service.settings import load_settings  # lazy: slow to load
     from service.store.backup import back_up  # lazy: loads the database's engine
 
     os.umask(0o077)
@@ -47,6 +46,7 @@ def restore(
     data: Data = None,
 ) -> None:
     """Put a backup into a new folder, every scan checked; `serve --data` goes on from there."""
+    from service.settings import load_settings  # lazy: slow to load
     from service.store.backup import restore as put_back  # lazy: loads the database's engine
 
     os.umask(0o077)
@@ -71,6 +71,7 @@ def prune(
     """Remove results, and with --scans scans, that are older than an age; jobs stay listed."""
     from service.intake.intake import open_intake  # lazy: loads the database's engine
     from service.intake.pruning import prune as let_go  # lazy: the same
+    from service.settings import load_settings  # lazy: the same
     from service.store.database import create_database  # lazy: the same
 
     form = re.fullmatch(r"(\d{1,5}(?:\.\d{1,3})?)([hdw])", older_than)
