@@ -62,10 +62,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY"):
         text = (ROOT / f"{name}.md").read_text()
         pages[f"project/{name.lower()}.md"] = text.replace("](docs/", "](../")
-    notebook = nbformat.read(ROOT / "docs/notebooks/posterior.ipynb", as_version=4)
-    pages["tutorials/posterior-in-python.md"], pictures = markdown_of(notebook, "posterior")
-    for name, content in pictures.items():
-        files.append(File.generated(config, f"tutorials/{name}", content=content))
+    notebook = nbformat.reads((ROOT / "docs/notebooks/posterior.ipynb").read_text(), as_version=4)
+    pages["tutorials/posterior-in-python.md"], drawn = markdown_of(notebook, "posterior")
+    for name, png in drawn.items():
+        files.append(File.generated(config, f"tutorials/{name}", content=png))
     for folder in sorted((ROOT / _WEIGHTS).iterdir()):
         text = (folder / "README.md").read_text()
         pages[f"model-cards/{folder.name}.md"] = text.replace(
