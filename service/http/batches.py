@@ -317,7 +317,9 @@ def _item(
     parameters = ReconstructionParameters.model_validate(
         one.model_dump(mode="json", exclude={"scan_id", "id"})
     )
-    model = models[parameters.model or ""]
+    model = models.get(parameters.model or "")
+    if model is None:  # the default is a setting, and may name what is not installed
+        raise ProblemError("unknown-model", "no worker offers the default model; name another")
     owner = "" if key.id == LOCAL.id else key.id
     output = output_digest(scan.sha256, model.sha256, parameters, owner, model.calibration_sha256)
     return NewItem(
@@ -350,7 +352,8 @@ def _models(context: Context) -> dict[str, _Offered]:
         for one in known
         for model in one.offers["models"]
     }
-    return found | {"": found[known[0].offers["default_model"]]}
+    default = found.get(known[0].offers["default_model"])
+    return found if default is None else found | {"": default}
 
 
 def _require_room(context: Context, key: Key, wanted: int) -> None:

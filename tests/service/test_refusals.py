@@ -42,6 +42,14 @@ def test_deeply_nested_lines_of_a_batch_are_a_bad_request(make: Make) -> None:
     problem(answer, 400, "invalid-request")
 
 
+def test_a_default_model_that_no_worker_offers_is_a_refusal(make: Make, scan: Path) -> None:
+    context = make(disk_floor_bytes=0)
+    context.workers.enter("one", "cpu", 1, OFFERS)
+    sent = ask(context, "POST", "/v1/scans", content=scan.read_bytes(), headers=HDF5).json()
+    answer = ask(context, "POST", "/v1/batches", json={"items": [{"scan_id": sent["id"]}]})
+    assert "default model" in problem(answer, 422, "invalid-parameter")["detail"]
+
+
 @pytest.mark.parametrize("damage", ["first page", "middle", "gone"])
 def test_readiness_notices_a_broken_database(
     make: Make,
