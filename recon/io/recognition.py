@@ -33,8 +33,8 @@ class Recognised:
     kind: str
     contents: tuple[str, ...]
     """Lines about what is in it."""
-    runs: bool
-    """Whether `reconstruct` takes it as it is."""
+    runs: bool | None
+    """Whether `reconstruct` takes it as it is; None: it is no scan, and is of use otherwise."""
     advice: str
     """How to go on; `{file}` stands for its path."""
 
@@ -107,7 +107,7 @@ def _result(path: Path) -> Recognised:
             f"{converged} of {len(posteriors)} slices converged; "
             f"{_counted(sum(len(one.warnings) for one in posteriors), 'warning')}",
         ),
-        runs=False,
+        runs=None,
         advice="mri-posterior export {file} --to nifti -o image.nii.gz",
     )
 
@@ -210,7 +210,7 @@ def _numpy(path: Path, head: bytes) -> Recognised | None:
     if array.ndim in (1, 2) and np.isin(array, (0, 1)).all():
         share = float(np.mean(array == 1))
         return Recognised(
-            "sampling mask", (*told, f"{share:.1%} sampled"), runs=False,
+            "sampling mask", (*told, f"{share:.1%} sampled"), runs=None,
             advice="mri-posterior reconstruct SCAN.h5 -o result.h5 --mask {file}",
         )  # fmt: skip
     return Recognised("NumPy array", told, runs=False, advice="k-space is complex, a mask 0 and 1")

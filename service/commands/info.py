@@ -15,6 +15,7 @@ from rich.markup import escape
 from service.commands.options import AsJson
 
 output = Console()
+_LABELS = {True: "runs", False: "does not run as it is", None: "next"}
 
 
 def info(
@@ -39,7 +40,7 @@ def info(
     lines = [
         f"[bold]{escape(str(file))}[/]: {escape(found.kind)}, {size:.1f} MB",
         *(f"  {escape(line)}" for line in found.contents),
-        f"[bold]{'runs' if found.runs else 'does not run as it is'}[/]: {escape(advice)}",
+        f"[bold]{_LABELS[found.runs]}[/]: {escape(advice)}",
     ]
     for line in lines:
         output.print(line, highlight=False, soft_wrap=True)
