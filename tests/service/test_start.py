@@ -99,6 +99,7 @@ def test_help_of_every_command_loads_nothing_heavy() -> None:
     "arguments",
     [
         ("settings",),
+        ("info", "{folder}/scan.h5"),
         ("keys", "list", "--data", "{folder}"),
         ("workers", "--data", "{folder}"),
         ("submit", "{folder}/scan.h5", "--server", "http://127.0.0.1:9"),
