@@ -38,6 +38,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # mistakes are told in plain lines: the frames take a while to load
     help="From undersampled MRI k-space to a posterior: mean, samples and uncertainty maps. "
     "For research, not for diagnosis.",
     epilog="mri-posterior demo\n" + EXAMPLE,

@@ -9,7 +9,6 @@ import typer
 
 from recon.choices import PresetName
 from service.commands.options import Seed, Slices
-from service.requests import Priority
 
 
 def batch(
@@ -34,8 +33,9 @@ def batch(
         typer.Option("--calibrated", help="Intervals and std times the model's conformal factor."),
     ] = False,
     priority: Annotated[
-        Priority, typer.Option(help="A lower class starts when no higher one waits.")
-    ] = Priority.ARCHIVE,
+        Literal["scanner", "interactive", "archive"],
+        typer.Option(help="A lower class starts when no higher one waits."),
+    ] = "archive",
     on_error: Annotated[
         Literal["continue", "stop"], typer.Option(help="What to do at the first failure.")
     ] = "continue",
@@ -67,6 +67,7 @@ def batch(
     nothing twice; another choice of settings makes new outputs beside the old.
     """
     from service.commands.batch_run import Choices, run_batch  # lazy: loads SQLAlchemy
+    from service.requests import Priority  # lazy: with it
 
     choices = Choices(
         source=source,
@@ -78,7 +79,7 @@ def batch(
         slices=slices,
         self_check=self_check,
         calibrated=calibrated,
-        priority=priority,
+        priority=Priority(priority),
         on_error=on_error,
         limit=limit,
         part=part,

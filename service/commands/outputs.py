@@ -60,7 +60,8 @@ def about(path: Path) -> Iterator[None]:
     except (ScanError, CalibrationError) as error:
         if str(path) in error.message:
             raise
-        raise type(error)(error.code, f"{path}: {error.message}") from error
+        known = "; `mri-posterior info` says what it is" if error.code == "not-hdf5" else ""
+        raise type(error)(error.code, f"{path}: {error.message}{known}") from error
 
 
 def _require_folder(path: Path) -> None:
