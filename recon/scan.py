@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -167,3 +169,32 @@ def centre_crop(images: NDArray[Any], shape: tuple[int, int] | None) -> NDArray[
     top = (images.shape[-2] - rows) // 2
     left = (images.shape[-1] - columns) // 2
     return images[..., top : top + rows, left : left + columns]
+
+
+def averaged(scans: Sequence[Scan]) -> Scan:
+    """Repetitions of one scan as one: every sample is the mean of those that were acquired.
+
+    What is not k-space is the first scan's; noise gets the variance that the mean of all has.
+    Raises ScanError where the scans differ in shape or are not on the grid of the image.
+    """
+    first = scans[0]
+    for scan in scans:
+        if scan.kspace.shape != first.kspace.shape or scan.trajectory is not None:
+            raise ScanError(
+                "repetitions-differ",
+                f"repetitions are averaged where they are Cartesian and of one shape; these have "
+                f"{first.kspace.shape} and {scan.kspace.shape}",
+            )
+    counts = np.sum([scan.mask for scan in scans], axis=0)
+    total = np.sum([scan.kspace for scan in scans], axis=0)
+    several = int(np.median(counts[counts > 0]))
+    noise = first.noise_samples
+    own = int(first.attributes.get("averages", 1))
+    return replace(
+        first,
+        kspace=(total / np.maximum(counts, 1)).astype(np.complex64),
+        mask=counts > 0,
+        noise_samples=None if noise is None else (noise / several**0.5).astype(np.complex64),
+        attributes={**first.attributes, "averages": own * several},
+        sha256=sha256("".join(scan.sha256 for scan in scans).encode()).hexdigest(),
+    )

@@ -125,9 +125,10 @@ PROBLEMS: dict[str, Kind] = {
     ),
     "not-hdf5": Kind(
         422,
-        "The file is not HDF5",
-        "The body does not begin like HDF5: an empty file, a zip, DICOM, or Siemens raw data. "
-        "Convert raw data to ISMRMRD first.",
+        "The file is of no format that is read",
+        "HDF5 (ISMRMRD, fastMRI and other layouts), Siemens raw data and NumPy arrays are read. "
+        "An empty file, a zip, DICOM or another vendor's raw data are not: the detail says what "
+        "the file is and what to do.",
     ),
     "unsafe-hdf5": Kind(
         422,
@@ -333,7 +334,7 @@ PROBLEMS: dict[str, Kind] = {
 }
 """By type, a relative URI below /problems/."""
 
-_NOT_HDF5 = {"not-hdf5", "empty-file", "not-a-file"}
+_NOT_HDF5 = {"not-hdf5", "empty-file", "not-a-file", "unknown-format", "format-not-read"}
 _UNSAFE = {
     "attribute-too-large",
     "chunk-too-large",

@@ -25,11 +25,12 @@ from recon.io.files import (
     read_scan,
     write_result,
 )
+from recon.io.layouts import parse_axes
 from recon.pipeline import Event, reconstruct
 from recon.planes import ATTRIBUTE as IMAGE_PLANES
 from recon.posterior import UNITS, SlicePosterior
 from recon.reference import Combination, Reference, reference_of
-from recon.scan import Scan
+from recon.scan import Scan, averaged
 from recon.settings import Settings
 from service.conformal_scaling import attributes_of, factor_for, sentence_of, widen_all
 from service.finished_slices import FinishedSlices, choices_digest
@@ -67,11 +68,22 @@ def load_scan(
     select: Mapping[str, int] | None = None,
     *,
     fftshift: bool | None = None,
+    layout: str | None = None,
+    axes: str | None = None,
     calibration: Path | None = None,
+    repetitions: Sequence[Path] = (),
 ) -> Scan:
-    """The scan, with a mask, coil maps or calibration lines from other files where given."""
+    """The scan, with a mask, coil maps or calibration lines from other files where given.
+
+    `repetitions` are more files of the same images, averaged into it; `axes` are names with commas.
+    """
     given = None if mask is None else read_mask(mask)
-    scan = read_scan(path, mask=given, select=select, fftshift=fftshift)
+    named = None if axes is None else parse_axes(axes)
+    scans = [
+        read_scan(file, mask=given, select=select, fftshift=fftshift, layout=layout, axes=named)
+        for file in (path, *repetitions)
+    ]
+    scan = averaged(scans) if repetitions else scans[0]
     if calibration is not None:
         scan = read_calibration(calibration, scan, fftshift=fftshift)
     if maps is None:

@@ -14,13 +14,17 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recon.errors import ScanError
-from recon.io.read_limits import ReadLimits, check_signature
+from recon.io.formats import require_read
+from recon.io.layouts import AXES, Axes
+from recon.io.read_limits import ReadLimits, check_signature, check_size
+
+T = TypeVar("T")
 
 BOOT = """
 import sys
@@ -62,10 +66,44 @@ class Contents:
     texts: dict[str, str]
     attributes: dict[str, str | int | float]
     """Scalar attributes of the root group."""
-    shapes: dict[str, tuple[int, ...]]
-    """Of the datasets whose shapes alone were asked for."""
     datasets: tuple[tuple[str, str, str], ...] = ()
     """Path, shape and type, in words, of the first datasets that the file holds."""
+
+
+@dataclass(frozen=True)
+class ScanContents:
+    """K-space in a file, or what is known of it without its values."""
+
+    format: str
+    """Name of one of `recon.io.formats.FORMATS`."""
+    contents: Contents
+    """Arrays by the names of a scan (kspace, mask, …), or those of an ISMRMRD measurement:
+    `RAW_HEADS` (readouts, 340) uint8, `RAW_SAMPLES` (samples,), `RAW_TRAJECTORY` (coordinates,),
+    and the text `RAW_HEADER`."""
+    readouts: bool
+    """Whether it is a measurement of readouts, not an array."""
+    layout: str | None = None
+    """Name of one of `recon.io.layouts.LAYOUTS`, or `axes`."""
+    axes: Axes = ()
+    """Of k-space."""
+    shape: tuple[int, ...] = ()
+    """Of k-space, along `axes`."""
+    centred: bool = True
+    """See `recon.io.layouts.Source`."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a scan is to be read, and how much of it."""
+
+    layout: str | None = None
+    axes: Axes | None = None
+    values: bool = True
+    """Samples and all."""
+    heads: bool = True
+    """The headers of readouts, which are many."""
+    look: bool = False
+    """Without values: refuse k-space and masks whose values cannot be used all the same."""
 
 
 def read_in_child(
@@ -73,86 +111,74 @@ def read_in_child(
     arrays: Sequence[str] = (),
     texts: Sequence[str] = (),
     *,
-    shapes: Sequence[str] = (),
-    raw: bool = False,
-    look: bool = False,
     limits: ReadLimits,
     run: Run | None = None,
 ) -> Contents:
-    """Check the whole file, then read the datasets named. Raises ScanError, and nothing else.
-
-    `raw` adds, when none of the arrays is there, the readouts of an ISMRMRD measurement under the
-    names `RAW_HEADER` (text), `RAW_HEADS` (readouts, 340) uint8, `RAW_SAMPLES` (samples,) and
-    `RAW_TRAJECTORY` (coordinates,); without the last two where shapes are asked for. `look` has
-    the child refuse k-space and masks whose values cannot be used.
-    """
+    """Check a whole HDF5 file, then read the datasets named. Raises ScanError, and nothing else."""
     check_signature(path, limits)
     with tempfile.TemporaryDirectory(prefix="recon-read-") as folder:
         request = {
             "path": str(path.absolute()),
             "arrays": list(arrays),
             "texts": list(texts),
-            "shapes": list(shapes),
-            "raw": raw,
-            "look": look,
             "limits": asdict(limits),
         }
         _serve(json.dumps(request), Path(folder), limits, run or run_once)
-        return _contents(Path(folder))
+        return _from_child(folder, _contents)
 
 
-def shapes_in_child(
-    paths: Sequence[Path], name: str, limits: ReadLimits
-) -> list[tuple[int, ...] | ScanError | None]:
-    """Shape of a dataset of complex numbers in each of many files, no value of which is read.
+def scan_in_child(
+    path: Path, asked: Asked, limits: ReadLimits, run: Run | None = None
+) -> ScanContents:
+    """K-space of a file of any format that is read. Raises ScanError, and nothing else."""
+    check_size(require_read(path)[1].size, limits)
+    with tempfile.TemporaryDirectory(prefix="recon-read-") as folder:
+        request = {"path": str(path.absolute()), **_request(asked, limits)}
+        _serve(json.dumps(request), Path(folder), limits, run or run_once)
+        return _from_child(folder, _scan_contents)
 
-    None where a file holds readouts of an ISMRMRD measurement in its place. One child looks at all
-    of them: a file that takes it over can lie about the others, so this is a preview, and whoever
-    reads a file's values checks it again in a child of its own. A file that ends the child does
-    not cost the others their answer: each is then looked at alone.
+
+def look_in_child(paths: Sequence[Path], limits: ReadLimits) -> list[ScanContents | ScanError]:
+    """What each of many files is, no value of which is read.
+
+    One child looks at all of them: a file that takes it over can lie about the others, so this is a
+    preview, and whoever reads a file's values checks it again in a child of its own. A file that
+    ends the child does not cost the others their answer: each is then looked at alone.
     """
-    found: dict[Path, tuple[int, ...] | ScanError | None] = {}
+    found: dict[Path, ScanContents | ScanError] = {}
     for path in paths:
         try:
-            check_signature(path, limits)
+            check_size(require_read(path)[1].size, limits)
         except ScanError as error:
             found[path] = error
     left = [path for path in paths if path not in found]
     with tempfile.TemporaryDirectory(prefix="recon-look-") as folder:
-        request = {
-            "paths": [str(path.absolute()) for path in left],
-            "arrays": [],
-            "texts": [],
-            "shapes": [name],
-            "raw": False,
-            "limits": asdict(limits),
-        }
+        asked = _request(Asked(values=False, heads=False), limits)
+        request = {"paths": [str(path.absolute()) for path in left], **asked}
         try:
             if left:
                 _serve(json.dumps(request), Path(folder), limits, run_once)
                 answers = _answer(Path(folder))["files"]
-                found |= {p: _shape(a, name) for p, a in zip(left, answers, strict=True)}
-        except (ScanError, ValueError, TypeError, LookupError) as error:
+                found |= {p: _looked(Path(folder), a) for p, a in zip(left, answers, strict=True)}
+        except (ScanError, ValueError, TypeError, LookupError, AttributeError) as error:
             if len(left) == 1:
                 broken = _crashed("no usable answer")
                 found[left[0]] = error if isinstance(error, ScanError) else broken
             else:
                 for path in left:
-                    (found[path],) = shapes_in_child([path], name, limits)
+                    (found[path],) = look_in_child([path], limits)
     return [found[path] for path in paths]
 
 
-def _shape(answer: Any, name: str) -> tuple[int, ...] | ScanError | None:  # noqa: ANN401
-    if "error" in answer:
-        code, message = answer["error"]
-        return ScanError(str(code), str(message))
-    if name in answer["shapes"]:
-        return tuple(int(length) for length in answer["shapes"][name])
-    if answer["readouts"]:
-        return None
-    return ScanError(
-        "no-kspace", f"the file holds neither a dataset '{name}' nor ISMRMRD readouts; check it"
-    )
+def _request(asked: Asked, limits: ReadLimits) -> dict[str, Any]:
+    return {"scan": True, **asdict(asked), "limits": asdict(limits)}
+
+
+def _looked(folder: Path, answer: dict[str, Any]) -> ScanContents | ScanError:
+    try:
+        return _scan_contents(folder, answer)
+    except ScanError as error:
+        return error
 
 
 def load_array(path: Path) -> NDArray[Any]:
@@ -222,33 +248,10 @@ def _answer(folder: Path) -> dict[str, Any]:
     return answer
 
 
-def _contents(folder: Path) -> Contents:
+def _from_child(folder: str, take: Callable[[Path, dict[str, Any]], T]) -> T:
     """Take the answer as coming from a process that a hostile file may have taken over."""
     try:
-        answer = _answer(folder)
-        if "error" in answer:
-            code, message = answer["error"]
-            raise ScanError(str(code), str(message))
-        return Contents(
-            arrays={
-                str(name): load_array(folder / Path(file_name).name)
-                for name, file_name in answer["arrays"].items()
-            },
-            texts={str(name): str(text) for name, text in answer["texts"].items()},
-            attributes={
-                str(name): value
-                for name, value in answer["attributes"].items()
-                if isinstance(value, str | int | float)
-            },
-            shapes={
-                str(name): tuple(int(length) for length in shape)
-                for name, shape in answer["shapes"].items()
-            },
-            datasets=tuple(
-                (printable(path), printable(shape), printable(kind))
-                for path, shape, kind in answer["datasets"]
-            ),
-        )
+        return take(Path(folder), _answer(Path(folder)))
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise _crashed("no usable answer") from error
 
@@ -256,6 +259,46 @@ def _contents(folder: Path) -> Contents:
 def printable(text: object) -> str:
     """A text from a hostile file as one line without control characters."""
     return "".join(c if c.isprintable() else "?" for c in str(text))[:120]
+
+
+def _contents(folder: Path, answer: dict[str, Any]) -> Contents:
+    if "error" in answer:
+        code, message = answer["error"]
+        raise ScanError(str(code), str(message))
+    return Contents(
+        arrays={
+            str(name): load_array(folder / Path(file_name).name)
+            for name, file_name in answer["arrays"].items()
+        },
+        texts={str(name): str(text) for name, text in answer["texts"].items()},
+        attributes={
+            str(name): value
+            for name, value in answer["attributes"].items()
+            if isinstance(value, str | int | float)
+        },
+        datasets=tuple(
+            (printable(path), printable(shape), printable(kind))
+            for path, shape, kind in answer.get("datasets", ())
+        ),
+    )
+
+
+def _scan_contents(folder: Path, answer: dict[str, Any]) -> ScanContents:
+    contents = _contents(folder, answer)
+    if answer.get("readouts") is True:
+        return ScanContents(str(answer["format"]), contents, readouts=True)
+    axes = tuple(str(name) for name in answer["axes"])
+    if not set(axes) <= set(AXES):
+        raise ValueError(axes)
+    return ScanContents(
+        format=str(answer["format"]),
+        contents=contents,
+        readouts=False,
+        layout=str(answer["layout"]),
+        axes=axes,
+        shape=tuple(int(length) for length in answer["shape"]),
+        centred=answer["centred"] is True,
+    )
 
 
 def _too_slow(limits: ReadLimits) -> ScanError:

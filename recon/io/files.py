@@ -1,4 +1,4 @@
-"""HDF5 in and out: scans, masks, single arrays and results.
+"""Files in and out: scans of any format, masks, single arrays and results.
 
 Everything is read through `recon.io.child_reader`, our own results too: a file that was somewhere
 else may have changed there. Everything is written aside, synced and renamed, so that a file under
@@ -11,9 +11,9 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +23,25 @@ from numpy.typing import NDArray
 
 from recon.errors import ScanError
 from recon.io import result_layout, scan_layout
+from recon.io.arranging import arranged, shape_of
 from recon.io.child_reader import (
     RAW_HEADER,
     RAW_HEADS,
     RAW_SAMPLES,
     RAW_TRAJECTORY,
+    Asked,
     Run,
     load_array,
+    look_in_child,
     read_in_child,
-    shapes_in_child,
+    scan_in_child,
 )
+from recon.io.formats import require_read
+from recon.io.layouts import FASTMRI
 from recon.io.mrd_readouts import HEAD, Readouts
 from recon.io.mrd_scan import scan_from_readouts, shape_of_readouts
 from recon.io.placement import placed
-from recon.io.read_limits import ReadLimits, check_signature
+from recon.io.read_limits import ReadLimits
 from recon.posterior import SlicePosterior
 from recon.scan import Scan
 
@@ -55,25 +60,30 @@ def read_scan(
     mask: NDArray[Any] | None = None,
     select: Mapping[str, int] | None = None,
     fftshift: bool | None = None,
+    layout: str | None = None,
+    axes: Sequence[str] | None = None,
     limits: ReadLimits = _DEFAULT_LIMITS,
 ) -> Scan:
-    """The scan in a file of fastMRI or ISMRMRD layout, checked and read in a child process.
+    """The scan in a file of any format that is read, checked and read in a child process.
 
     Args:
-        path: HDF5 file; it may be hostile.
+        path: One of `recon.io.formats.FORMATS`; it may be hostile.
         mask: (columns,), (rows,) or (rows, columns) of 0 and 1. It wins over the file's own mask,
             which wins over the zeros of k-space; lines that are all zero are never acquired.
-        select: Counters (slice, contrast, phase, repetition, set) of the images to read from an
-            ISMRMRD file; all by default.
+        select: Counters (slice, contrast, phase, repetition, set) of the images to read; all by
+            default.
         fftshift: True moves the zero frequency, and the image's origin, to the middle of the axes
             where the energy of k-space shows them at index 0; None refuses such files; False takes
             them as they are.
+        layout: Name of one of `recon.io.layouts.LAYOUTS`; by default what the file holds says.
+        axes: What the axes of the array count, of `recon.io.layouts.AXES`, where no layout says.
         limits: What the file may declare and the child may use.
 
     Raises:
         ScanError: The file is refused; its code says why.
     """
-    return _read(path, limits, mask=mask, select=select, fftshift=fftshift)
+    return _read(path, limits, Asked(layout, None if axes is None else tuple(axes)),
+                 mask=mask, select=select, fftshift=fftshift)  # fmt: skip
 
 
 def read_calibration(
@@ -88,7 +98,7 @@ def read_calibration(
     The file holds the fully sampled centre of k-space of the same slices with the same coils and
     field of view, at any matrix size. Raises ScanError.
     """
-    other = _read(path, limits, fftshift=fftshift, for_calibration=True)
+    other = _read(path, limits, Asked(), fftshift=fftshift, for_calibration=True)
     if other.trajectory is not None or other.kspace.shape[:2] != scan.kspace.shape[:2]:
         raise ScanError(
             "calibration-shape",
@@ -109,68 +119,110 @@ def read_calibration(
 def _read(
     path: Path,
     limits: ReadLimits,
+    asked: Asked,
     *,
     mask: NDArray[Any] | None = None,
     select: Mapping[str, int] | None = None,
     fftshift: bool | None = None,
     for_calibration: bool = False,
 ) -> Scan:
-    check_signature(path, limits)
-    with path.open("rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
-    contents = read_in_child(
-        path, scan_layout.ARRAYS, (scan_layout.HEADER,), raw=True, limits=limits
-    )
-    if RAW_HEADS in contents.arrays:
-        heads = contents.arrays[RAW_HEADS].view(HEAD)[:, 0]
-        readouts = Readouts(heads, contents.arrays[RAW_SAMPLES], contents.arrays[RAW_TRAJECTORY])
-        header = contents.texts[RAW_HEADER]
+    digest = _digest(path)
+    found = scan_in_child(path, asked, limits)
+    arrays, texts = found.contents.arrays, found.contents.texts
+    if found.readouts:
+        heads = arrays[RAW_HEADS].view(HEAD)[:, 0]
+        nothing = np.zeros(0, np.float32)
+        readouts = Readouts(heads, arrays[RAW_SAMPLES], arrays.get(RAW_TRAJECTORY, nothing))
         return scan_from_readouts(
-            header, readouts, digest, limits,
+            texts[RAW_HEADER], readouts, digest, limits,
             mask=mask, select=select, fftshift=fftshift, for_calibration=for_calibration,
         )  # fmt: skip
-    if "kspace" not in contents.arrays:
-        raise scan_layout.no_kspace(contents.datasets)
+    attributes = dict(found.contents.attributes)
+    if found.axes != FASTMRI:
+        attributes["axes"] = ",".join(found.axes)
+    if found.axes != FASTMRI or select:
+        images = arranged(arrays["kspace"], found.axes, select or {}, limits)
+        arrays["kspace"] = images.kspace
+        attributes["averages"] = images.averages
+    if "calibration" in arrays:
+        arrays["calibration"] = placed(arrays["calibration"], arrays["kspace"].shape[-2:])
     return scan_layout.scan_from_layout(
-        contents.arrays,
-        contents.attributes,
-        contents.texts.get(scan_layout.HEADER),
+        arrays,
+        attributes,
+        texts.get(scan_layout.HEADER),
         mask,
         digest,
-        fftshift,
+        True if fftshift is None and not found.centred else fftshift,
     )
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of what is read: of BART's pair, of both, the header first."""
+    known, _ = require_read(path)
+    pair = [path.with_suffix(".hdr"), path.with_suffix(".cfl")]
+    digest = sha256()
+    for part in pair if known.name == "BART cfl" else [path]:
+        with part.open("rb") as file:
+            file_digest(file, lambda: digest)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What a scan is, as far as shows without reading a sample."""
+
+    format: str
+    """Name of one of `recon.io.formats.FORMATS`."""
+    layout: str | None
+    """Name of one of `recon.io.layouts.LAYOUTS`; None for readouts and where axes were named."""
+    axes: tuple[str, ...]
+    """Of the array in the file; empty for readouts."""
+    stored: tuple[int, ...]
+    """Its shape."""
+    shape: tuple[int, int, int, int]
+    """(slices, coils, rows, columns) of the scan."""
+
+
+def examine_scan(
+    path: Path,
+    limits: ReadLimits = _DEFAULT_LIMITS,
+    *,
+    layout: str | None = None,
+    axes: Sequence[str] | None = None,
+    run: Run | None = None,
+    look: bool = False,
+) -> Inspected:
+    """What a file is that a reader may open, without reading a sample.
+
+    The whole file is walked in a child process as by `read_scan`, and refused for the same reasons:
+    what the values hold shows when the scan is. `run` starts the child; those who look at many
+    files keep a `recon.io.fork_servers.ForkServers`. Raises ScanError.
+    """
+    asked = Asked(layout, None if axes is None else tuple(axes), values=False, look=look)
+    found = scan_in_child(path, asked, limits, run)
+    if found.readouts:
+        heads = found.contents.arrays[RAW_HEADS].view(HEAD)[:, 0]
+        shape = shape_of_readouts(found.contents.texts[RAW_HEADER], heads, limits)
+        return Inspected(found.format, None, (), (), shape)
+    named = None if found.layout == "axes" else found.layout
+    shape = shape_of(found.shape, found.axes)
+    if (mask := found.contents.arrays.get("mask")) is not None:
+        scan_layout.expand_mask(mask, shape[2], shape[3])
+    if look and (header := found.contents.texts.get(scan_layout.HEADER)) is not None:
+        scan_layout.parse_geometry(header)
+    return Inspected(found.format, named, found.axes, found.shape, shape)
 
 
 def inspect_scan(
     path: Path, limits: ReadLimits = _DEFAULT_LIMITS, run: Run | None = None
 ) -> tuple[int, int, int, int]:
-    """(slices, coils, rows, columns) of a file that a reader may open.
+    """(slices, coils, rows, columns) of `examine_scan`, of a file whose values were looked at.
 
-    The whole file is walked in a child process as by `read_scan`, and refused for the same reasons:
-    its header, its mask, and values that are not finite, of which a large scan may still hide some
-    between the slabs that are looked at. Samples of ISMRMRD readouts are not read. `run` starts the
-    child; those who look at many files keep a `recon.io.fork_servers.ForkServers`. Raises
-    ScanError.
+    It is refused for its header, its mask, and values that are not finite, of which a large scan
+    may still hide some between the slabs that are looked at. Samples of readouts are not read.
+    Raises ScanError.
     """
-    contents = read_in_child(
-        path,
-        ("mask",),
-        (scan_layout.HEADER,),
-        shapes=("kspace",),
-        raw=True,
-        look=True,
-        limits=limits,
-        run=run,
-    )
-    if RAW_HEADS in contents.arrays:
-        heads = contents.arrays[RAW_HEADS].view(HEAD)[:, 0]
-        return shape_of_readouts(contents.texts[RAW_HEADER], heads, limits)
-    shape = scan_layout.kspace_shape(contents.shapes.get("kspace"))
-    if (mask := contents.arrays.get("mask")) is not None:
-        scan_layout.expand_mask(mask, shape[2], shape[3])
-    if (header := contents.texts.get(scan_layout.HEADER)) is not None:
-        scan_layout.parse_geometry(header)
-    return shape
+    return examine_scan(path, limits, run=run, look=True).shape
 
 
 def inspect_scans(
@@ -178,13 +230,16 @@ def inspect_scans(
 ) -> list[tuple[int, int, int, int] | ScanError | None]:
     """`inspect_scan` of many files at the price of few child processes.
 
-    None for ISMRMRD measurements, whose shape shows when they are read. A refusal is returned, not
-    raised.
+    None for measurements of readouts, whose shape shows when they are read. A refusal is returned,
+    not raised.
     """
     found: list[tuple[int, int, int, int] | ScanError | None] = []
-    for shape in shapes_in_child(paths, "kspace", limits):
+    for looked in look_in_child(paths, limits):
         try:
-            found.append(scan_layout.kspace_shape(shape) if isinstance(shape, tuple) else shape)
+            if isinstance(looked, ScanError):
+                found.append(looked)
+            else:
+                found.append(None if looked.readouts else shape_of(looked.shape, looked.axes))
         except ScanError as error:
             found.append(error)
     return found

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from recon.errors import ScanError
-
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_FIRST_BLOCK, _LAST_BLOCK = 512, 1 << 20
-"""Offsets at which HDF5 looks for itself, each twice the last."""
+from recon.io.formats import start_of
 
 
 @dataclass(frozen=True)
@@ -41,29 +37,16 @@ class ReadLimits:
 
 def check_signature(path: Path, limits: ReadLimits) -> int:
     """File size in bytes. Raises ScanError unless this is a regular file that starts as HDF5."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would block the open below for ever
-            raise ScanError("not-a-file", "this is not a regular file; give the path of a file")
-        with path.open("rb") as file:
-            start = file.read(len(SIGNATURE))
-            block = _FIRST_BLOCK
-            # HDF5 may begin behind a block of the user's own: MATLAB writes 512 bytes of text.
-            while start and start != SIGNATURE and block <= _LAST_BLOCK:
-                file.seek(block)
-                start, block = file.read(len(SIGNATURE)) or start, 2 * block
-    except OSError as error:
-        raise ScanError(
-            "unreadable",
-            f"the file cannot be opened ({error.strerror}); check path and permissions",
-        ) from error
-    if not start:
-        raise ScanError("empty-file", "the file is empty; transfer it again")
-    if start != SIGNATURE:
+    start = start_of(path)
+    if not start.hdf5:
         raise ScanError("not-hdf5", "the file does not start as HDF5; give an HDF5 file")
-    if status.st_size > limits.file_bytes:
+    check_size(start.size, limits)
+    return start.size
+
+
+def check_size(size: int, limits: ReadLimits) -> None:
+    """Raise ScanError for a file that is too long."""
+    if size > limits.file_bytes:
         raise ScanError(
-            "file-too-large",
-            f"the file has {status.st_size} bytes, more than {limits.file_bytes}; split it",
+            "file-too-large", f"the file has {size} bytes, more than {limits.file_bytes}; split it"
         )
-    return status.st_size

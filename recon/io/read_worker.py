@@ -13,6 +13,8 @@ import math
 import os
 import resource
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -21,9 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.errors import ScanError
-from recon.io.hdf5_safety import CheckedFile, open_checked
+from recon.io.array_files import bart_array, numpy_archive, numpy_array
+from recon.io.formats import is_matlab, require_read
+from recon.io.hdf5_safety import HEADER, CheckedFile, open_checked
+from recon.io.layouts import Axes, Entry, Listing, source_in
 from recon.io.mrd_hdf5 import copy_samples, copy_trajectory, raw_group, read_heads
-from recon.io.read_limits import ReadLimits
+from recon.io.read_limits import ReadLimits, check_size
+from recon.io.twix import convert
 
 RAW_HEADER, RAW_HEADS, RAW_SAMPLES = "raw/xml", "raw/heads", "raw/samples"
 RAW_TRAJECTORY = "raw/trajectory"
@@ -31,6 +37,8 @@ RAW_TRAJECTORY = "raw/trajectory"
 OUT_OF_MEMORY = 3
 """Exit status; an answer could not be relied on to be written."""
 
+_COMPLEX = {None, ("r", "i"), ("real", "imag")}
+"""Names in the types of arrays of numbers."""
 _SLAB_BYTES = 64 << 20
 _WHOLE_CHUNK_BYTES = 512 << 20
 """Slabs may grow to this to hold whole chunks."""
@@ -111,7 +119,10 @@ def limit_process(limits: ReadLimits) -> None:
 
 def _serve(request: dict[str, Any], limits: ReadLimits) -> Answer:
     try:
-        with open_checked(Path(request["path"]), limits) as file:
+        path = Path(request["path"])
+        if "scan" in request:
+            return _scan(path, request, limits)
+        with open_checked(path, limits) as file:
             return _read(file, request, limits)
     except ScanError as error:
         return {"error": [error.code, error.message]}
@@ -123,13 +134,12 @@ def _serve(request: dict[str, Any], limits: ReadLimits) -> Answer:
         return {"error": ["unreadable", _DAMAGED]}
 
 
-_DAMAGED = "the HDF5 library cannot read the file; it is damaged or cut short: transfer it again"
+_DAMAGED = "the file cannot be read; it is damaged or cut short: transfer it again"
 
 
 def _read(file: CheckedFile, request: dict[str, Any], limits: ReadLimits) -> Answer:
-    arrays: dict[str, str] = {}
-    if request.get("look"):
-        _look_at_values(file, limits)
+    """The datasets asked for by their names."""
+    arrays = {}
     for position, name in enumerate(request["arrays"]):
         if name in file.datasets:
             arrays[name] = f"{position}.npy"
@@ -140,20 +150,93 @@ def _read(file: CheckedFile, request: dict[str, Any], limits: ReadLimits) -> Ans
         for name in request["texts"]
         if name in file.datasets
     }
-    shapes = _shapes(file, request["shapes"])
-    if request["raw"] and not arrays and not shapes:
-        _read_raw(file, arrays, texts, limits, heads_only=bool(request["shapes"]))
     return {
         "arrays": arrays,
         "texts": texts,
         "attributes": _read_attributes(file.root, limits),
-        "shapes": shapes,
-        "datasets": _listing(file),
-        "readouts": bool(request["shapes"]) and raw_group(file.datasets) is not None,
+        "datasets": _described(file),
     }
 
 
-def _listing(file: CheckedFile) -> list[list[str]]:
+def _scan(path: Path, request: dict[str, Any], limits: ReadLimits) -> Answer:
+    """K-space of any format; without `values` only what it is and its shape."""
+    known, start = require_read(path)
+    check_size(start.size, limits)
+    answer: Answer = {"format": known.name, "arrays": {}, "texts": {}, "attributes": {}}
+    if known.name == "Siemens twix":
+        samples = Path("samples.npy") if request["values"] else None
+        twix = convert(path, samples, limits)
+        return (
+            answer
+            | {"readouts": True, "texts": {RAW_HEADER: twix.xml}}
+            | _raw_arrays(twix.heads, samples)
+        )
+    if known.name != "HDF5":
+        return answer | _stored(path, known.name, request, limits)
+    with open_checked(path, limits) as file:
+        axes = _axes(request)
+        group = None if "kspace" in file.datasets or axes else raw_group(file.datasets)
+        answer["attributes"] = _read_attributes(file.root, limits)
+        if group is not None:
+            return answer | _readouts(file, group, request, limits)
+        if request["look"]:
+            _look_at_values(file, limits)
+        listing = _listing(file, matlab=is_matlab(start))
+        copies = {name: partial(_copy_array, file.datasets[name], name) for name in listing.arrays}
+        if HEADER in file.datasets:
+            answer["texts"] = {HEADER: _read_text(file.datasets[HEADER], HEADER, limits)}
+        return answer | _arrays(
+            listing, request, axes, lambda name, output: copies[name](output, limits)
+        )
+
+
+def _stored(path: Path, kind: str, request: dict[str, Any], limits: ReadLimits) -> Answer:
+    """The arrays of NumPy's and BART's files."""
+    axes = _axes(request)
+    if kind == "BART cfl":
+        stored, own = bart_array(path)
+        return _arrays(stored.listing, request, axes or own, stored.copy)
+    stored = numpy_archive(path, limits) if kind == "NumPy .npz" else numpy_array(path)
+    shape = stored.listing.arrays["kspace"].shape if "kspace" in stored.listing.arrays else ()
+    if axes is None and request["layout"] is None and len(shape) == 3:
+        raise ScanError(
+            "axes",
+            f"whether the array {shape} holds slices or coils is not clear; give --axes "
+            "slice,row,column or --axes coil,row,column",
+        )
+    if axes is None and len(shape) == 2:
+        axes = ("row", "column")
+    return _arrays(stored.listing, request, axes, stored.copy)
+
+
+def _arrays(
+    listing: Listing,
+    request: dict[str, Any],
+    axes: Axes | None,
+    copy: Callable[[str, BinaryIO], None],
+) -> Answer:
+    """Where k-space is and, with `values`, it and what belongs to it, by the names of a scan."""
+    layout, source = source_in(listing, request["layout"], axes)
+    answer: Answer = {
+        "layout": layout,
+        "axes": list(source.axes),
+        "centred": source.centred,
+        "shape": list(listing.arrays[source.dataset].shape),
+    }
+    wanted = {"mask": "mask"} if request["values"] or request["look"] else {}
+    if request["values"]:
+        wanted |= {"kspace": source.dataset, "calibration": source.calibration or "calibration"}
+        wanted |= {name: name for name in ("noise", "coil_maps")}
+    if wanted:
+        names = {ours: theirs for ours, theirs in wanted.items() if theirs in listing.arrays}
+        for position, theirs in enumerate(names.values()):
+            with Path(f"{position}.npy").open("wb") as output:
+                copy(theirs, output)
+        answer["arrays"] = {ours: f"{position}.npy" for position, ours in enumerate(names)}
+    return answer
+
+
+def _described(file: CheckedFile) -> list[list[str]]:
     """What the file holds: path, shape and type of the first datasets."""
     return [
         [path, " × ".join(map(str, dataset.shape or ())) or "a value", str(dataset.dtype)[:60]]
@@ -189,50 +272,56 @@ def _look_at_values(file: CheckedFile, limits: ReadLimits) -> None:
         raise ScanError("empty-kspace", "all of k-space is zero; export the scan again")
 
 
-def _shapes(file: CheckedFile, names: list[str]) -> dict[str, list[int]]:
-    """Shapes of datasets of complex numbers, none of whose values is read."""
-    found = {}
-    for name in names:
-        if name in file.datasets:
-            dataset = file.datasets[name]
-            if dataset.shape is None or dataset.dtype.kind not in "cV":
-                raise ScanError("dataset-type", f"'{name}' must be complex, not {dataset.dtype}")
-            found[name] = list(dataset.shape)
-    return found
+def _axes(request: dict[str, Any]) -> Axes | None:
+    return None if request["axes"] is None else tuple(request["axes"])
 
 
-def _read_raw(
-    file: CheckedFile,
-    arrays: dict[str, str],
-    texts: dict[str, str],
-    limits: ReadLimits,
-    *,
-    heads_only: bool,
-) -> None:
+def _listing(file: CheckedFile, *, matlab: bool) -> Listing:
+    """Arrays of numbers; complex ones may be records of two parts."""
+    entries = {}
+    for name, dataset in file.datasets.items():
+        kind = "c" if dataset.dtype.names is not None else dataset.dtype.kind
+        if name == "kspace":
+            _require_numbers(dataset, name)
+        if dataset.shape is not None and kind in "biufc" and dataset.dtype.names in _COMPLEX:
+            entries[name] = Entry(dataset.shape, kind)
+    return Listing(entries, matlab)
+
+
+def _readouts(file: CheckedFile, group: str, request: dict[str, Any], limits: ReadLimits) -> Answer:
     """Readout headers as bytes (readouts, 340), all samples in one array, and the XML header."""
-    group = raw_group(file.datasets)
-    if group is None:
-        return
     xml = f"{group}/xml"
     if xml not in file.datasets:
         raise ScanError("no-mrd-header", "the ISMRMRD file has no XML header; convert it again")
-    texts[RAW_HEADER] = _read_text(file.datasets[xml], xml, limits)
-    dataset = file.datasets[f"{group}/data"]
-    heads = read_heads(dataset)
-    arrays[RAW_HEADS] = "heads.npy"
-    np.save(arrays[RAW_HEADS], heads.view(np.uint8).reshape(len(heads), -1))
-    if not heads_only:
-        arrays[RAW_SAMPLES], arrays[RAW_TRAJECTORY] = "samples.npy", "trajectory.npy"
-        copy_samples(dataset, heads, Path(arrays[RAW_SAMPLES]), limits)
-        copy_trajectory(dataset, heads, Path(arrays[RAW_TRAJECTORY]), limits)
+    answer: Answer = {"readouts": True}
+    answer["texts"] = {RAW_HEADER: _read_text(file.datasets[xml], xml, limits)}
+    if request["heads"]:
+        dataset = file.datasets[f"{group}/data"]
+        heads = read_heads(dataset)
+        samples = trajectory = None
+        if request["values"]:
+            samples, trajectory = Path("samples.npy"), Path("trajectory.npy")
+            copy_samples(dataset, heads, samples, limits)
+            copy_trajectory(dataset, heads, trajectory, limits)
+        answer |= _raw_arrays(heads, samples, trajectory)
+    return answer
+
+
+def _raw_arrays(
+    heads: NDArray[np.void], samples: Path | None, trajectory: Path | None = None
+) -> Answer:
+    np.save("heads.npy", heads.view(np.uint8).reshape(len(heads), -1))
+    files = {RAW_HEADS: "heads.npy"}
+    if samples is not None:
+        files[RAW_SAMPLES] = samples.name
+    if trajectory is not None:
+        files[RAW_TRAJECTORY] = trajectory.name
+    return {"arrays": files}
 
 
 def _copy_array(dataset: h5py.Dataset, name: str, output: BinaryIO, limits: ReadLimits) -> None:
     """Write one dataset as .npy, slab by slab, so that memory does not grow with the scan."""
-    if dataset.shape is None or dataset.size == 0:
-        raise ScanError("empty-dataset", f"'{name}' holds no values; acquire or export it again")
-    if dataset.dtype.kind not in "biufcV":
-        raise ScanError("dataset-type", f"'{name}' must hold numbers, not {dataset.dtype}")
+    _require_numbers(dataset, name)
     kind = _converted(dataset[:0] if dataset.ndim else dataset[()]).dtype
     header = {
         "descr": np.lib.format.dtype_to_descr(kind),
@@ -247,6 +336,13 @@ def _copy_array(dataset: h5py.Dataset, name: str, output: BinaryIO, limits: Read
     _require_memory(dataset, rows, limits)
     for start in range(0, dataset.shape[0], rows):
         _converted(dataset[start : start + rows]).tofile(output)
+
+
+def _require_numbers(dataset: h5py.Dataset, name: str) -> None:
+    if dataset.shape is None or dataset.size == 0:
+        raise ScanError("empty-dataset", f"'{name}' holds no values; acquire or export it again")
+    if dataset.dtype.kind not in "biufcV":
+        raise ScanError("dataset-type", f"'{name}' must hold numbers, not {dataset.dtype}")
 
 
 def _slab_rows(dataset: h5py.Dataset) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree
 
@@ -66,7 +66,7 @@ def scan_from_layout(
 def kspace_of(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.complex64]:
     """(slices, coils, rows, columns), finite and not all zero. Raises ScanError."""
     if "kspace" not in arrays:
-        raise no_kspace()
+        raise _no_kspace()
     kspace = arrays["kspace"]
     if kspace.ndim == 3:
         kspace = kspace[:, np.newaxis]
@@ -88,7 +88,7 @@ def kspace_shape(shape: tuple[int, ...] | None) -> tuple[int, int, int, int]:
     Raises ScanError.
     """
     if shape is None:
-        raise no_kspace()
+        raise _no_kspace()
     if len(shape) == 3:
         shape = (shape[0], 1, shape[1], shape[2])
     if len(shape) != 4 or not all(shape):
@@ -194,15 +194,8 @@ def harmless_attributes(
     }
 
 
-def no_kspace(datasets: Sequence[tuple[str, str, str]] = ()) -> ScanError:
-    """The error of a file without k-space, with what it holds: path, shape and type of each."""
-    held = ", ".join(f"{path} ({shape}, {kind})" for path, shape, kind in datasets[:6])
-    more = f" and {len(datasets) - 6} more" if len(datasets) > 6 else ""
-    told = f"; it holds {held}{more}" if held else ""
-    return ScanError(
-        "no-kspace",
-        f"the file has no dataset 'kspace' at its root{told}; export it in the fastMRI layout",
-    )
+def _no_kspace() -> ScanError:
+    return ScanError("no-kspace", "the file has no dataset 'kspace' at its root")
 
 
 def _occupied_lines(nonzero: NDArray[np.bool_]) -> NDArray[np.bool_]:

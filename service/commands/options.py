@@ -21,6 +21,16 @@ FftShift = Annotated[
         rich_help_panel=EXPERT,
     ),
 ]
+Layout = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Layout of the arrays in the file [what it holds says].",
+                 rich_help_panel=EXPERT),
+]  # fmt: skip
+Axes = Annotated[
+    str | None,
+    typer.Option(metavar="NAMES", help="What axes count, as slice,row,column,coil [by layout].",
+                 rich_help_panel=EXPERT),
+]  # fmt: skip
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="File to write (HDF5).")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]

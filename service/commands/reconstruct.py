@@ -15,7 +15,18 @@ from recon.errors import ScanError
 from recon.presets import PRESETS
 from service.commands.export import Identified, UidKey, Voxel
 from service.commands.help import EXPERT
-from service.commands.options import Device, FftShift, Model, Out, Overwrite, Quiet, Seed, Slices
+from service.commands.options import (
+    Axes,
+    Device,
+    FftShift,
+    Layout,
+    Model,
+    Out,
+    Overwrite,
+    Quiet,
+    Seed,
+    Slices,
+)
 from service.commands.outputs import about, require_folder, require_writable
 
 if TYPE_CHECKING:
@@ -74,6 +85,12 @@ def reconstruct(
         Path | None,
         typer.Option(help="Scan whose centre makes the coil maps.", rich_help_panel=EXPERT),
     ] = None,
+    average: Annotated[
+        list[Path] | None,
+        typer.Option(help="More files of the same images (M4Raw).", rich_help_panel=EXPERT),
+    ] = None,
+    layout: Layout = None,
+    axes: Axes = None,
     fftshift: FftShift = None,
     select: Annotated[
         list[str] | None,
@@ -110,7 +127,7 @@ def reconstruct(
     ] = True,
 ) -> None:  # fmt: skip
     """Reconstruct a scan: mean, samples, uncertainty maps, diagnostics."""
-    inputs = (scan, mask, maps, calibration)
+    inputs = (scan, mask, maps, calibration, *(average or ()))
     _require_outputs(inputs, out, png, dicom, nifti, resume=resume, overwrite=overwrite)
 
     from recon.calibration import CalibrationSettings  # lazy: loads torch
@@ -139,7 +156,10 @@ def reconstruct(
             maps,
             parse_selection(select or []),
             fftshift=fftshift,
+            layout=layout,
+            axes=axes,
             calibration=calibration,
+            repetitions=average or (),
         )
     settings = Settings(
         preset=preset,

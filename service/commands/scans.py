@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from recon.choices import PatternName
-from service.commands.options import FftShift, Out, Overwrite, Quiet, Seed
+from service.commands.options import Axes, FftShift, Layout, Out, Overwrite, Quiet, Seed
 from service.commands.outputs import about, require_writable
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def undersample(
     seed: Seed = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
+    layout: Layout = None,
+    axes: Axes = None,
     fftshift: FftShift = None,
 ) -> None:  # fmt: skip
     """Throw samples of a fully sampled scan away, to try things on."""
@@ -75,7 +77,7 @@ def undersample(
     from service.runs import load_scan  # lazy: the same
 
     with about(full):
-        scan = load_scan(full, fftshift=fftshift)
+        scan = load_scan(full, fftshift=fftshift, layout=layout, axes=axes)
     shape = (scan.mask.shape[0], scan.mask.shape[1])
     side = min(shape) if pattern == "poisson" else shape[1]
     least = MINIMUM_CALIBRATION / side

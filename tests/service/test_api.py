@@ -119,10 +119,10 @@ def test_a_wrong_digest_is_refused_and_nothing_stays(server: Server, scan: Path)
 @pytest.mark.parametrize(
     ("name", "status", "kind", "reason"),
     [
-        ("text", 422, "not-hdf5", "not-hdf5"),
+        ("text", 422, "not-hdf5", "unknown-format"),
         ("empty", 422, "not-hdf5", "empty-file"),
         ("cut", 422, "invalid-scan", "unreadable"),
-        ("real", 422, "invalid-scan", "dataset-type"),
+        ("real", 422, "invalid-scan", "kspace-shape"),
         ("nothing", 422, "invalid-scan", "no-kspace"),
         ("external", 422, "unsafe-hdf5", "external-link"),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from recon.phantom import simulate
 from recon.undersampling import undersample, undersampling_mask
 from service.cli import app
 from tests.recon.slice_posteriors import slice_of
+from tests.twix_files import line, protocol
+from tests.twix_files import write as write_twix
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +73,9 @@ def write(path: Path, content: bytes) -> Path:
     [
         ("image.dcm", bytes(128) + b"DICM", "DICOM", "train"),
         ("image.nii.gz", b"\x1f\x8b", "NIfTI", "train"),
-        ("meas.dat", struct.pack("<II", 0, 2), "Siemens", "siemens_to_ismrmrd"),
         ("P12345.7", b"x", "GE P-file", "ge_to_ismrmrd"),
         ("scan.raw", b"x", "Philips", "philips_to_ismrmrd"),
-        ("old.mat", b"MATLAB 5.0 MAT-file", "MATLAB, before", "kspace"),
+        ("old.mat", b"MATLAB 5.0 MAT-file", "MATLAB before", "-v7.3"),
         ("text.h5", b"this is not HDF5", "not known", "fastMRI"),
     ],
 )
@@ -88,12 +88,22 @@ def test_what_is_taken_for_a_scan_is_named(
     assert advice in found.advice
 
 
-def test_matlab_behind_a_header_is_seen_as_hdf5(tmp_path: Path) -> None:
+def test_matlab_behind_a_header_is_read(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "x.mat", "w", userblock_size=512) as file:
         file["kspace"] = np.ones((1, 1, 8, 8), np.complex64)
     with (tmp_path / "x.mat").open("r+b") as file:
         file.write(b"MATLAB 7.3 MAT-file")
-    assert "HDF5 behind" in recognise(tmp_path / "x.mat").kind
+    found = recognise(tmp_path / "x.mat")
+    assert found.kind.startswith("CMRxRecon")
+    assert found.runs
+
+
+def test_siemens_raw_data_run(tmp_path: Path) -> None:
+    kspace = simulate(1, 2, 32, 32)[0].kspace[0]
+    blocks = [line(kspace[..., k], Lin=k, centre_line=16) for k in range(32)]
+    found = recognise(write_twix(tmp_path / "meas.dat", (protocol(flReadoutOSFactor=1.0), blocks)))
+    assert (found.kind, found.runs) == ("Siemens twix", True)
+    assert found.contents[0] == "1 slice, 2 coils, 32 × 32, Cartesian"
 
 
 def test_arrays_of_numpy_and_bart(tmp_path: Path) -> None:
@@ -106,9 +116,11 @@ def test_arrays_of_numpy_and_bart(tmp_path: Path) -> None:
     assert mask.kind == "sampling mask"
     assert mask.contents[1] == "25.0% sampled"
     assert "--mask {file}" in mask.advice
-    assert "reconstruct_array" in recognise(tmp_path / "kspace.npy").advice
+    assert "--axes coil,row,column" in recognise(tmp_path / "kspace.npy").advice
     assert recognise(tmp_path / "image.npy").kind == "NumPy array"
-    assert recognise(tmp_path / "k.cfl").contents == ("dimensions 64 64 1 8",)
+    short = recognise(tmp_path / "k.cfl")
+    assert short.kind == "BART cfl"
+    assert "bart-size" in short.advice
 
 
 def test_a_file_without_kspace_says_what_it_holds(tmp_path: Path) -> None:
@@ -116,7 +128,7 @@ def test_a_file_without_kspace_says_what_it_holds(tmp_path: Path) -> None:
         file["reconstruction_rss"] = np.ones((2, 8, 8), np.float32)
     found = recognise(tmp_path / "x.h5")
     assert found.contents == ("reconstruction_rss: 2 × 8 × 8, float32",)
-    with pytest.raises(ScanError, match=r"it holds reconstruction_rss \(2 × 8 × 8, float32\)"):
+    with pytest.raises(ScanError, match=r"it holds 'reconstruction_rss' \(2, 8, 8\)"):
         read_scan(tmp_path / "x.h5")
 
 
