@@ -34,6 +34,9 @@ if TYPE_CHECKING:  # progress alone needs no torch
 _LINE_SECONDS = 10.0
 """Least time between two lines of progress where there is no terminal."""
 
+_KNOWN = 0.03
+"""Share of the work from which the time left is told: the first steps load what others have."""
+
 
 class ProgressLines(Progress):
     """Progress for logs and pipes: now and then a line of the first task, in place of a bar."""
@@ -58,7 +61,8 @@ class ProgressLines(Progress):
         elapsed, share, left = task.elapsed or 0.0, "", ""
         if task.total and task.completed:
             share = f", {task.percentage:.0f} %"
-            left = f", {duration(elapsed * (task.total / task.completed - 1))} left"
+            if task.completed > _KNOWN * task.total:
+                left = f", {duration(elapsed * (task.total / task.completed - 1))} left"
         self.console.print(
             f"{task.description}{share}, {duration(elapsed)} so far{left}",
             highlight=False,
