@@ -48,7 +48,8 @@ FOUND = Path("found")
 LIMITS = ReadLimits(file_bytes=64 << 20, cpu_seconds=10, wall_seconds=30.0)
 READ_EVERY = 20
 """Of the files that pass the first look so many are read whole."""
-SLOW_SECONDS = 20.0
+SLOW_SECONDS = 40.0
+"""More than a reader may take: it is ended by then, and the file refused with reader-timeout."""
 _FAILED = r"❌\s*\d+ failed"
 SHARES = {"hdf5": 0.4, "mrd": 0.2, "xml": 0.15, "http": 0.25}
 """Of the time."""
