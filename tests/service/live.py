@@ -145,6 +145,7 @@ class Server:
             120,
         )
         if self.process.poll() is not None:
+            reader.join(60)  # what it said last
             raise AssertionError("".join(self.text))
         self.url = next(x["url"] for x in self.log[seen:] if x.get("event") == "listening")
 
