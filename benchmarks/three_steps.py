@@ -39,7 +39,7 @@ COARSE, NOISED, LOCALIZED, POSTERIOR = (
 
 @dataclass(frozen=True)
 class Steps:
-    """One image per step, in internal units, and how each fits truth and data."""
+    """One picture per step, in internal units, and how each fits truth and data."""
 
     case: str
     sigma: float
@@ -72,7 +72,8 @@ def run() -> Steps:
         state, _ = step(problem, prior, level, state, noise)
     images[POSTERIOR] = state.image[0]
     scores = {name: image_scores(shared, image) for name, image in images.items()}
-    return Steps(case.name, sigma, images, scores, shared.reference)
+    pictures = {name: shared.sensitivity.picture(image) for name, image in images.items()}
+    return Steps(case.name, sigma, pictures, scores, shared.reference)
 
 
 def outcome(steps: Steps) -> Outcome:
