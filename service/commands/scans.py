@@ -87,17 +87,16 @@ def undersample(
     write_scan(out, reduced)
     if quiet:
         return
-    output.print(
-        f"written: {out} (acceleration {reduced.acceleration:.2f})\n"
-        f"next: mri-posterior reconstruct {out} -o result.h5",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
-    if reduced.coil_maps is None and scan.kspace.shape[1] > 1:
-        _warn_of_narrow_centre(reduced.mask, MINIMUM_CALIBRATION, least)
+    said = f"written: {out} (acceleration {reduced.acceleration:.2f})"
+    output.print(said, highlight=False, soft_wrap=True)
+    maps_are_found = reduced.coil_maps is None and scan.kspace.shape[1] > 1
+    if not (maps_are_found and _warn_of_narrow_centre(reduced.mask, MINIMUM_CALIBRATION, least)):
+        said = f"next: mri-posterior reconstruct {out} -o result.h5"
+        output.print(said, highlight=False, soft_wrap=True)
 
 
-def _warn_of_narrow_centre(mask: NDArray[np.bool_], needed: int, least: float) -> None:
-    """Say at once what `reconstruct` would refuse later."""
+def _warn_of_narrow_centre(mask: NDArray[np.bool_], needed: int, least: float) -> bool:
+    """Say at once what `reconstruct` would refuse later; whether there was something to say."""
     from recon.central_lines import calibration_width  # lazy: loads numpy
 
     width = calibration_width(mask)
@@ -108,3 +107,4 @@ def _warn_of_narrow_centre(mask: NDArray[np.bool_], needed: int, least: float) -
             f"more, or hand maps over: reconstruct --maps FILE with a dataset 'coil_maps'.",
             highlight=False,
         )
+    return width < needed
