@@ -6,6 +6,7 @@ the documentation say what is in them by it.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import NamedTuple
 
 
@@ -26,6 +27,7 @@ _ARRAY = "application/octet-stream"
 _NIFTI = "application/gzip"
 
 RESULT = "result.h5"
+DICOM = "dicom.zip"
 MARKER = "report.json"
 """The product that is written last: where it is, all are."""
 
@@ -34,7 +36,7 @@ PRODUCTS = {
     for product in (
         Product(RESULT, "application/x-hdf5", "everything, HDF5"),
         Product(
-            "dicom.zip",
+            DICOM,
             "application/zip",
             "mean and standard deviation, DICOM; the latter as Parametric Map too",
             needs_place=True,
@@ -51,3 +53,30 @@ PRODUCTS = {
     )
 }
 """By name, in the order in which they are listed."""
+
+
+class DicomSeries(StrEnum):
+    """What the files of `dicom.zip` show, one series each; all that a delivery can be asked for."""
+
+    MEAN = "mean"
+    STD = "std"
+    MAP = "map"
+    """The standard deviation in float, as Parametric Map."""
+
+    @property
+    def number(self) -> int:
+        """Added to a hundred times the scan's own series number."""
+        return 1 + list(DicomSeries).index(self)
+
+    def file(self, number: int) -> str:
+        """Name of its file of this number, from 1."""
+        return f"{self._stem}_{number:04d}.dcm"
+
+    @classmethod
+    def of(cls, file: str) -> DicomSeries:
+        """The series that a file of `dicom.zip` belongs to. Raises KeyError for other names."""
+        return {series._stem: series for series in cls}[file.rpartition("_")[0]]
+
+    @property
+    def _stem(self) -> str:
+        return "std_map" if self is DicomSeries.MAP else self.value

@@ -13,18 +13,13 @@ from service.delivery.delivery_table import Deliveries, Delivery, DeliveryState
 from service.delivery.stow import Instance, Outcome, instance_of, send
 from service.jobs.job_table import Jobs
 from service.problems import ProblemError
+from service.products import DICOM, DicomSeries
 from service.settings import ServiceSettings, StowTarget
 from service.store.files import Storage
 
 log = structlog.get_logger()
 
-PRODUCTS = ("mean", "std", "map")
 _LONGEST_PAUSE = 3600.0
-
-
-def product_of(name: str) -> str:
-    """Which product a file of `dicom.zip` belongs to."""
-    return "map" if name.startswith("std_map") else name.partition("_")[0]
 
 
 def pause_after(settings: ServiceSettings, attempts: int) -> float:
@@ -105,11 +100,11 @@ class Sender:
         """Instances to send: not those stored, nor those refused for good."""
         job = self._jobs.get(delivery.job_id)
         place = delivery.job_id if job is None else job.place
-        with zipfile.ZipFile(self._storage.product(place, "dicom.zip")) as archive:
+        with zipfile.ZipFile(self._storage.product(place, DICOM)) as archive:
             instances = [
                 instance_of(archive.read(name))
                 for name in archive.namelist()
-                if product_of(name) in delivery.products
+                if DicomSeries.of(name) in delivery.products
             ]
         return [instance for instance in instances if instance.uid not in delivery.stored]
 

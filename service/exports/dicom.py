@@ -21,19 +21,19 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from service.exports.dicom_header import from_header
 from service.exports.images import NOT_FOR_DIAGNOSIS, Attributes, ResultImages, unique_id
+from service.products import DicomSeries
 
 _PEAK = 65535
 _NO_UNITS = Code("1", "UCUM", "no units")
 _MEAN = Code("373098007", "SCT", "Mean")
 _STD = Code("386136009", "SCT", "Standard Deviation")
 _PROCESSING = Code("109102", "DCM", "Processing Equipment")
-_PRODUCTS = {"mean": 1, "std": 2, "map": 3}
 
 
 def write_dicom(
     images: ResultImages, folder: Path, key: bytes, *, parametric_map: bool = False
 ) -> list[Path]:
-    """Write one file per image and product into `folder`; returns their paths.
+    """Write one file per image and series into `folder`; returns their paths.
 
     Study, series and instance UIDs are a keyed hash of the scan, the model and the settings: the
     same key gives the same ones, and without it they say nothing.
@@ -48,18 +48,18 @@ def write_dicom(
     peak = max(float(images.mean.max()), float(images.std.max())) or 1.0
     slope = peak / _PEAK
     written, means = [], []
-    for product, values in (("mean", images.mean), ("std", images.std)):
+    for series, values in ((DicomSeries.MEAN, images.mean), (DicomSeries.STD, images.std)):
         for index, image in enumerate(values):
-            dataset = _mr_image(images, product, index, image, slope, key)
-            if product == "mean":
+            dataset = _mr_image(images, series, index, image, slope, key)
+            if series is DicomSeries.MEAN:
                 means.append(dataset)
-            file = folder / f"{product}_{index + 1:04d}.dcm"
+            file = folder / series.file(index + 1)
             dataset.save_as(file, enforce_file_format=True)
             written.append(file)
     if parametric_map:
         for number, group in enumerate(images.volumes(), start=1):
             map_ = _parametric_map(images, group, [means[index] for index in group], number, key)
-            file = folder / f"std_map_{number:04d}.dcm"
+            file = folder / DicomSeries.MAP.file(number)
             map_.save_as(file, enforce_file_format=True)
             written.append(file)
     return written
@@ -67,7 +67,7 @@ def write_dicom(
 
 def _mr_image(
     images: ResultImages,
-    product: str,
+    series: DicomSeries,
     index: int,
     values: NDArray[np.float32],
     slope: float,
@@ -75,16 +75,17 @@ def _mr_image(
 ) -> Dataset:
     dataset = from_header(images, key)
     dataset.SOPClassUID = MRImageStorage
-    dataset.SOPInstanceUID = _uid(images, key, product, index)
-    dataset.SeriesInstanceUID = _uid(images, key, product)
+    dataset.SOPInstanceUID = _uid(images, key, series, index)
+    dataset.SeriesInstanceUID = _uid(images, key, series)
     dataset.Modality = "MR"
     initial = int(dataset.get("SeriesNumber") or 0)
-    dataset.SeriesNumber = initial * 100 + _PRODUCTS[product]
-    suffix = "posterior mean" if product == "mean" else "posterior standard deviation"
+    dataset.SeriesNumber = initial * 100 + series.number
+    of_mean = series is DicomSeries.MEAN
+    suffix = "posterior mean" if of_mean else "posterior standard deviation"
     dataset.SeriesDescription = f"{dataset.get('ProtocolName', '')} {suffix}".strip()[:64]
     dataset.InstanceNumber = index + 1
     mean_type, std_type = ["M", "MEAN"], ["OTHER", "STD_DEVIATION"]
-    dataset.ImageType = ["DERIVED", "PRIMARY", *(mean_type if product == "mean" else std_type)]
+    dataset.ImageType = ["DERIVED", "PRIMARY", *(mean_type if of_mean else std_type)]
     _describe(dataset, images)
     _place(dataset, images, index, (values.shape[0], values.shape[1]))
     pixels = np.clip(np.rint(values.T / slope), 0, _PEAK).astype("<u2")
@@ -95,9 +96,7 @@ def _mr_image(
     top = max(float(np.percentile(pixels, 99.5)), 2.0)
     dataset.WindowCenter, dataset.WindowWidth = f"{top / 2:.1f}", f"{top:.1f}"
     dataset.PixelData = pixels.tobytes()
-    dataset.RealWorldValueMappingSequence = [
-        _mapping(product, (0, _PEAK), slope, images.attributes)
-    ]
+    dataset.RealWorldValueMappingSequence = [_mapping(series, (0, _PEAK), slope, images.attributes)]
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return dataset
@@ -155,16 +154,16 @@ def _parametric_map(
     map_ = highdicom.pm.ParametricMap(
         source_images=sources,
         pixel_array=values,
-        series_instance_uid=_uid(images, key, "map"),
-        series_number=int(first.SeriesNumber) - _PRODUCTS["mean"] + _PRODUCTS["map"],
-        sop_instance_uid=_uid(images, key, "map", number),
+        series_instance_uid=_uid(images, key, DicomSeries.MAP),
+        series_number=int(first.SeriesNumber) - DicomSeries.MEAN.number + DicomSeries.MAP.number,
+        sop_instance_uid=_uid(images, key, DicomSeries.MAP, number),
         instance_number=number,
         manufacturer="mri-posterior",
         manufacturer_model_name="mri-posterior",
         software_versions=str(images.attributes.get("software_version", "unknown")),
         device_serial_number="0",
         contains_recognizable_visual_features=True,
-        real_world_value_mappings=[_mapping("std", (0.0, peak), 1.0, images.attributes)],
+        real_world_value_mappings=[_mapping(DicomSeries.STD, (0.0, peak), 1.0, images.attributes)],
         voi_lut_transformations=[window],
         content_label="POSTERIOR_STD",
         content_description=NOT_FOR_DIAGNOSIS,
@@ -178,16 +177,16 @@ def _parametric_map(
 
 
 def _mapping(
-    product: str, mapped: tuple[float, float], slope: float, attributes: Attributes
+    series: DicomSeries, mapped: tuple[float, float], slope: float, attributes: Attributes
 ) -> RealWorldValueMapping:
     return RealWorldValueMapping(
-        lut_label="POSTERIOR_" + product.upper(),
+        lut_label="POSTERIOR_" + series.upper(),
         lut_explanation=str(attributes.get("units", "signal in the scanner's units"))[:64],
         unit=_NO_UNITS,
         value_range=mapped,
         slope=slope,
         intercept=0.0,
-        quantity_definition=_MEAN if product == "mean" else _STD,
+        quantity_definition=_MEAN if series is DicomSeries.MEAN else _STD,
     )
 
 

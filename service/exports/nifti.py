@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
@@ -94,7 +93,7 @@ def _common_affine(images: ResultImages, volumes: list[list[int]]) -> NDArray[np
     return affines[0]
 
 
-def _sidecar(images: ResultImages, name: str) -> dict[str, Any]:
+def _sidecar(images: ResultImages, name: str) -> dict[str, object]:
     return {
         **images.attributes,
         "Product": "standard deviation" if name.endswith("_std") else "mean",

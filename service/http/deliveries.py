@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Literal
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,6 +18,7 @@ from service.http.request_bodies import body_of, parsed
 from service.http.results import results_of
 from service.http.scans import Id
 from service.problems import Problem, ProblemError
+from service.products import DICOM, DicomSeries
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["deliveries"])
 
@@ -29,8 +29,11 @@ class DeliveryRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     target: str = Field(min_length=1, max_length=64, description="name of a configured target")
-    products: tuple[Literal["mean", "std", "map"], ...] = Field(
-        ("mean", "std"), min_length=1, max_length=3, description="map: std as Parametric Map"
+    products: tuple[DicomSeries, ...] = Field(
+        (DicomSeries.MEAN, DicomSeries.STD),
+        min_length=1,
+        max_length=len(DicomSeries),
+        description="map: std as Parametric Map",
     )
 
 
@@ -104,11 +107,11 @@ async def deliver(request: Request, context: InContext, key: Writer, job_id: Id)
         if asked.target not in context.settings.delivery_targets:
             known = ", ".join(context.settings.delivery_targets) or "none"
             raise ProblemError("unknown-target", f"the operator has configured: {known}")
-        if "dicom.zip" not in {file.name for file in results_of(job)}:
+        if DICOM not in {file.name for file in results_of(job)}:
             raise ProblemError(
                 "job-without-result", "the job has no DICOM images; reconstruct with voxel_mm"
             )
-        products = [str(product) for product in sorted(set(asked.products))]
+        products = [product.value for product in sorted(set(asked.products))]
         table = Deliveries(context.engine)
         return table.create(job.id, asked.target, products, context.queue.enqueue_delivery)
 

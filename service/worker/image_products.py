@@ -17,7 +17,7 @@ from service.exports.dicom import write_dicom
 from service.exports.images import ResultImages, load_images
 from service.exports.nifti import write_nifti
 from service.jobs.job import Job
-from service.products import RESULT
+from service.products import DICOM, RESULT
 from service.settings import ServiceSettings
 from service.store.files import Storage
 
@@ -43,8 +43,8 @@ def write_images(settings: ServiceSettings, storage: Storage, job: Job, scan: Sc
     key = settings.uid_key.encode() or storage.secret()
     with tempfile.TemporaryDirectory(dir=storage.incoming) as folder:
         files = write_dicom(images, Path(folder), key, parametric_map=True)
-        storage.write_product(job.place, "dicom.zip", lambda out: _pack(out, files))
-    return ["dicom.zip", *_write_nifti(storage, job, images)]
+        storage.write_product(job.place, DICOM, lambda out: _pack(out, files))
+    return [DICOM, *_write_nifti(storage, job, images)]
 
 
 def _write_nifti(storage: Storage, job: Job, images: ResultImages) -> list[str]:

@@ -16,7 +16,7 @@ import pydicom
 import pytest
 
 from recon.io.files import read_result
-from service.products import PRODUCTS
+from service.products import PRODUCTS, DicomSeries
 from tests.mrd_files import header, write
 from tests.service.live import cli, ended, environment, serving, submitted, tiny_scan, wait_for
 from tests.service.marked_results import IDENTIFYING, IDENTITY
@@ -39,6 +39,15 @@ def errors_of(file: Path) -> list[str]:
 def raw_file(folder: Path) -> Path:
     xml = header((SIZE, SIZE, 1), extra=IDENTITY)
     return write(folder / "raw.h5", xml, ACQUISITIONS)
+
+
+def test_a_file_says_which_series_it_belongs_to() -> None:
+    names = [series.file(12) for series in DicomSeries]
+    assert names == ["mean_0012.dcm", "std_0012.dcm", "std_map_0012.dcm"]
+    assert [DicomSeries.of(name) for name in names] == list(DicomSeries)
+    assert [series.number for series in DicomSeries] == [1, 2, 3]
+    with pytest.raises(KeyError):
+        DicomSeries.of("readme.txt")
 
 
 @pytest.mark.slow
