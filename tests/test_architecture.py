@@ -40,7 +40,7 @@ FLOORS = (
         *("service.prior_samples", "service.problems", "service.regions", "service.requests"),
         *("service.slices", "service.tracing", "service.volumes"),
     ),
-    ("service.products", "service.report"),
+    ("service.offers", "service.products", "service.report"),
     ("models",),
     ("recon.arrays",),
     ("recon.io",),

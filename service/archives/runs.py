@@ -88,9 +88,9 @@ class ArchiveRun:
             return ["no worker is running on this database; start `mri-posterior worker` somewhere"]
         here = hashlib.sha256(self.storage.address.encode()).hexdigest()
         wrong = []
-        if all(worker.offers.get("storage") != here for worker in living):
+        if all(worker.offers.storage != here for worker in living):
             wrong.append("no worker uses this storage; give `worker` the same --storage")
-        known = {model["sha256"] for worker in living for model in worker.offers["models"]}
+        known = {model.sha256 for worker in living for model in worker.offers.models}
         wrong += [
             f"no worker offers model '{name}' with these weights"
             for name, digest in self._models.items()

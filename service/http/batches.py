@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
@@ -25,6 +25,7 @@ from service.http.scans import Id
 from service.intake.submission import require_model
 from service.jobs.batches import Batch, Item, NewItem, output_digest
 from service.jobs.job import ACTIVE
+from service.offers import OfferedModel
 from service.problems import Problem, ProblemError
 from service.requests import Priority, ReconstructionParameters, ReconstructionRequest
 from service.slices import parse_slices
@@ -303,7 +304,7 @@ def _item(
     key: Key,
     asked: BatchRequest,
     raw: dict[str, Any],
-    models: dict[str, _Offered],
+    models: dict[str, OfferedModel],
 ) -> NewItem:
     common = asked.params.model_dump(mode="json", exclude_unset=True)
     if "priority" not in common:
@@ -333,26 +334,11 @@ def _item(
     )
 
 
-class _Offered(NamedTuple):
-    """Digests of a model that workers offer, and of its calibration."""
-
-    sha256: str
-    calibration_sha256: str | None
-
-
-def _models(context: Context) -> dict[str, _Offered]:
+def _models(context: Context) -> dict[str, OfferedModel]:
     """Each model that workers offer; "" is the default. Raises ProblemError."""
-    known = context.workers.all()
-    if not known:
-        raise ProblemError(
-            "not-ready", "no worker has started yet; try again", headers={"Retry-After": "2"}
-        )
-    found = {
-        model["id"]: _Offered(model["sha256"], model.get("calibration_sha256"))
-        for one in known
-        for model in one.offers["models"]
-    }
-    default = found.get(known[0].offers["default_model"])
+    offers = context.workers.offers()
+    found = {model.id: model for model in offers.models}
+    default = found.get(offers.default_model)
     return found if default is None else found | {"": default}
 
 

@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from service.http.authentication import READS
-from service.http.context import Context, InContext
+from service.http.context import InContext
 from service.http.metrics import CONTENT_TYPE
-from service.http.problems import problems
-from service.http.schemas import WHOLE
+from service.http.problems import Responses, problems
+from service.offers import Model, ModelWithCard, Preset
 from service.problems import PROBLEMS, ProblemError
 from service.requests import MODEL_NAME
 
 router = APIRouter(tags=["service"])
 
-_METRICS: dict[int | str, dict[str, Any]] = {
+_METRICS: Responses = {
     200: {"content": {"application/openmetrics-text": {}}, "description": "Metrics"}
 }
-
-
-class Model(BaseModel):
-    """A prior that a reconstruction may name."""
-
-    model_config = WHOLE
-
-    id: str
-    sha256: str
-    licence: str
-    training: str
-    data_attributions: list[str]
-    calibrated_for: list[str] = Field(
-        default_factory=list,
-        description="what it has a conformal factor for (`calibrated`); empty: nothing",
-    )
-
-
-class ModelWithCard(Model):
-    """A prior, and what its makers say of it."""
-
-    card: str = Field("", description="model card, Markdown; empty where there is none")
 
 
 class Models(BaseModel):
@@ -50,13 +28,6 @@ class Models(BaseModel):
 
     items: list[Model]
     default: str
-
-
-class Preset(BaseModel):
-    """How much work a reconstruction may be."""
-
-    samples: int
-    evaluations_per_sample: int
 
 
 class Presets(BaseModel):
@@ -103,23 +74,23 @@ class Health(BaseModel):
 @router.get("/v1/models", responses=problems(), dependencies=READS)
 def list_models(context: InContext) -> Models:
     """The priors that workers offer."""
-    offers = _offers(context)
-    return Models(items=[Model(**model) for model in offers["models"]], default=offers["default"])
+    offers = context.workers.offers()
+    return Models(items=list(offers.models), default=offers.default_model)
 
 
 @router.get("/v1/models/{name}", responses=problems("not-found"), dependencies=READS)
 def get_model(context: InContext, name: Annotated[str, Path(pattern=MODEL_NAME)]) -> ModelWithCard:
     """One prior, with its card."""
-    for model in _offers(context)["models"]:
-        if model["id"] == name:
-            return ModelWithCard(**model)
+    for model in context.workers.offers().models:
+        if model.id == name:
+            return model
     raise ProblemError("not-found", f"there is no model '{name}'")
 
 
 @router.get("/v1/presets", responses=problems(), dependencies=READS)
 def list_presets(context: InContext) -> Presets:
     """What `preset` may be."""
-    return Presets(items=_offers(context)["presets"], default="standard")
+    return Presets(items=context.workers.offers().presets, default="standard")
 
 
 @router.get("/v1/info", responses=problems(), dependencies=READS)
@@ -127,7 +98,7 @@ def get_info(context: InContext) -> Info:
     """Versions and devices; no host names."""
     living = context.workers.living(context.settings.worker_lost_seconds)
     return Info(
-        versions=_offers(context)["versions"],
+        versions=context.workers.offers().versions,
         workers=len(living),
         devices=sorted(worker.device for worker in living),
         scan_formats=["fastmri-hdf5", "ismrmrd-hdf5"],
@@ -187,20 +158,3 @@ def ready(context: InContext) -> Response:
 def metrics(context: InContext) -> Response:
     """Counters and gauges in the OpenMetrics format."""
     return Response(context.metrics.text(), media_type=CONTENT_TYPE)
-
-
-def _offers(context: Context) -> dict[str, Any]:
-    """What all known workers offer together. Raises ProblemError before any has started."""
-    known = context.workers.all()
-    if not known:
-        raise ProblemError(
-            "not-ready", "no worker has started yet; try again", headers={"Retry-After": "2"}
-        )
-    models = {model["id"]: model for worker in known for model in worker.offers["models"]}
-    first = known[0].offers
-    return {
-        "models": [models[name] for name in sorted(models)],
-        "default": first["default_model"],
-        "presets": first["presets"],
-        "versions": first["versions"],
-    }

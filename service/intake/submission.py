@@ -51,15 +51,8 @@ def _admit(intake: Intake, waiting: int, own: int) -> None:
 
 def require_model(intake: Intake, parameters: ReconstructionParameters) -> None:
     """Only models that a worker offers. Raises ProblemError."""
-    known = intake.workers.all()
-    if not known:
-        raise ProblemError(
-            "not-ready", "no worker has started yet; try again", headers={"Retry-After": "2"}
-        )
-    if parameters.model is None:
-        return
-    names = {model["id"] for worker in known for model in worker.offers["models"]}
-    if parameters.model not in names:
+    names = {model.id for model in intake.workers.offers().models}
+    if parameters.model is not None and parameters.model not in names:
         raise ProblemError("unknown-model", f"there is no model '{parameters.model}'")
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from service.offers import Offers
+from service.problems import ProblemError
 from service.store.database import add_to_total, jobs, workers
 
 
@@ -21,7 +23,7 @@ class Worker:
     started_at: float
     heartbeat_at: float
     starts: int
-    offers: dict[str, Any]
+    offers: Offers
     """Models, presets and versions of the process."""
     load: dict[str, Any] | None = None
     """What it is doing, as of its last beat."""
@@ -33,7 +35,7 @@ class Workers:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
-    def enter(self, worker: str, device: str, pid: int, offers: dict[str, Any]) -> None:
+    def enter(self, worker: str, device: str, pid: int, offers: Offers) -> None:
         """Say that a process has started under this name."""
         now = time.time()
         values = {
@@ -41,7 +43,7 @@ class Workers:
             "pid": pid,
             "started_at": now,
             "heartbeat_at": now,
-            "offers": offers,
+            "offers": offers.model_dump(mode="json"),
         }
         with self._engine.begin() as connection:
             changed = connection.execute(
@@ -75,12 +77,23 @@ class Workers:
             workers.c.heartbeat_at > time.time() - seconds, workers.c.pid != 0
         )
         with self._engine.connect() as connection:
-            return [Worker(**row._mapping) for row in connection.execute(query)]
+            return [_worker(row) for row in connection.execute(query)]
 
     def all(self) -> list[Worker]:
         """Every worker that is known."""
         with self._engine.connect() as connection:
-            return [Worker(**row._mapping) for row in connection.execute(sa.select(workers))]
+            return [_worker(row) for row in connection.execute(sa.select(workers))]
+
+    def offers(self) -> Offers:
+        """What all known workers offer together. Raises ProblemError before any has started."""
+        known = self.all()
+        if not known:
+            raise ProblemError(
+                "not-ready", "no worker has started yet; try again", headers={"Retry-After": "2"}
+            )
+        models = {model.id: model for worker in known for model in worker.offers.models}
+        together = tuple(models[name] for name in sorted(models))
+        return known[0].offers.model_copy(update={"models": together})
 
     def done(self, seconds: float) -> dict[str, int]:
         """How many jobs each worker ended within the last seconds."""
@@ -102,6 +115,11 @@ class Workers:
         """Strike out those of them that are still silent."""
         with self._engine.begin() as connection:
             connection.execute(sa.delete(workers).where(workers.c.id.in_(names), _older(seconds)))
+
+
+def _worker(row: sa.Row[Any]) -> Worker:
+    values = dict(row._mapping)
+    return Worker(**values | {"offers": Offers.model_validate(values["offers"])})
 
 
 def _older(seconds: float) -> sa.ColumnElement[bool]:

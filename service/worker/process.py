@@ -18,7 +18,7 @@ import threading
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import structlog
 import torch
@@ -35,6 +35,7 @@ from service.jobs.processes import end_with_parent, note_moved, worker_lock, wor
 from service.jobs.workers import Workers
 from service.jobs.workflows import launch, take_over
 from service.logs import configure_logs
+from service.offers import OfferedModel, Offers, Preset
 from service.runs import choose_device
 from service.settings import ServiceSettings, load_settings
 from service.store.database import open_database
@@ -104,7 +105,7 @@ def _device(settings: ServiceSettings, slot: int) -> torch.device:
     return device
 
 
-def _offers(settings: ServiceSettings) -> dict[str, Any]:
+def _offers(settings: ServiceSettings) -> Offers:
     """What the process that answers requests must know without loading torch."""
     models = []
     for name in list_models():
@@ -115,33 +116,33 @@ def _offers(settings: ServiceSettings) -> dict[str, Any]:
             log.warning("model not usable", model=name, code=error.code)
             continue
         models.append(
-            {
-                "id": name,
-                "sha256": config.weights_sha256,
-                "licence": config.licence,
-                "training": config.training,
-                "data_attributions": list(config.data_attributions),
-                "card": card,
-                "calibration_sha256": None if found is None else found.sha256,
-                "calibrated_for": []
+            OfferedModel(
+                id=name,
+                sha256=config.weights_sha256,
+                licence=config.licence,
+                training=config.training,
+                data_attributions=config.data_attributions,
+                card=card,
+                calibration_sha256=None if found is None else found.sha256,
+                calibrated_for=()
                 if found is None
-                else [entry.purpose for entry in found.factors.entries],
-            }
+                else tuple(entry.purpose for entry in found.factors.entries),
+            )
         )
-    return {
-        "models": models,
-        "default_model": settings.default_model or DEFAULT_MODEL,
-        "storage": hashlib.sha256(open_storage(settings).address.encode()).hexdigest(),
-        "presets": {
-            name: {"samples": preset.chains, "evaluations_per_sample": preset.evaluations}
+    return Offers(
+        models=tuple(models),
+        default_model=settings.default_model or DEFAULT_MODEL,
+        storage=hashlib.sha256(open_storage(settings).address.encode()).hexdigest(),
+        presets={
+            name: Preset(samples=preset.chains, evaluations_per_sample=preset.evaluations)
             for name, preset in PRESETS.items()
         },
-        "versions": {
+        versions={
             "mri-posterior": version("mri-posterior"),
             "torch": str(torch.__version__),
             "python": platform.python_version(),
         },
-    }
+    )
 
 
 def _calibration(name: str) -> FoundFactors | None:

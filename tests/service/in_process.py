@@ -9,13 +9,14 @@ import httpx
 
 from service.http.app import create_app
 from service.http.context import Context
+from service.offers import Offers, Preset
 
-OFFERS = {
-    "models": [],
-    "default_model": "none",
-    "presets": {"fast": {"samples": 4, "evaluations_per_sample": 47}},
-    "versions": {},
-}
+OFFERS = Offers(
+    models=(),
+    default_model="none",
+    presets={"fast": Preset(samples=4, evaluations_per_sample=47)},
+    versions={},
+)
 
 
 def ask(context: Context, method: str, path: str, **options: Any) -> httpx.Response:

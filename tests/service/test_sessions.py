@@ -14,6 +14,7 @@ from ismrmrd.serialization import ConfigFile
 
 from recon.io.files import read_scan
 from service.intake.intake import open_intake
+from service.offers import Offers
 from service.scanner.gateway import Gateway
 from service.scanner.mrd_stream import CLOSE, FileSource
 from service.settings import load_settings
@@ -32,7 +33,7 @@ from tests.service.mrd_sessions import (
 )
 
 TRIGGER = '{"parameters": {"mode": "trigger", "numsamples": 2}}'
-OFFERS = {"models": [], "default_model": "none", "presets": {}, "versions": {}}
+OFFERS = Offers(models=(), default_model="none", presets={}, versions={})
 
 
 @pytest.fixture
