@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +84,7 @@ def applied_factor(entry: ConformalFactor | None) -> AppliedFactor | None:
     )
 
 
-def sentence_of(attributes: dict[str, Any]) -> str | None:
+def sentence_of(attributes: Mapping[str, str | int | float]) -> str | None:
     """What was applied to a result, in words, by its attributes; None for a plain result."""
     say = attributes.get
     if say("conformal_factor") is None:

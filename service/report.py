@@ -49,6 +49,15 @@ class Progress(_Part):
     updated_at: datetime | None = None
 
 
+class Plan(_Part):
+    """What a deadline or target was turned into."""
+
+    preset: str
+    samples: int
+    self_check: bool
+    expected_seconds: float | None = Field(None, description="of all slices; null: not measured")
+
+
 class ProductFile(_Part):
     """A file that was made."""
 

@@ -7,12 +7,11 @@ import csv
 import html
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,11 +35,14 @@ _READERS = 8
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
+Cell = str | int | float | None
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of a report."""
 
-    values: dict[str, Any]
+    values: dict[str, Cell]
     """By column; None where there is nothing to say."""
     summary: Report | None
     place: str | None
@@ -66,14 +68,14 @@ def csv_text(rows: Iterable[Row]) -> Iterator[str]:
     yield buffer.getvalue()
 
 
-def json_text(rows: Sequence[Row], about: dict[str, Any], counts: dict[str, int]) -> str:
+def json_text(rows: Sequence[Row], about: Mapping[str, object], counts: dict[str, int]) -> str:
     """The report as JSON."""
-    document = about | {"counts": counts, "items": [row.values for row in rows]}
+    document = dict(about) | {"counts": counts, "items": [row.values for row in rows]}
     return json.dumps(document, indent=1) + "\n"
 
 
 def html_text(
-    rows: Sequence[Row], about: dict[str, Any], counts: dict[str, int], storage: Storage
+    rows: Sequence[Row], about: Mapping[str, object], counts: dict[str, int], storage: Storage
 ) -> str:
     """One page that needs no other file, with the middle slice of each scan: mean and std."""
     shown = [row for row in rows if row.place is not None][:MOST_PICTURES]
@@ -118,10 +120,10 @@ def _row(item: Item, storage: Storage) -> Row:
         "chi2": round(float(np.mean(chi2)), 3) if chi2 else None,
         "warnings": " | ".join(warnings) or None,
         "slices": len(slices) or None,
-        "model": said and said.model,
-        "preset": said and said.preset,
-        "samples": said and said.samples,
-        "seed": said and said.seed,
+        "model": None if said is None else said.model,
+        "preset": None if said is None else said.preset,
+        "samples": None if said is None else said.samples,
+        "seed": None if said is None else said.seed,
         "seconds": took,
         "attempts": None if job is None else job.attempt,
         "worker": None if job is None else job.worker,
@@ -146,7 +148,7 @@ def _kind(problem: Problem) -> str:
     return kind if reason in (None, kind) else f"{kind}/{reason}"
 
 
-def _cell(value: Any) -> Any:  # noqa: ANN401
+def _cell(value: Cell) -> Cell:
     text = value if isinstance(value, str) else None
     return f"'{text}" if text is not None and text.startswith(_FORMULA) else value
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 from service.http.authentication import Reader
 from service.http.context import Context, InContext
 from service.http.job_answers import find_job
-from service.http.problems import problems
+from service.http.problems import Responses, problems
 from service.http.scans import Id
 from service.jobs.history import PAGE, Event
 from service.jobs.job import Job
@@ -21,9 +21,7 @@ from service.jobs.job import Job
 router = APIRouter(prefix="/v1/reconstructions", tags=["reconstructions"])
 
 _QUIET_SECONDS = 15.0
-_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
-}
+_STREAM: Responses = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 
 
 async def _followed(context: InContext, key: Reader, job_id: Id) -> Job:

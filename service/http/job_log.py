@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -17,14 +16,14 @@ from starlette.responses import Response
 from service.http.authentication import Reader
 from service.http.context import Context, InContext
 from service.http.job_answers import find_job
-from service.http.problems import problems
+from service.http.problems import Responses, problems
 from service.http.scans import Id
 from service.jobs.job import Job, JobState
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["reconstructions"])
 
 MEDIA_TYPE = "application/x-ndjson"
-_LINES: dict[int | str, dict[str, Any]] = {
+_LINES: Responses = {
     200: {
         "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
         "description": "An object on each line: `ts`, `level`, `event`, and what belongs to it",
@@ -44,7 +43,7 @@ def get_log(context: InContext, key: Reader, job_id: Id) -> Response:
     return Response(text, media_type=MEDIA_TYPE)
 
 
-def _lines(context: Context, job: Job) -> Iterator[dict[str, Any]]:
+def _lines(context: Context, job: Job) -> Iterator[dict[str, object]]:
     yield _line(job.created_at, "info", "queued", job, priority=job.priority)
     open_steps: set[str] = set()
     for entry in context.storage.steps(job.id):
@@ -63,6 +62,6 @@ def _lines(context: Context, job: Job) -> Iterator[dict[str, Any]]:
         yield _line(job.finished_at, level, job.state.value, job, **error)
 
 
-def _line(at: float, level: str, event: str, job: Job, **more: object) -> dict[str, Any]:
+def _line(at: float, level: str, event: str, job: Job, **more: object) -> dict[str, object]:
     when = datetime.fromtimestamp(at, UTC).isoformat()
     return {"ts": when, "level": level, "event": event, "job_id": job.id, **more}

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Path, Request
@@ -20,7 +20,7 @@ from service.http.authentication import Writer
 from service.http.context import Context, InContext
 from service.http.idempotency import Attempt, attempt, once
 from service.http.job_answers import find_job, job_answer, plain_answer
-from service.http.problems import problems
+from service.http.problems import Responses, problems
 from service.http.receiving import (
     announced_digest,
     content_length,
@@ -80,7 +80,7 @@ _REFUSALS = (
     "idempotency-in-flight",
     "queue-full",
 )
-_QUEUED: dict[int | str, dict[str, Any]] = {
+_QUEUED: Responses = {
     200: {"model": JobOut, "description": "Finished within the time that `Prefer: wait` allowed"}
 }
 

@@ -19,6 +19,9 @@ from service.problems import PROBLEMS, ProblemError, problem_of
 
 log = structlog.get_logger()
 
+Responses = dict[int | str, dict[str, Any]]
+"""What a route may answer, by status, as OpenAPI describes it."""
+
 MEDIA_TYPE = "application/problem+json"
 _FULL = "the disk of the service is full; try again when there is room"
 _ALWAYS = ("invalid-request", "unauthorized", "forbidden", "invalid-parameter", "rate-limited")
@@ -33,7 +36,7 @@ _BY_STATUS = {
 }
 
 
-def problems(*kinds: str) -> dict[int | str, dict[str, Any]]:
+def problems(*kinds: str) -> Responses:
     """The `responses` of a route that may answer these problems, beside those of every route."""
     by_status: dict[int | str, list[str]] = {}
     for kind in (*_ALWAYS, *kinds, *_FAILURES):

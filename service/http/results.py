@@ -21,7 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 from service.http.authentication import Reader
 from service.http.context import Context, InContext
 from service.http.job_answers import find_job
-from service.http.problems import problem_response, problems
+from service.http.problems import Responses, problem_response, problems
 from service.http.scans import Id
 from service.http.schemas import ResultList, ResultOut
 from service.jobs.job import Job, JobState
@@ -35,7 +35,7 @@ router = APIRouter(prefix="/v1/reconstructions", tags=["results"])
 
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 _KINDS = tuple(sorted({product.media_type for product in PRODUCTS.values()}))
-_FILE: dict[int | str, dict[str, Any]] = {
+_FILE: Responses = {
     200: {
         "description": "The file",
         "content": dict.fromkeys(_KINDS, _BINARY),
@@ -46,7 +46,7 @@ _FILE: dict[int | str, dict[str, Any]] = {
     },
     304: {"description": "It is as it was"},
 }
-_PICTURE: dict[int | str, dict[str, Any]] = {
+_PICTURE: Responses = {
     200: {"description": "The picture", "content": {"image/png": _BINARY}},
     304: {"description": "It is as it was"},
 }

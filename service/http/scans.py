@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from service.http.authentication import Reader, Writer, owner_of
 from service.http.context import Context, InContext
 from service.http.idempotency import attempt, once, replay
-from service.http.problems import problems
+from service.http.problems import Responses, problems
 from service.http.receiving import (
     MEDIA_TYPES,
     announced_digest,
@@ -37,9 +37,7 @@ router = APIRouter(prefix="/v1/scans", tags=["scans"])
 Id = Annotated[str, Path(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 BODY: dict[str, Any] = {"content": dict.fromkeys(MEDIA_TYPES, _BINARY)}
-_ALREADY: dict[int | str, dict[str, Any]] = {
-    200: {"model": ScanOut, "description": "The same scan was there already"}
-}
+_ALREADY: Responses = {200: {"model": ScanOut, "description": "The same scan was there already"}}
 _REFUSALS = (
     "digest-mismatch",
     "upload-too-large",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.jobs.job import Job, JobState
 from service.problems import Problem
 from service.products import PRODUCTS
-from service.report import ProductFile, Progress, Report
+from service.report import Plan, ProductFile, Progress, Report
 from service.requests import ReconstructionChoices
 from service.store.scans import StoredScan
 
@@ -90,7 +89,7 @@ class JobOut(BaseModel):
     model: str | None = Field(description="null: the service's default")
     scan: ScanRef
     params: ReconstructionChoices
-    plan: dict[str, Any] | None = Field(description="what a deadline or target was turned into")
+    plan: Plan | None = Field(description="what a deadline or target was turned into")
     progress: Progress | None
     attempt: int
     worker: str | None
@@ -110,13 +109,12 @@ class JobOut(BaseModel):
         """From a row of the table; results are kept so many days, or for ever."""
         here = f"/v1/reconstructions/{job.id}"
         asked = job.parameters
-        chosen = (job.plan or {}).get("preset")
         return cls(
             id=job.id,
             client_id=job.client_id,
             state=job.state,
             priority=job.priority,
-            preset=chosen or asked.preset or "standard",
+            preset=job.plan.preset if job.plan else asked.preset or "standard",
             model=asked.model,
             scan=ScanRef(id=job.scan_id, sha256=job.scan_sha256),
             params=ReconstructionChoices(**asked.model_dump(exclude={"tags"})),

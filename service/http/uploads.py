@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response
 from service.http.authentication import Reader, Writer, owner_of
 from service.http.body_file import writing
 from service.http.context import Context, InContext
-from service.http.problems import problems
+from service.http.problems import Responses, problems
 from service.http.receiving import (
     content_length,
     keep_body,
@@ -62,7 +62,7 @@ def _header(name: str, *, required: bool = True, form: str = "") -> dict[str, An
 
 
 _TUS = _header("Tus-Resumable", form=r"^1\.0\.0$")
-_DONE: dict[int | str, dict[str, Any]] = {
+_DONE: Responses = {
     200: {
         "model": ScanOut,
         "description": "The upload has become a scan; for `Prefer: return=representation`",

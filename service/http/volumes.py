@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from service.http.authentication import Reader
 from service.http.context import InContext
 from service.http.job_answers import find_job
-from service.http.problems import problems
+from service.http.problems import Responses, problems
 from service.http.results import files_of, matches, require_computed, results_of
 from service.http.scans import Id
 from service.jobs.job import Job
@@ -29,7 +29,7 @@ from service.volumes import (
 router = APIRouter(prefix="/v1/reconstructions", tags=["results"])
 
 MEDIA_TYPE = "application/x-nifti"
-_VOLUME: dict[int | str, dict[str, Any]] = {
+_VOLUME: Responses = {
     200: {
         "description": "float32, real; `cal_min` and `cal_max` say how to show it",
         "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from service.problems import Problem
-from service.report import ProductFile, Progress, Report
+from service.report import Plan, ProductFile, Progress, Report
 from service.requests import ReconstructionParameters
 
 
@@ -51,7 +51,7 @@ class Job:
     priority: str
     state: JobState
     progress: Progress | None
-    plan: dict[str, Any] | None
+    plan: Plan | None
     error: Problem | None
     results: tuple[ProductFile, ...] | None
     summary: Report | None
@@ -77,9 +77,11 @@ class Job:
 def job_of_row(values: dict[str, Any]) -> Job:
     """A job from the columns of its row, by name."""
     progress, results, summary = (values[name] for name in ("progress", "results", "summary"))
+    plan = values["plan"]
     typed = {
         "state": JobState(values["state"]),
         "progress": None if progress is None else Progress.model_validate(progress),
+        "plan": None if plan is None else Plan.model_validate(plan),
         "results": None if results is None else tuple(map(ProductFile.model_validate, results)),
         "summary": None if summary is None else Report.model_validate(summary),
     }

@@ -16,7 +16,7 @@ from service.jobs.history import forget, forget_passing, record
 from service.jobs.job import ACTIVE, STARTED, TERMINAL, Job, JobState, job_of_row
 from service.jobs.totals import EndedJob, count_end
 from service.problems import Problem
-from service.report import ProductFile, Report
+from service.report import Plan, ProductFile, Report
 from service.requests import Priority
 from service.store.database import hold, jobs, scans
 
@@ -249,13 +249,13 @@ class Jobs:
             if changed:
                 record(connection, job_id, kind, data)
 
-    def plan(self, job_id: str, plan: dict[str, Any]) -> None:
+    def plan(self, job_id: str, plan: Plan) -> None:
         """Keep what a deadline or target was turned into."""
         with self._engine.begin() as connection:
             connection.execute(
                 sa.update(jobs)
                 .where(jobs.c.id == job_id, jobs.c.state.in_(STARTED))
-                .values(plan=plan, revision=jobs.c.revision + 1)
+                .values(plan=plan.model_dump(), revision=jobs.c.revision + 1)
             )
 
     def state(self, job_id: str) -> JobState | None:
@@ -370,7 +370,7 @@ def _facts(job: Job) -> EndedJob:
     assert job.finished_at is not None
     started = job.started_at or job.finished_at
     return EndedJob(
-        preset=(job.plan or {}).get("preset") or job.request.get("preset") or "standard",
+        preset=job.plan.preset if job.plan else job.request.get("preset") or "standard",
         waited=started - job.created_at,
         ran=job.finished_at - started,
         samples=0 if job.summary is None else job.summary.samples * len(job.summary.slices),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import perf_counter
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from recon.pipeline import CoarseReady, Event, Progress, work
 from recon.posterior import SlicePosterior
 from recon.schedule import PRESETS
 from recon.settings import Settings
+from service.report import Plan
 
 _MARGIN = 0.8
 """Share of the time left that is planned for: slices differ, and results must be written."""
@@ -31,20 +32,9 @@ class Speed(NamedTuple):
     """Of one chain, the likelihood's share included."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a deadline or target was turned into."""
-
-    preset: str
-    samples: int
-    self_check: bool
-    expected_seconds: float | None
-
-    def applied_to(self, settings: Settings) -> Settings:
-        """The settings with the plan's choices."""
-        return replace(
-            settings, preset=self.preset, samples=self.samples, self_check=self.self_check
-        )
+def planned(settings: Settings, plan: Plan) -> Settings:
+    """The settings with the plan's choices."""
+    return replace(settings, preset=plan.preset, samples=plan.samples, self_check=plan.self_check)
 
 
 _BY_QUALITY = (
@@ -80,18 +70,18 @@ def measure_speed(events: Iterator[Event], look: Callable[[], None]) -> Speed:
 def plan_for_deadline(settings: Settings, seconds: float, slices: int, speed: Speed) -> Plan:
     """The best choice that is expected to be ready in time, or the quickest there is."""
     for preset, samples, check in _BY_QUALITY:
-        plan = Plan(preset, samples, check and settings.self_check, None)
-        expected = _expected_seconds(plan.applied_to(settings), slices, speed)
+        plan = Plan(preset=preset, samples=samples, self_check=check and settings.self_check)
+        expected = _expected_seconds(planned(settings, plan), slices, speed)
         if expected <= _MARGIN * seconds:
             break
-    return replace(plan, expected_seconds=expected)
+    return plan.model_copy(update={"expected_seconds": expected})
 
 
 def plan_for_accuracy(settings: Settings, target: float) -> Plan:
     """The cheapest choice that is expected to reach a Monte Carlo error of `target` stds."""
     wanted = 1 / target**2
     plans = list(_candidates(settings, wanted))
-    return min(plans, key=lambda plan: work(plan.applied_to(settings)))
+    return min(plans, key=lambda plan: work(planned(settings, plan)))
 
 
 def reached_error(posteriors: Sequence[SlicePosterior]) -> float | None:
@@ -108,7 +98,7 @@ def _candidates(settings: Settings, wanted: float) -> Iterator[Plan]:
     for name, preset in PRESETS.items():
         per_chain = max(1.0, _DRAWS_PER_CYCLE * preset.cycles)
         samples = min(256, max(2, math.ceil(wanted / per_chain)))
-        yield Plan(name, samples, settings.self_check, None)
+        yield Plan(preset=name, samples=samples, self_check=settings.self_check)
 
 
 def _expected_seconds(settings: Settings, slices: int, speed: Speed) -> float:

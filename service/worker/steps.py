@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 
 import torch
@@ -23,15 +22,16 @@ from service.conformal_scaling import factor_for
 from service.jobs.job import Job, JobState
 from service.jobs.job_table import Jobs
 from service.jobs.workflows import Outcome
+from service.report import Plan
 from service.requests import ReconstructionParameters
 from service.settings import ServiceSettings
 from service.slices import parse_slices
 from service.store.files import Storage
 from service.worker.budget import (
-    Plan,
     measure_speed,
     plan_for_accuracy,
     plan_for_deadline,
+    planned,
 )
 from service.worker.loading import Loaded, Loader
 from service.worker.products import adopt_products, write_products
@@ -51,7 +51,7 @@ def settings_of(parameters: ReconstructionParameters, plan: Outcome | None = Non
         self_check=parameters.self_check,
         calibration=CalibrationSettings(compress_above=parameters.compress_above),
     )
-    return settings if plan is None else Plan(**plan).applied_to(settings)
+    return settings if plan is None else planned(settings, Plan.model_validate(plan))
 
 
 class JobSteps:
@@ -103,10 +103,10 @@ class JobSteps:
             factor_for(loaded.model, settings_of(job.parameters), loaded.scan)
         plan = self._plan(job, loaded, slices, watch)
         if plan is not None:
-            self._jobs.plan(job.id, asdict(plan))
+            self._jobs.plan(job.id, plan)
         return {
             "slices": slices,
-            "plan": None if plan is None else asdict(plan),
+            "plan": None if plan is None else plan.model_dump(),
             "part": self._settings.slices_per_part,
             "share": self._shares(len(slices)),
         }
@@ -181,4 +181,4 @@ class JobSteps:
 
 
 def _cost(plan: Plan, settings: Settings) -> int:
-    return work(plan.applied_to(settings))
+    return work(planned(settings, plan))

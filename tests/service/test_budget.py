@@ -12,7 +12,13 @@ from recon.posterior import SlicePosterior
 from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
 from service.store.files import Storage
-from service.worker.budget import Speed, plan_for_accuracy, plan_for_deadline, reached_error
+from service.worker.budget import (
+    Speed,
+    plan_for_accuracy,
+    plan_for_deadline,
+    planned,
+    reached_error,
+)
 from tests.problems import power_law_prior
 from tests.recon.scan_files import assert_same
 
@@ -21,7 +27,7 @@ SPEED = Speed(fixed_seconds=1.0, seconds_per_evaluation=0.01)
 
 def test_more_time_never_buys_less() -> None:
     plans = [plan_for_deadline(Settings(), 10.0 * k, 2, SPEED) for k in range(60)]
-    costs = [work(plan.applied_to(Settings())) for plan in plans]
+    costs = [work(planned(Settings(), plan)) for plan in plans]
     assert costs == sorted(costs)
     assert (plans[0].preset, plans[0].samples, plans[0].self_check) == ("fast", 2, False)
     assert (plans[-1].preset, plans[-1].samples) == ("thorough", 16)
@@ -41,7 +47,7 @@ def test_the_self_check_is_not_switched_on_by_a_plan() -> None:
 
 def test_a_sharper_target_costs_more() -> None:
     costs = [
-        work(plan_for_accuracy(Settings(), target).applied_to(Settings()))
+        work(planned(Settings(), plan_for_accuracy(Settings(), target)))
         for target in (0.5, 0.2, 0.1, 0.05)
     ]
     assert costs == sorted(costs)

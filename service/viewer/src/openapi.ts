@@ -949,9 +949,7 @@ export interface components {
             scan: components["schemas"]["ScanRef"];
             params: components["schemas"]["ReconstructionChoices"];
             /** @description what a deadline or target was turned into */
-            plan: {
-                [key: string]: unknown;
-            } | null;
+            plan: components["schemas"]["Plan"] | null;
             progress: components["schemas"]["Progress"] | null;
             attempt: number;
             worker: string | null;
@@ -1004,7 +1002,10 @@ export interface components {
             licence: string;
             training: string;
             data_attributions: string[];
-            /** @description what it has a conformal factor for (`calibrated`); empty: nothing */
+            /**
+             * @description what it has a conformal factor for (`calibrated`); empty: nothing
+             * @default []
+             */
             calibrated_for: string[];
         };
         /** @description A prior, and what its makers say of it. */
@@ -1014,7 +1015,10 @@ export interface components {
             licence: string;
             training: string;
             data_attributions: string[];
-            /** @description what it has a conformal factor for (`calibrated`); empty: nothing */
+            /**
+             * @description what it has a conformal factor for (`calibrated`); empty: nothing
+             * @default []
+             */
             calibrated_for: string[];
             /**
              * @description model card, Markdown; empty where there is none
@@ -1049,6 +1053,14 @@ export interface components {
             /** @description why it was not computed; null: it was */
             missing: string | null;
             href: string;
+        };
+        /** @description What a deadline or target was turned into. */
+        Plan: {
+            preset: string;
+            samples: number;
+            self_check: boolean;
+            /** @description of all slices; null: not measured */
+            expected_seconds: number | null;
         };
         /** @description How much work a reconstruction may be. */
         Preset: {
@@ -1525,6 +1537,11 @@ export interface components {
             };
             scan_id: string;
         };
+        /**
+         * @description What the files of `dicom.zip` show, one series each; all that a delivery can be asked for.
+         * @enum {string}
+         */
+        DicomSeries: "mean" | "std" | "map";
         /** @description What to send where. */
         DeliveryRequest: {
             /** @description name of a configured target */
@@ -1536,7 +1553,7 @@ export interface components {
              *       "std"
              *     ]
              */
-            products?: ("mean" | "std" | "map")[];
+            products?: components["schemas"]["DicomSeries"][];
         };
         /** @description Scans that were uploaded before, and how to reconstruct them. */
         BatchRequest: {
