@@ -86,9 +86,8 @@ def plan_for_accuracy(settings: Settings, target: float) -> Plan:
 
 def reached_error(posteriors: Sequence[SlicePosterior]) -> float | None:
     """Median over all objects of Monte Carlo error over standard deviation; None if unknown."""
-    shares = [
-        (p.mean_error / p.magnitude_std)[p.object_mask & (p.magnitude_std > 0)] for p in posteriors
-    ]
+    judged = [(p, p.object_mask & (p.magnitude_std > 0)) for p in posteriors]
+    shares = [p.mean_error[inside] / p.magnitude_std[inside] for p, inside in judged]
     finite = np.concatenate(shares)
     finite = finite[np.isfinite(finite)]
     return float(np.median(finite)) if finite.size else None
