@@ -97,6 +97,32 @@ class ImageStack:
         return np.asarray(np.array(plane.position) - along_rows - along_columns)
 
 
+def upright(plane: ImagePlane) -> tuple[bool, bool, bool]:
+    """How an image is turned so that people see it as they are used to, without resampling.
+
+    Whether rows and columns are exchanged, and then whether rows and columns run backwards.
+    Axial images have the front above and the patient's left on the right; coronal and sagittal ones
+    the head above, and the patient's left, or the back, on the right.
+    """
+    normal = np.abs(np.cross(plane.read_dir, plane.phase_dir))
+    left, back, head = np.eye(3)
+    views = {0: (-head, back), 1: (-head, left), 2: (back, left)}
+    down, right = views[int(np.argmax(normal))]
+    first, second = np.array(plane.read_dir), np.array(plane.phase_dir)
+    exchanged = bool(abs(first @ down) < abs(second @ down))
+    if exchanged:
+        first, second = second, first
+    return exchanged, bool(first @ down < 0), bool(second @ right < 0)
+
+
+def turned(image: NDArray[Any], turn: tuple[bool, bool, bool]) -> NDArray[Any]:
+    """An image (…, rows, columns) turned as `upright` says."""
+    exchanged, backward_rows, backward_columns = turn
+    image = np.swapaxes(image, -2, -1) if exchanged else image
+    image = image[..., ::-1, :] if backward_rows else image
+    return image[..., ::-1] if backward_columns else image
+
+
 def axial(count: int, shape: tuple[int, int], voxel_mm: Vector) -> ImageStack:
     """Axial images round the origin, for scans that do not say where they lie.
 

@@ -1,7 +1,9 @@
 """DICOM: mean and standard deviation as MR images, the latter also as a float Parametric Map.
 
-Both are 16-bit with a Real World Value Mapping; MR images have no rescale slope of their own. The
-scanner stays the manufacturer; this program is contributing equipment.
+Both are 16-bit. What a pixel means is said twice, as a Real World Value Mapping and as a rescale
+slope, because readers know one or the other. Images are stored the way people look at them, rows
+and columns exchanged or reversed as that needs. The scanner stays the manufacturer; this program is
+contributing equipment.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
+from recon.planes import turned, upright
 from service.exports.dicom_header import from_header
 from service.exports.images import NOT_FOR_DIAGNOSIS, Attributes, ResultImages, unique_id
 from service.products import DicomSeries
 
 _PEAK = 65535
+_UNEVEN_MM = 0.05
 _NO_UNITS = Code("1", "UCUM", "no units")
 _MEAN = Code("373098007", "SCT", "Mean")
 _STD = Code("386136009", "SCT", "Standard Deviation")
@@ -46,11 +50,14 @@ def write_dicom(
     """
     folder.mkdir(parents=True, exist_ok=True)
     peak = max(float(images.mean.max()), float(images.std.max())) or 1.0
-    slope = peak / _PEAK
+    slope = float(_decimal(peak / _PEAK))
+    spacing = _spacing(images)
     written, means = [], []
     for series, values in ((DicomSeries.MEAN, images.mean), (DicomSeries.STD, images.std)):
         for index, image in enumerate(values):
             dataset = _mr_image(images, series, index, image, slope, key)
+            if index in spacing:
+                dataset.SpacingBetweenSlices = _decimal(spacing[index])
             if series is DicomSeries.MEAN:
                 means.append(dataset)
             file = folder / series.file(index + 1)
@@ -84,11 +91,11 @@ def _mr_image(
     suffix = "posterior mean" if of_mean else "posterior standard deviation"
     dataset.SeriesDescription = f"{dataset.get('ProtocolName', '')} {suffix}".strip()[:64]
     dataset.InstanceNumber = index + 1
-    mean_type, std_type = ["M", "MEAN"], ["OTHER", "STD_DEVIATION"]
-    dataset.ImageType = ["DERIVED", "PRIMARY", *(mean_type if of_mean else std_type)]
+    dataset.ImageType = ["DERIVED", "PRIMARY", "OTHER", "MEAN" if of_mean else "STD_DEVIATION"]
     _describe(dataset, images)
     _place(dataset, images, index, (values.shape[0], values.shape[1]))
-    pixels = np.clip(np.rint(values.T / slope), 0, _PEAK).astype("<u2")
+    shown = turned(values, upright(images.stack.planes[index]))
+    pixels = np.clip(np.rint(shown / slope), 0, _PEAK).astype("<u2")
     dataset.Rows, dataset.Columns = pixels.shape
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
@@ -96,6 +103,7 @@ def _mr_image(
     top = max(float(np.percentile(pixels, 99.5)), 2.0)
     dataset.WindowCenter, dataset.WindowWidth = f"{top / 2:.1f}", f"{top:.1f}"
     dataset.PixelData = pixels.tobytes()
+    dataset.RescaleSlope, dataset.RescaleIntercept = _decimal(slope), "0"
     dataset.RealWorldValueMappingSequence = [_mapping(series, (0, _PEAK), slope, images.attributes)]
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -123,15 +131,24 @@ def _describe(dataset: Dataset, images: ResultImages) -> None:
 
 
 def _place(dataset: Dataset, images: ResultImages, index: int, shape: tuple[int, int]) -> None:
-    """Image Plane module: x of the pixel array runs along the read direction."""
+    """Image Plane module, of an image of `shape` (rows, columns) before it was turned."""
     stack, plane = images.stack, images.stack.planes[index]
+    turn = upright(plane)
+    exchanged = turn[0]
+    down = np.array(plane.phase_dir if exchanged else plane.read_dir, np.float64)
+    right = np.array(plane.read_dir if exchanged else plane.phase_dir, np.float64)
+    sizes = stack.voxel_mm[:2][::-1] if exchanged else stack.voxel_mm[:2]
+    rows, columns = shape[::-1] if exchanged else shape
     first = stack.first_voxel(index, shape)
-    dataset.PixelSpacing = [_decimal(stack.voxel_mm[1]), _decimal(stack.voxel_mm[0])]
-    dataset.ImageOrientationPatient = list(map(_decimal, (*plane.read_dir, *plane.phase_dir)))
+    if turn[1]:
+        first, down = first + down * sizes[0] * (rows - 1), -down
+    if turn[2]:
+        first, right = first + right * sizes[1] * (columns - 1), -right
+    dataset.PixelSpacing = list(map(_decimal, sizes))
+    dataset.ImageOrientationPatient = list(map(_decimal, (*right, *down)))
     dataset.ImagePositionPatient = list(map(_decimal, first))
     dataset.SliceThickness = _decimal(stack.voxel_mm[2])
-    normal = np.cross(plane.read_dir, plane.phase_dir)
-    dataset.SliceLocation = _decimal(float(np.dot(normal, first)))
+    dataset.SliceLocation = _decimal(float(np.dot(np.cross(right, down), first)))
     if "repetition" in plane.labels:
         dataset.TemporalPositionIdentifier = plane.labels["repetition"] + 1
     if "contrast" in plane.labels:
@@ -142,10 +159,23 @@ def _place(dataset: Dataset, images: ResultImages, index: int, shape: tuple[int,
         dataset.EchoTime = times[contrast] if contrast < len(times) else None
 
 
+def _spacing(images: ResultImages) -> dict[int, float]:
+    """Distance in mm to the next image of the same volume, by image; none for a single one."""
+    found = {}
+    for group in images.volumes():
+        planes = [images.stack.planes[index] for index in group]
+        heights = [float(np.dot(plane.position, plane.slice_dir)) for plane in planes]
+        gaps = np.diff(heights)
+        if len(gaps) and gaps.min() > 0 and np.ptp(gaps) < _UNEVEN_MM:
+            found |= dict.fromkeys(group, float(gaps.mean()))
+    return found
+
+
 def _parametric_map(
     images: ResultImages, group: list[int], sources: list[Dataset], number: int, key: bytes
 ) -> Dataset:
-    values = np.ascontiguousarray(np.swapaxes(images.std[group], 1, 2))
+    turn = upright(images.stack.planes[group[0]])
+    values = np.ascontiguousarray(turned(images.std[group], turn))
     first = sources[0]
     peak = float(values.max()) or 1.0
     window = highdicom.VOILUTTransformation(

@@ -29,6 +29,9 @@ def from_header(images: ResultImages, key: bytes) -> Dataset:
     _scanner(dataset, getattr(header, "acquisitionSystemInformation", None))
     _sequence(dataset, images)
     if not images.identified:
+        # Archives file by these; they are the scan's own and say nothing of the patient.
+        pseudonym = unique_id(key, "patient", images.attributes.get("input_sha256"))
+        dataset.PatientID, dataset.StudyID = f"MRP{pseudonym[-12:]}", "1"
         dataset.PatientIdentityRemoved = "YES"
         # The pixels of a head still show a face: cleaning them (113102) is not claimed.
         dataset.DeidentificationMethod = "identifying fields of the ISMRMRD header left out"

@@ -105,6 +105,7 @@ def images_of(
     mean = np.stack([np.abs(posterior.mean) for posterior in posteriors])
     std = np.stack([posterior.magnitude_std for posterior in posteriors])
     text = attributes.get(ATTRIBUTE)
+    voxel_mm = voxel_mm or (None if xml is None else voxel_of(parse_geometry(xml)))
     if isinstance(text, str):
         stack = ImageStack.from_text(text)
     elif voxel_mm is not None:
@@ -112,13 +113,13 @@ def images_of(
     else:
         raise ScanError(
             "no-geometry",
-            "the result does not say where its images lie, as results of fastMRI files do not; "
-            "give --voxel to assume axial images",
+            "the result says neither where its images lie nor how large their voxels are; "
+            "give --voxel to assume axial images of a size",
         )
     if max(posterior.index for posterior in posteriors) >= len(stack.planes):
         raise ScanError("geometry", "the result has more images than planes; reconstruct again")
     chosen = tuple(stack.planes[posterior.index] for posterior in posteriors)
-    header = None if xml is None or not isinstance(text, str) else parse_header(xml)
+    header = _header(xml, isinstance(text, str))
     if header is not None and not identified:
         header = without_identity(header)
     return ResultImages(
@@ -170,6 +171,24 @@ def unique_id(key: bytes, *parts: object) -> str:
     message = "\x1f".join(map(str, parts)).encode()
     digest = hmac.new(key, message, hashlib.sha256).digest()
     return f"2.25.{int.from_bytes(digest[:16])}"
+
+
+def voxel_of(geometry: Geometry) -> tuple[float, float, float] | None:
+    """Voxel size in mm by a header's field of view and matrix; x of the header is along rows."""
+    view, shape = geometry.field_of_view_mm, geometry.recon_shape
+    if view is None or shape is None:
+        return None
+    return view[0] / shape[0], view[1] / shape[1], view[2]
+
+
+def _header(xml: str | None, located: bool) -> ismrmrdHeader | None:
+    """What a scan's header says; a fastMRI file may have the beginning of one only."""
+    try:
+        return None if xml is None else parse_header(xml)
+    except ScanError:
+        if located:
+            raise
+        return None
 
 
 def _assumed(

@@ -14,7 +14,7 @@ from recon.errors import ScanError
 from recon.planes import ATTRIBUTE
 from recon.scan import Scan
 from service.exports.dicom import write_dicom
-from service.exports.images import ResultImages, load_images
+from service.exports.images import ResultImages, load_images, voxel_of
 from service.exports.nifti import write_nifti
 from service.jobs.job import Job
 from service.products import DICOM, RESULT
@@ -31,7 +31,7 @@ def write_images(settings: ServiceSettings, storage: Storage, job: Job, scan: Sc
 
     DICOM holds the mean and standard deviation as MR images and the latter as Parametric Map.
     """
-    voxel = job.parameters.voxel_mm or _voxel_of(scan)
+    voxel = job.parameters.voxel_mm or voxel_of(scan.geometry)
     if voxel is None and ATTRIBUTE not in scan.attributes:
         return []
     result = storage.product(job.place, RESULT)
@@ -58,14 +58,6 @@ def _write_nifti(storage: Storage, job: Job, images: ResultImages) -> list[str]:
         for name, path in (("mean.nii.gz", mean), ("std.nii.gz", std)):
             storage.write_product(job.place, name, partial(_copy, path=path))
     return ["mean.nii.gz", "std.nii.gz"]
-
-
-def _voxel_of(scan: Scan) -> tuple[float, float, float] | None:
-    """Voxel size by the header's field of view; x of the header is along rows."""
-    view, shape = scan.geometry.field_of_view_mm, scan.geometry.recon_shape
-    return (
-        None if view is None or shape is None else (view[0] / shape[0], view[1] / shape[1], view[2])
-    )
 
 
 def _pack(out: IO[bytes], files: list[Path]) -> None:
