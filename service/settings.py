@@ -44,6 +44,32 @@ class StowTarget(BaseModel):
     """Longest wait for an answer."""
 
 
+_TITLE = r"^[\x21-\x5b\x5d-\x7e][\x20-\x5b\x5d-\x7e]{0,15}$"
+
+
+class DimseTarget(BaseModel):
+    """A DICOM node that images may be sent to by C-STORE."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = Field(pattern=r"^[A-Za-z0-9._:-]+$")
+    port: int = Field(104, ge=1, le=65535)
+    called_title: str = Field("ANY-SCP", pattern=_TITLE)
+    """Application entity title of the node."""
+    calling_title: str = Field("MRI_POSTERIOR", pattern=_TITLE)
+    """Our own, as the node may know it."""
+    tls: bool = False
+    certificates: Path | None = None
+    """Authorities that it is checked against, if not the usual ones."""
+    own_certificate: Path | None = None
+    """Certificate and key (PEM) that we show."""
+    seconds: float = Field(60, gt=0)
+    """Longest wait for an answer."""
+
+
+DeliveryTarget = StowTarget | DimseTarget
+
+
 class SettingsError(Exception):
     """The settings are not usable; the message says which and why."""
 
@@ -163,8 +189,10 @@ class ServiceSettings(BaseSettings):
     uid_key: str = Field(
         "", repr=False, description="key that DICOM UIDs derive from [made once, in `data`]"
     )
-    delivery_targets: dict[str, StowTarget] = Field(
-        {}, description='where DICOM may be sent: {"pacs": {"url": "https://…/dicom-web"}}'
+    delivery_targets: dict[str, DeliveryTarget] = Field(
+        {},
+        description='where DICOM may be sent: {"pacs": {"url": "https://…/dicom-web"}}, or by '
+        'C-STORE {"pacs": {"host": "…", "port": 104, "called_title": "…"}}',
     )
     delivery_attempts: int = Field(8, ge=1, le=100, description="tries to send to a target")
     delivery_pause_seconds: float = Field(

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import structlog
 
+from service.delivery import dimse, stow
 from service.delivery.delivery_table import Deliveries, Delivery, DeliveryState
-from service.delivery.stow import Instance, Outcome, instance_of, send
+from service.delivery.stow import Instance, Outcome, instance_of
 from service.jobs.job_table import Jobs
 from service.problems import ProblemError
 from service.products import DICOM, DicomSeries
-from service.settings import ServiceSettings, StowTarget
+from service.settings import DeliveryTarget, DimseTarget, ServiceSettings
 from service.store.files import Storage
 
 log = structlog.get_logger()
@@ -27,9 +28,16 @@ def pause_after(settings: ServiceSettings, attempts: int) -> float:
     return min(settings.delivery_pause_seconds * 2.0 ** (attempts - 1), _LONGEST_PAUSE)
 
 
+def send(target: DeliveryTarget, instances: Sequence[Instance]) -> Outcome:
+    """Try once to store all instances, by STOW-RS or C-STORE as the target has it."""
+    if isinstance(target, DimseTarget):
+        return dimse.store(target, instances)
+    return stow.send(target, instances)
+
+
 def push(
     settings: ServiceSettings,
-    target: StowTarget,
+    target: DeliveryTarget,
     files: Iterable[Path],
     say: Callable[[str], None],
 ) -> Outcome:

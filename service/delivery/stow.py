@@ -79,7 +79,7 @@ def _send_batch(
         ) as answer:
             status, text = answer.status_code, _read(answer)
     except httpx.HTTPError as error:
-        _fail(outcome, batch, f"no answer ({type(error).__name__})", again=True)
+        fail(outcome, batch, f"no answer ({type(error).__name__})", again=True)
         return
     document = _document(text)
     if status in (200, 202, 409) and document is not None:
@@ -87,7 +87,7 @@ def _send_batch(
     elif status == 200:
         outcome.stored += [instance.uid for instance in batch]
     else:
-        _fail(outcome, batch, f"the server answered {status}", again=status in _TRANSIENT)
+        fail(outcome, batch, f"the server answered {status}", again=status in _TRANSIENT)
 
 
 def _judge(document: dict[str, Any], batch: Sequence[Instance], outcome: Outcome) -> None:
@@ -98,7 +98,7 @@ def _judge(document: dict[str, Any], batch: Sequence[Instance], outcome: Outcome
         if instance.uid in refused or instance.uid not in stored:
             reason = refused.get(instance.uid)
             code = int(reason) if isinstance(reason, int | float) else None
-            outcome.failures[instance.uid] = _meaning(code)
+            outcome.failures[instance.uid] = meaning_of(code)
             # Out of resources, or a failure without a reason: it may pass.
             if code is None or code == 0x0110 or code >> 8 == 0xA7:
                 outcome.again.add(instance.uid)
@@ -106,7 +106,8 @@ def _judge(document: dict[str, Any], batch: Sequence[Instance], outcome: Outcome
             outcome.stored.append(instance.uid)
 
 
-def _fail(outcome: Outcome, batch: Sequence[Instance], problem: str, *, again: bool) -> None:
+def fail(outcome: Outcome, batch: Sequence[Instance], problem: str, *, again: bool) -> None:
+    """Enter a whole try that stored nothing; `again` where another may help."""
     outcome.problem = problem
     for instance in batch:
         outcome.failures[instance.uid] = problem
@@ -114,7 +115,8 @@ def _fail(outcome: Outcome, batch: Sequence[Instance], problem: str, *, again: b
             outcome.again.add(instance.uid)
 
 
-def _meaning(code: int | None) -> str:
+def meaning_of(code: int | None) -> str:
+    """A DICOM status of storage in words."""
     known = {
         0x0110: "processing failure",
         0x0111: "already there with other content",

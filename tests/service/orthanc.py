@@ -25,8 +25,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def orthanc(folder: Path) -> Iterator[str]:
-    """URL of its DICOMweb services; skips the test by name where Debian's packages are absent."""
+def orthanc(folder: Path, dicom_port: int | None = None) -> Iterator[str]:
+    """URL of its DICOMweb services; skips the test by name where Debian's packages are absent.
+
+    With a `dicom_port` it also takes C-STORE there, as the node ORTHANC.
+    """
     program = shutil.which("Orthanc") or "/usr/sbin/Orthanc"
     if not Path(program).exists() or not _PLUGIN.exists():
         pytest.skip("Debian's orthanc and orthanc-dicomweb are not installed")
@@ -40,7 +43,11 @@ def orthanc(folder: Path) -> Iterator[str]:
                 "IndexDirectory": str(folder / "index"),
                 "HttpPort": port,
                 "HttpBindAddresses": ["127.0.0.1"],
-                "DicomServerEnabled": False,
+                "DicomServerEnabled": dicom_port is not None,
+                "DicomPort": dicom_port or 0,
+                "DicomAet": "ORTHANC",
+                "DicomCheckCalledAet": True,
+                "DicomAlwaysAllowStore": True,
                 "RemoteAccessAllowed": False,
                 "AuthenticationEnabled": True,
                 "RegisteredUsers": {"user": "secret"},

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 from recon.io.files import write_result
 from service.cli import app
 from service.delivery.delivery_table import Deliveries
-from service.delivery.sending import Sender, push
-from service.delivery.stow import instance_of, send
+from service.delivery.sending import Sender, push, send
+from service.delivery.stow import instance_of
 from service.exports.dicom import write_dicom
 from service.jobs.job_table import Jobs
 from service.jobs.workflows import Queue
