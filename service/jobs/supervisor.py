@@ -33,7 +33,23 @@ log = structlog.get_logger()
 
 SOCKET_VARIABLE = "MRI_POSTERIOR_SOCKET_FD"
 GATEWAY_VARIABLE = "MRI_POSTERIOR_GATEWAY_FD"
-_WORKER = [sys.executable, "-m", "service.worker.process"]
+_BOOT = """
+import runpy, sys
+place, module = sys.argv[1:3]
+sys.path.insert(0, place)
+import models, recon, service
+del sys.path[0], sys.argv[1:3]
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+_PLACE = str(Path(__file__).resolve().parents[2])
+
+
+def _module(name: str) -> list[str]:
+    """Starts a module of this very package, whatever lies in the folder where the service runs."""
+    return [sys.executable, "-P", "-c", _BOOT, _PLACE, name]
+
+
+_WORKER = _module("service.worker.process")
 _SLOTS = 64
 """Workers of one command at most; each command of a host has numbers of its own."""
 _PORT_SECONDS = 3.0
@@ -263,8 +279,7 @@ def _children(
     scanners: socket.socket | None,
     first: int,
 ) -> list[_Child]:
-    api = [sys.executable, "-m", "service.http.server"]
-    gateway = [sys.executable, "-m", "service.scanner.server"]
+    api, gateway = _module("service.http.server"), _module("service.scanner.server")
     return [
         _Child("api", api, sockets=(listener.fileno(),)),
         *([] if scanners is None else [_Child("gateway", gateway, sockets=(scanners.fileno(),))]),
