@@ -11,7 +11,8 @@ VIEWER_SOURCES := $(wildcard service/viewer/*.json service/viewer/*.ts service/v
 	service/viewer/src/* service/viewer/src/pages/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve types viewer test proofs fuzz check benchmark docs screenshots container image clean
+.PHONY: help demo serve types viewer test proofs fuzz check benchmark docs screenshots container image \
+	openrecon clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -65,6 +66,13 @@ image: ## build the image mri-posterior with Docker; ACCELERATOR=cpu for one wit
 	docker build --file docker/Dockerfile --tag mri-posterior --build-arg ACCELERATOR=$(ACCELERATOR) \
 		--build-arg REVISION=$$(git rev-parse HEAD) \
 		--build-arg CREATED=$$(git show --no-patch --format=%cI HEAD) .
+
+openrecon: image docs ## pack that image for Siemens OpenRecon: dist/OpenRecon_….zip (needs Docker, chromium)
+	mkdir -p dist
+	chromium --headless --no-sandbox --disable-gpu --print-to-pdf=dist/openrecon.pdf \
+		"file://$$PWD/site/scanners-and-hospitals/index.html"
+	$(BIN)/python docker/openrecon/package.py --image mri-posterior --pdf dist/openrecon.pdf \
+		--version $$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) --out dist
 
 clean: ## remove caches, build output and demo output; keeps .venv and runs
 	rm -rf build dist demo site service/viewer/dist *.egg-info

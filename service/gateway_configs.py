@@ -30,6 +30,10 @@ class Choice:
     """None: the server's default."""
 
 
+UNCHOSEN = ("", "openrecon")
+"""What clients send that choose no config: nothing, or the one name that OpenRecon always sends."""
+
+
 def configs_of(names: Mapping[str, str]) -> dict[str, Choice]:
     """Our own names and the site's, which are `preset`, `mode` or `preset:mode`.
 
@@ -37,12 +41,13 @@ def configs_of(names: Mapping[str, str]) -> dict[str, Choice]:
     """
     presets: tuple[PresetName, ...] = get_args(PresetName)
     known: dict[str, Choice] = {preset: Choice(preset) for preset in presets}
+    known |= dict.fromkeys(UNCHOSEN, Choice())
     known |= {mode.value: Choice(mode=mode) for mode in Mode}
     for name, meaning in names.items():
         first, _, second = meaning.partition(":")
         preset = next((preset for preset in presets if preset == first), None)
         wanted = second if preset else first
-        if not name or (wanted and wanted not in list(Mode)) or (not preset and second):
+        if (wanted and wanted not in list(Mode)) or (not preset and second):
             raise ValueError(
                 f"'{name}={meaning}': a config is {', '.join(presets)}, one of "
                 f"{', '.join(Mode)}, or both as standard:trigger"

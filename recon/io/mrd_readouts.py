@@ -170,3 +170,23 @@ def flagged(heads: NDArray[np.void], *bits: int) -> NDArray[np.bool_]:
     """(readouts,), True where one of the flags is set; the standard counts them from 1."""
     wanted = sum(1 << (bit - 1) for bit in bits)
     return np.asarray(heads["flags"] & np.uint64(wanted) != 0)
+
+
+def joined(first: Readouts, second: Readouts) -> Readouts:
+    """Readouts of two measurements as one."""
+    return Readouts(
+        np.concatenate([first.head, second.head]),
+        np.concatenate([first.samples, second.samples]),
+        np.concatenate([first.trajectory, second.trajectory]),
+    )
+
+
+def only_noise(readouts: Readouts) -> Readouts:
+    """Those that are noise, without positions. Raises ScanError where there is none."""
+    chosen = flagged(readouts.head, NOISE)
+    if not chosen.any():
+        raise ScanError("no-noise", "the noise measurement holds no noise readouts; give another")
+    head = readouts.head[chosen].copy()
+    head["trajectory_dimensions"] = 0
+    samples = readouts.samples[np.repeat(chosen, readouts.lengths)]
+    return Readouts(head, samples, np.zeros(0, np.float32))

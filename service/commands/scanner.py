@@ -80,24 +80,47 @@ def stream(
     model: Model = DEFAULT_MODEL,
     device: Device = "auto",
     config: Configs = None,
+    default_config: Annotated[
+        str, typer.Option(help="Config of a stream that sends none.")
+    ] = "standard",
+    noise: Annotated[
+        Path | None,
+        typer.Option(help="MRD stream of the noise: file or named pipe."),
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--in", help="File or named pipe in place of standard input.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The same in place of standard output.")
+    ] = None,
 ) -> None:
     """Reconstruct one MRD stream from standard input to standard output."""
     from service.gateway_configs import configs_of  # lazy: slow to load
     from service.scanner.mrd_stream import FileSource, is_error  # lazy: the same
-    from service.scanner.pipe import Session  # lazy: loads torch
+    from service.scanner.pipe import Session, noise_of  # lazy: loads torch
 
     try:
         configs = configs_of(dict(_named(text) for text in config or ()))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    session = Session(_engine(model, device, configs), echo_header=True)
+    if default_config not in configs:
+        raise typer.BadParameter(f"there is no config '{default_config}'")
+    configs[""] = configs[default_config]
+    engine = _engine(model, device, configs)
 
     async def run() -> bool:
         refused = False
-        async for chunk in session.answer(FileSource(sys.stdin.buffer)):
-            refused = refused or is_error(chunk)
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+        with contextlib.ExitStack() as files:
+            alone = None
+            if noise is not None:
+                alone = await noise_of(FileSource(files.enter_context(noise.open("rb"))))
+            given = sys.stdin.buffer if source is None else files.enter_context(source.open("rb"))
+            taken = sys.stdout.buffer if out is None else files.enter_context(out.open("wb"))
+            session = Session(engine, echo_header=True, noise=alone)
+            async for chunk in session.answer(FileSource(given)):
+                refused = refused or is_error(chunk)
+                taken.write(chunk)
+                taken.flush()
         return refused
 
     if asyncio.run(run()):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from recon.choices import PresetName
 from recon.errors import ScanError
 from recon.io.mrd_header import parse_header
-from service.gateway_configs import Choice
+from service.gateway_configs import UNCHOSEN, Choice
 from service.scanner.mrd_stream import Measurement
 
 
@@ -31,17 +31,25 @@ class Parameters(BaseModel):
 
 
 def choice_of(measurement: Measurement, configs: Mapping[str, Choice]) -> Choice:
-    """What the session's config stands for. Raises ScanError; nothing is looked up elsewhere."""
-    choice = configs.get((measurement.config or "").strip())
+    """What the session's config stands for. Raises ScanError; nothing is looked up elsewhere.
+
+    A client that chooses none, as OpenRecon cannot, may name one as the parameter `config`.
+    """
+    name = (measurement.config or "").strip()
+    if name in UNCHOSEN:
+        name = str(measurement.parameters.get("config") or name)
+    choice = configs.get(name)
     if choice is None:
-        known = ", ".join(sorted(configs))
+        known = ", ".join(sorted(known for known in configs if known))
         raise ScanError("mrd-config", f"this config is not known; the names are {known}")
     return choice
 
 
 def parameters_of(measurement: Measurement) -> Parameters:
     """Those of the header, and over them those of the JSON text. Raises ScanError."""
-    values = _of_header(header_of(measurement)) | measurement.parameters
+    sent = _of_header(header_of(measurement)) | measurement.parameters
+    # Scanners send every parameter of their card; what was left blank was not set.
+    values = {name: value for name, value in sent.items() if value not in ("", None)}
     try:
         return Parameters.model_validate(values)
     except ValidationError as error:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from recon.errors import ReconError, ScanError
+from recon.io.mrd_readouts import Readouts, joined, only_noise
 from recon.io.mrd_scan import scans_from_readouts
 from recon.io.read_limits import ReadLimits
 from recon.pipeline import Event, Progress, reconstruct
@@ -64,6 +65,8 @@ class Session:
     most_seconds: float = 3600.0
     echo_header: bool = False
     """Send the header back first, as programs in a pipe do."""
+    noise: Readouts | None = None
+    """Of a measurement of its own, for one that has none."""
 
     async def answer(self, source: ByteSource) -> AsyncGenerator[bytes, None]:
         """All messages for one client; ends with CLOSE whatever happens.
@@ -104,8 +107,11 @@ class Session:
             raise ScanError(
                 "mrd-mode", "a pipe has the mode inline only; run a gateway to trigger and retrieve"
             )
+        readouts = measurement.readouts()
+        if self.noise is not None:
+            readouts = joined(self.noise, readouts)
         scans = scans_from_readouts(
-            measurement.xml or "", measurement.readouts(), measurement.digest(), ReadLimits()
+            measurement.xml or "", readouts, measurement.digest(), ReadLimits()
         )
         settings = Settings(
             preset=parameters.quality or choice.preset,
@@ -141,6 +147,15 @@ class Session:
         made = mrd_images(images)
         for chunk in encode_images(made if parameters.sendstd else made[: len(posteriors)]):
             yield chunk
+
+
+async def noise_of(source: ByteSource) -> Readouts:
+    """The noise readouts of a stream. Raises ScanError where it has none."""
+    with tempfile.TemporaryFile() as spool:
+        measurement = Measurement(spool)
+        with contextlib.suppress(asyncio.IncompleteReadError):  # ends without CLOSE, as files do
+            await read_measurement(source, StreamLimits(), measurement)
+        return only_noise(measurement.readouts())
 
 
 async def _in_thread(events: Iterator[Event]) -> AsyncGenerator[Event, None]:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import ismrmrd
 import numpy as np
+import pytest
 import torch
 from ismrmrd.serialization import ConfigFile, ProtocolDeserializer
 
+from recon.errors import ScanError
 from recon.pipeline import reconstruct
 from recon.posterior import SlicePosterior
 from recon.prior import GaussianPrior
@@ -19,9 +21,11 @@ from recon.settings import Settings
 from service.gateway_configs import Mode, configs_of
 from service.scanner.mrd_stream import FileSource
 from service.scanner.parameters import Parameters
-from service.scanner.pipe import Engine, Session
+from service.scanner.pipe import Engine, Session, noise_of
+from tests.mrd_files import noise, readout
 from tests.service.mrd_sessions import (
     ACQUISITIONS,
+    FAST,
     GOOD,
     HEADER,
     SCAN,
@@ -81,3 +85,31 @@ def test_the_documentation_names_every_parameter_and_mode() -> None:
     text = (Path(__file__).parents[2] / "docs" / "scanners-and-hospitals.md").read_text()
     names = [*Parameters.model_fields, *Mode]
     assert [name for name in names if f"| `{name}`" not in text] == []
+
+
+def test_noise_of_a_measurement_of_its_own_is_used() -> None:
+    alone = 0.01 * noise(4, SIZE, seed=3)
+    own = sent(FAST, HEADER, readout(alone, 0, flags=(19,)), *ACQUISITIONS)
+    given = sent(ConfigFile("fast"), HEADER, readout(alone, 0, flags=(19,)), *ACQUISITIONS[:3])
+    found = asyncio.run(noise_of(FileSource(io.BytesIO(given))))
+    assert len(found.head) == 1
+    plain = sent(FAST, HEADER, *ACQUISITIONS)
+    expected = images_in(answered(Session(ENGINE), own))
+    for image, same in zip(
+        images_in(answered(Session(ENGINE, noise=found), plain)), expected, strict=True
+    ):
+        np.testing.assert_array_equal(image.data, same.data)
+    with pytest.raises(ScanError) as caught:
+        asyncio.run(noise_of(FileSource(io.BytesIO(plain))))
+    assert caught.value.code == "no-noise"
+
+
+def test_an_image_session_is_told_that_raw_data_are_needed() -> None:
+    picture = ismrmrd.Image.from_array(np.ones((8, 8), np.float32))
+    answer = understood(answered(Session(ENGINE), sent(ConfigFile("openrecon"), HEADER, picture)))
+    assert answer.images == []
+    assert answer.texts[0].startswith("ERROR   (no-readouts)")
+
+
+def images_in(content: bytes) -> list[ismrmrd.Image]:
+    return understood(content).images
