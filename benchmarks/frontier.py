@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks.record import Check, Outcome, publish
 from benchmarks.shared_slice import Case, undersampled
 from models.registry import load_prior
-from recon import diagnostics
+from recon import convergence, diagnostics
 from recon.calibration import calibrate
 from recon.chains import Advance, Draws, run_chains
 from recon.evaluation import volume_scores
@@ -110,10 +110,11 @@ class Judge:
         pictures = self.current.picture(images)
         mean = self.current.in_input_units(pictures.flatten(0, 1).mean(dim=0))
         magnitude = pictures.abs()
-        worth = diagnostics.independent_draws(magnitude, torch.from_numpy(self.inside))
-        std = magnitude.flatten(0, 1).std(dim=0, correction=0)[torch.from_numpy(self.inside)]
-        spread = diagnostics.spread_correction(worth) * float(std.square().mean().sqrt())
-        return volume_scores(self.reference[None], mean[None]).psnr, spread
+        worth = convergence.independent_draws(magnitude, convergence.nearby)
+        std = magnitude.flatten(0, 1).std(dim=0, correction=0)
+        std = (diagnostics.spread_correction(worth) * std)[torch.from_numpy(self.inside)]
+        psnr = volume_scores(self.reference[None], mean[None]).psnr
+        return psnr, float(std.square().mean().sqrt())
 
 
 def finished(run: Iterator[Advance]) -> object:

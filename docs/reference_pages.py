@@ -257,7 +257,7 @@ def _field_words(field: str) -> str:
         "coarse": "the first reconstruction, complex, (rows, columns)",
         "magnitude_std": "posterior standard deviation of the magnitude, (rows, columns)",
         "effective_samples": "effective number of independent draws, (rows, columns)",
-        "converged": "whether R-hat and the residual allow trust",
+        "converged": "whether R-hat, Monte Carlo error and residual allow trust",
     }[field]
 
 

@@ -1,8 +1,7 @@
-"""Are the chains one distribution, and does it explain the data?"""
+"""Intervals from draws, and whether the draws explain the data."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,71 +16,44 @@ from recon.sampler import InverseProblem
 Array = NDArray[np.float32]
 
 
-def split_rhat(draws: Tensor) -> Tensor:
-    """Split R-hat of (chains, draws, ...): every chain is cut in half (Gelman et al., BDA3, 11.4).
-
-    An odd draw in the middle is left out. Constant pixels give 1.
-    """
-    half = draws.shape[1] // 2
-    if half < 2:
-        return torch.full(draws.shape[2:], torch.nan)
-    halves = torch.cat([draws[:, :half], draws[:, -half:]])
-    within = halves.var(dim=1).mean(dim=0)
-    between = halves.mean(dim=1).var(dim=0)
-    ratio = (half - 1) / half + between / within.clamp_min(1e-30)
-    return torch.where(within > 0, ratio, torch.ones_like(ratio)).sqrt()
-
-
-def mean_error(draws: Tensor) -> Tensor:
-    """Monte Carlo standard error of the mean of (chains, draws, ...), from independent chains."""
-    return draws.mean(dim=1).std(dim=0) / len(draws) ** 0.5
-
-
-def effective_samples(draws: Tensor) -> Tensor:
-    """Independent draws worth as much as (chains, draws, ...), between chains and their product."""
-    variance = draws.flatten(0, 1).var(dim=0)
-    count = draws.shape[0] * draws.shape[1]
-    error = mean_error(draws).square().clamp_min(1e-30)
-    return (variance / error).clamp(1, count)
-
-
-def independent_draws(draws: Tensor, inside: Tensor) -> float:
-    """How many independent draws (chains, draws, rows, columns) are worth, over all of `inside`.
-
-    With s^2 the variance of the pooled draws (over their number) and e^2 the squared error of
-    their mean, s^2 falls short of the true variance by e^2, so that n = 1 + s^2 / e^2. A single
-    chain is cut in half; of a single draw nothing is known: 1.
-    """
-    count = draws.shape[0] * draws.shape[1]
-    if len(draws) == 1 and draws.shape[1] > 1:
-        half = draws.shape[1] // 2
-        draws = torch.cat([draws[:, :half], draws[:, -half:]])
-    if len(draws) < 2 or not bool(inside.any()):
-        return 1.0
-    pooled = draws.flatten(0, 1).var(dim=0, correction=0)[inside].mean()
-    error = mean_error(draws).square()[inside].mean().clamp_min(1e-30)
-    return min(1 + float(pooled / error), float(count))
-
-
-def spread_correction(independent: float) -> float:
+def spread_correction(independent: Tensor) -> Tensor:
     """Factor on the std of pooled draws (over their number) that makes its square unbiased."""
-    return math.sqrt(independent / (independent - 1)) if independent > 1 else math.nan
+    return torch.where(
+        independent > 1, (independent / (independent - 1).clamp_min(1e-9)).sqrt(), torch.nan
+    )
 
 
-def interval_ends(draws: Tensor, levels: Sequence[float], independent: float) -> Tensor:
+def interval_ends(draws: Tensor, levels: Sequence[float], independent: Tensor | float) -> Tensor:
     """Ends (levels, ...) of intervals of (n, ...) magnitudes that hold one more draw: the truth.
 
-    Quantiles of few draws lie too far inside, and their middle is off by the error of the mean.
-    Where the draws are worth less than 40 independent ones, the ends are those of Student's t for
-    one more draw, exact for Gaussian magnitudes; from there on they are plain quantiles.
+    `independent` is what the draws are worth, for all places or for each. One more draw lies below
+    the k-th smallest of n others with probability k / (n + 1), whatever the distribution: from 40
+    on the ends are order statistics at these levels, between two of them interpolated. Where the
+    draws are worth less, they are those of Student's t for one more draw, exact for Gaussian
+    magnitudes. A single draw is its own interval.
     """
-    if independent >= MANY_DRAWS or len(draws) < 2 or independent <= 1:
-        wanted = torch.tensor(levels, dtype=draws.dtype, device=draws.device)
-        return torch.quantile(draws, wanted, dim=0)
-    widths = stats.t.ppf(levels, independent - 1) * math.sqrt(1 + 1 / independent)
-    std = spread_correction(independent) * draws.std(dim=0, correction=0)
-    ends = [draws.mean(dim=0) + float(width) * std for width in widths]
-    return torch.stack(ends).clamp_min(0)
+    worth = torch.as_tensor(independent, dtype=draws.dtype, device=draws.device)
+    worth = worth.expand(draws.shape[1:])
+    if len(draws) < 2:
+        return draws[0].expand(len(levels), *draws.shape[1:])
+    ordered, freedom = draws.sort(dim=0).values, (worth - 1).clamp_min(1e-3).cpu().numpy()
+    mean, std = draws.mean(dim=0), spread_correction(worth) * draws.std(dim=0, correction=0)
+    ends = []
+    for level in levels:
+        reach = torch.as_tensor(stats.t.ppf(level, freedom), dtype=draws.dtype).to(draws.device)
+        few = (mean + reach * (1 + 1 / worth).sqrt() * std).clamp_min(0)
+        many = _order_statistic(ordered, (level * (worth + 1) - 1) / (worth - 1).clamp_min(1))
+        few = torch.where(worth > 1, few, many)
+        ends.append(torch.where(worth >= MANY_DRAWS, many, few))
+    return torch.stack(ends)
+
+
+def _order_statistic(ordered: Tensor, share: Tensor) -> Tensor:
+    """The place `share` (...) of the way from the least to the largest of (n, ...)."""
+    place = share.clamp(0, 1) * (len(ordered) - 1)
+    below = place.floor().long().clamp_max(len(ordered) - 2)
+    low, high = (ordered.gather(0, each[None])[0] for each in (below, below + 1))
+    return low + (place - below) * (high - low)
 
 
 def chi2_per_coil(problem: InverseProblem, images: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class SlicePosterior:
     mean_error: NDArray[np.float32]
     """Monte Carlo standard error of the mean's magnitude."""
     rhat: NDArray[np.float32]
-    """Split R-hat of the magnitude; 1 when chains agree."""
+    """Rank-normalised, folded R-hat of the magnitude, over neighbours; 1 when chains agree."""
     effective_samples: NDArray[np.float32]
     chi2_per_coil: NDArray[np.float32]
     """(coils,) mean squared residual of acquired samples over the noise variance; 1 when right."""

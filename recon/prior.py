@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, final
 
 import torch
@@ -134,3 +135,57 @@ class RingPrior:
         ratio = torch.special.i1e(argument) / torch.special.i0e(argument)
         shrink = (sigma**2 / total) * (ratio / radius - 1)
         return noisy + noisy * shrink.to(noisy.real.dtype)
+
+
+@final
+@dataclass(frozen=True)
+class HaarMixturePrior:
+    """Images that are sparse in the orthonormal 2-D Haar basis: scale mixtures of Gaussians.
+
+    Every coefficient of the image minus its mean is circular Gaussian with one of several stds,
+    independently of the others. Sides are powers of two.
+    """
+
+    mean: Tensor
+    """(rows, columns) complex."""
+    stds: Tensor
+    """(scales, rows, columns) stds per real component of each coefficient."""
+    weights: Tensor
+    """(scales, rows, columns) positive, summing to one over the scales."""
+    sigma_range: tuple[float, float] = (0.0, math.inf)
+
+    def coefficients(self, images: Tensor) -> Tensor:
+        """Haar coefficients of images (..., rows, columns)."""
+        down, across = (basis.to(images.dtype) for basis in self._bases)
+        return down @ images @ across.mT
+
+    def images(self, coefficients: Tensor) -> Tensor:
+        """Inverse and adjoint of `coefficients`."""
+        down, across = (basis.to(coefficients.dtype) for basis in self._bases)
+        return down.mT @ coefficients @ across
+
+    def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
+        total = self.stds**2 + sigma**2
+        found = self.coefficients(noisy - self.mean)
+        energy = torch.view_as_real(found).square().sum(dim=-1)[:, None]
+        share = torch.softmax(self.weights.log() - energy / (2 * total) - total.log(), dim=1)
+        gain = (share * (self.stds**2 / total)).sum(dim=1)
+        return self.mean + self.images(gain * found)
+
+    @cached_property
+    def _bases(self) -> tuple[Tensor, Tensor]:
+        rows, columns = self.mean.shape
+        return haar_basis(rows), haar_basis(columns)
+
+
+def haar_basis(size: int) -> Tensor:
+    """(size, size) float64 orthonormal; the coarsest function first, `size` a power of two."""
+    if size < 1 or size & (size - 1):
+        raise ValueError(f"a Haar basis has a power of two of functions, not {size}")
+    basis = torch.ones(1, 1, dtype=torch.float64)
+    while len(basis) < size:
+        coarse = torch.kron(basis, torch.ones(1, 2, dtype=torch.float64))
+        step = torch.tensor([[1.0, -1.0]], dtype=torch.float64)
+        fine = torch.kron(torch.eye(len(basis), dtype=torch.float64), step)
+        basis = torch.cat([coarse, fine]) / math.sqrt(2)
+    return basis

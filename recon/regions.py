@@ -54,7 +54,7 @@ class Region:
         """
         tail = tail_of(level)
         if self.method == "quantiles":
-            low, high = np.quantile(self.values, (tail, 1 - tail))
+            low, high = np.quantile(self.values, (tail, 1 - tail), method="weibull")
             return float(low), float(high)
         reach = student_reach(self.values.size, level) * self.std
         return self.mean - reach, self.mean + reach

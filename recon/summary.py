@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recon import diagnostics
+from recon import convergence, diagnostics
 from recon.chains import Draws
 from recon.posterior import QUANTILE_LEVELS, SlicePosterior
 from recon.preparation import PreparedSlice
@@ -15,6 +15,8 @@ from recon.receivers import NoiseModel
 from recon.scan import Scan
 
 _CONSISTENT_BAND = (0.8, 1.3)
+_MOST_ERROR = 0.4
+"""Monte Carlo error of the mean over the posterior std: it adds a sixth to the squared error."""
 
 
 def _numpy(values: Tensor, scale: float = 1.0) -> NDArray[np.float32]:
@@ -28,12 +30,14 @@ def summarise(current: PreparedSlice, draws: Draws) -> SlicePosterior:
     magnitude = pictures.abs()
     mean = pooled.mean(dim=0)
     inside = diagnostics.object_mask(mean.abs().cpu().numpy())
-    worth = diagnostics.independent_draws(magnitude, torch.from_numpy(inside).to(mean.device))
+    worth = convergence.independent_draws(magnitude, convergence.nearby)
     quantiles = diagnostics.interval_ends(magnitude.flatten(0, 1), QUANTILE_LEVELS, worth)
     std = diagnostics.spread_correction(worth) * magnitude.flatten(0, 1).std(dim=0, correction=0)
-    rhat = _numpy(diagnostics.split_rhat(magnitude))
+    rhat = _numpy(convergence.rhat(magnitude, convergence.nearby))
     chi2 = _numpy(diagnostics.chi2_per_coil(current.problem, draws.images[:, -1]))
-    converged, warnings = _verdict(rhat[inside], chi2)
+    error = convergence.mean_error(magnitude)
+    doubt = _ratio(error, std, inside)
+    converged, warnings = _verdict(rhat[inside], doubt, chi2)
     if draws.step < current.plan.step:
         warnings = (*warnings, "The chains were unstable once and were run with half the step.")
     scale = current.input_scale
@@ -46,9 +50,9 @@ def summarise(current: PreparedSlice, draws: Draws) -> SlicePosterior:
         magnitude_std=_numpy(std, scale),
         phase_std=_numpy(diagnostics.circular_std(pooled)),
         quantiles=_numpy(quantiles, scale),
-        mean_error=_numpy(diagnostics.mean_error(magnitude), scale),
+        mean_error=_numpy(error, scale),
         rhat=rhat,
-        effective_samples=_numpy(diagnostics.effective_samples(magnitude)),
+        effective_samples=_numpy(convergence.effective_samples(magnitude, convergence.nearby)),
         chi2_per_coil=chi2,
         object_mask=inside,
         noise_std=current.problem.noise_std * scale,
@@ -91,7 +95,15 @@ def nothing_found(
     )
 
 
-def _verdict(rhat: NDArray[np.float32], chi2: NDArray[np.float32]) -> tuple[bool, tuple[str, ...]]:
+def _ratio(error: Tensor, std: Tensor, inside: NDArray[np.bool_]) -> float:
+    """Root mean square of the mean's Monte Carlo error over that of the std, in the object."""
+    place = torch.from_numpy(inside).to(std.device)
+    return float((error[place].square().sum() / std[place].square().sum()).sqrt())
+
+
+def _verdict(
+    rhat: NDArray[np.float32], doubt: float, chi2: NDArray[np.float32]
+) -> tuple[bool, tuple[str, ...]]:
     """Whether the slice may be trusted, and why not in plain words."""
     warnings = []
     known = rhat[np.isfinite(rhat)]
@@ -106,10 +118,17 @@ def _verdict(rhat: NDArray[np.float32], chi2: NDArray[np.float32]) -> tuple[bool
             f"The chains agree (R-hat below 1.1) in {mixed:.0%} of the object; 95 % is wanted. "
             "Use a longer preset."
         )
+    if np.isnan(doubt):
+        warnings.append("One draw says nothing of its own error. Ask for more samples.")
+    elif doubt > _MOST_ERROR:
+        warnings.append(
+            f"The mean is known to {doubt:.2f} posterior standard deviations; {_MOST_ERROR} are "
+            "wanted. Ask for more samples, or use a longer preset."
+        )
     consistent = _CONSISTENT_BAND[0] <= float(chi2.mean()) <= _CONSISTENT_BAND[1]
     if not consistent:
         warnings.append(
             f"The residual is {float(chi2.mean()):.2f} times the noise variance; it should be "
             "near one. The noise level or the coil maps do not describe this scan."
         )
-    return mixed >= 0.95 and consistent, tuple(warnings)
+    return mixed >= 0.95 and doubt <= _MOST_ERROR and consistent, tuple(warnings)
