@@ -47,7 +47,7 @@ def rank_normalised(draws: Tensor) -> Tensor:
 def rhat(draws: Tensor, pool: Pool = alone) -> Tensor:
     """Rank-normalised, folded split R-hat of (chains, draws, ...): bulk or tail, what is larger.
 
-    NaN where two halves of a chain, or two chains, are not to be had; 1 where nothing varies.
+    NaN for chains of fewer than four draws; 1 where nothing varies.
     """
     folded = (draws - draws.flatten(0, 1).median(dim=0).values).abs()
     both = (split_rhat(rank_normalised(values), pool) for values in (draws, folded))
@@ -57,13 +57,14 @@ def rhat(draws: Tensor, pool: Pool = alone) -> Tensor:
 
 
 def split_rhat(draws: Tensor, pool: Pool = alone) -> Tensor:
-    """R-hat of (chains, draws, ...) as it is, with every chain of four draws or more cut in half.
+    """R-hat of (chains, draws, ...) as it is, with every chain cut in half.
 
-    An odd draw in the middle is left out. Constant places give 1.
+    An odd draw in the middle is left out. Constant places give 1; chains of fewer than four draws
+    tell nothing, NaN.
     """
     halves = _halves(draws)
-    chains, length = halves.shape[:2]
-    if chains < 2 or length < 2:
+    length = halves.shape[1]
+    if draws.shape[1] < 4:
         return torch.full(draws.shape[2:], torch.nan, dtype=draws.dtype, device=draws.device)
     within = pool(halves.var(dim=1).mean(dim=0))
     between = pool(halves.mean(dim=1).var(dim=0))

@@ -80,8 +80,8 @@ def test_rhat_sees_chains_apart_and_chains_that_drift() -> None:
 
 def test_rhat_of_few_or_constant_draws() -> None:
     assert split_rhat(normal(1, 3, 2, 2)).isnan().all()
-    # Three draws are not cut: three chains of three.
-    assert split_rhat(normal(3, 3, 2, 2)).isfinite().all()
+    assert split_rhat(normal(3, 3, 2, 2)).isnan().all()
+    assert rhat(normal(3, 3, 2, 2)).isnan().all()
     assert torch.equal(split_rhat(torch.ones(3, 8, 2)), torch.ones(2))
     draws = normal(2, 9, 5, seed=5)
     changed = draws.clone()
