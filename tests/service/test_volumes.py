@@ -50,7 +50,10 @@ def maps(server: Server, done: dict[str, Any], tmp_path_factory: Any) -> dict[st
         "coarse": [abs(p.coarse) for p in slices],
         "std": [p.magnitude_std for p in slices],
         "relative": inside(
-            [np.where(clear(p), 100 * p.magnitude_std / abs(p.mean), np.nan) for p in slices]
+            [
+                np.where(clear(p), 100 * p.magnitude_std / np.maximum(abs(p.mean), 1e-30), np.nan)
+                for p in slices
+            ]
         ),
         "width": [p.quantiles[3] - p.quantiles[0] for p in slices],
         "mc-error": [p.mean_error for p in slices],
