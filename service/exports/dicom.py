@@ -161,7 +161,7 @@ def _place(dataset: Dataset, images: ResultImages, index: int, shape: tuple[int,
 
 def _spacing(images: ResultImages) -> dict[int, float]:
     """Distance in mm to the next image of the same volume, by image; none for a single one."""
-    found = {}
+    found: dict[int, float] = {}
     for group in images.volumes():
         planes = [images.stack.planes[index] for index in group]
         heights = [float(np.dot(plane.position, plane.slice_dir)) for plane in planes]
