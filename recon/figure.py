@@ -131,7 +131,8 @@ def _window(image: NDArray[Any], percentile: float) -> float:
 
 def _draw(panel: _Panel, axes: Axes, bar: Axes) -> None:
     axes.imshow(
-        np.ma.masked_invalid(panel.image),
+        # Clipped before: far above the window of an empty picture, the quotient would overflow.
+        np.ma.masked_invalid(np.clip(panel.image.astype(np.float64), panel.low, panel.high)),
         cmap=panel.colours,
         vmin=panel.low,
         vmax=panel.high,
