@@ -139,7 +139,7 @@ def sample(
     count: Annotated[int, typer.Option(min=1, max=64, help="Images.")] = 8,
     size: Annotated[int, typer.Option(min=32, max=512, help="Rows and columns.")] = 256,
     evaluations: Annotated[int, typer.Option(min=2, max=2000, help="Network evaluations.")] = 120,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another one draws other images.")] = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:

@@ -155,6 +155,8 @@ def test_an_interrupted_volume_goes_on_where_it_was_and_ends_the_same(
         [sys.executable, "-m", "service.cli", "reconstruct", scan, "-o", out, *QUICK],
         env=environment(models), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
         text=True,
+        # A shell's background jobs are born deaf to Ctrl-C, and so would be what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     until = time.monotonic() + 900
     while not finished(out) and process.poll() is None and time.monotonic() < until:
