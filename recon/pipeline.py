@@ -17,7 +17,7 @@ from recon.coarse import CoarseMethod, coarse_reconstruction
 from recon.errors import CalibrationError, ScanError
 from recon.noise import NoiseStreams
 from recon.paths import PriorPath
-from recon.posterior import SlicePosterior
+from recon.posterior import TOO_FEW_LINES, SlicePosterior
 from recon.preparation import (
     PILOT,
     PreparedSlice,
@@ -194,8 +194,7 @@ def _self_check(
     choose = hold_out if current.calibration.trajectory is None else hold_out_readouts
     held_out = choose(current.calibration.mask, settings.seed)
     if not held_out.any():
-        text = "Too few lines outside the calibration region for a self-check."
-        return replace(posterior, warnings=(*posterior.warnings, text))
+        return replace(posterior, warnings=(*posterior.warnings, TOO_FEW_LINES))
     kept = current.calibration.mask & ~held_out
     inside = scaled(current.calibration, current.scale)
     kspace = np.where(kept, inside.kspace, 0).astype(np.complex64)

@@ -14,6 +14,14 @@ QUANTILE_LEVELS = (0.05, 0.25, 0.75, 0.95)
 MANY_DRAWS = 40
 """Independent draws from which on quantiles can be read off."""
 
+TOO_FEW_DRAWS = (
+    "There are too few draws per chain to check that the chains agree (R-hat). "
+    "Use the standard or thorough preset."
+)
+TOO_FEW_LINES = "Too few lines outside the calibration region for a self-check."
+LEFT_OUT = frozenset({TOO_FEW_DRAWS, TOO_FEW_LINES})
+"""Warnings of checks that could not be made; they say nothing against the slice."""
+
 
 @dataclass(frozen=True)
 class SelfCheck:

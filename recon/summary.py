@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recon import convergence, diagnostics
 from recon.chains import Draws
-from recon.posterior import QUANTILE_LEVELS, SlicePosterior
+from recon.posterior import QUANTILE_LEVELS, TOO_FEW_DRAWS, SlicePosterior
 from recon.preparation import PreparedSlice
 from recon.receivers import NoiseModel
 from recon.scan import Scan
@@ -109,10 +109,7 @@ def _verdict(
     known = rhat[np.isfinite(rhat)]
     mixed = float((known < 1.1).mean()) if known.size else 0.0
     if not known.size:
-        warnings.append(
-            "There are too few draws per chain to check that the chains agree (R-hat). "
-            "Use the standard or thorough preset."
-        )
+        warnings.append(TOO_FEW_DRAWS)
     elif mixed < 0.95:
         warnings.append(
             f"The chains agree (R-hat below 1.1) in {mixed:.0%} of the object; 95 % is wanted. "

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from recon.planes import ATTRIBUTE, ImagePlane, ImageStack
-from recon.posterior import SelfCheck, SlicePosterior
+from recon.posterior import LEFT_OUT, SelfCheck, SlicePosterior
 from recon.scan import Scan
 
 _OBLIQUE = 0.26
@@ -75,19 +75,37 @@ class ImageReport(_Part):
         None, description="height and width; null: the scan does not say"
     )
     slice_mm: float | None = Field(None, description="from slice to slice; null: not known")
+    slice_sides: tuple[str, str] | None = Field(
+        None, description="sides of the patient before the first slice and behind the last one"
+    )
 
     @classmethod
-    def of(cls, scan: Scan, shape: tuple[int, int]) -> ImageReport:
-        """From the header; one without planes knows the thickness of its slab only."""
+    def of(
+        cls,
+        scan: Scan,
+        shape: tuple[int, int],
+        given: tuple[float, float, float] | None = None,
+    ) -> ImageReport:
+        """From the header, else as who sent the scan says (`given`, in mm).
+
+        A header without planes knows the thickness of its slab only.
+        """
         view, matrix = scan.geometry.field_of_view_mm, scan.geometry.recon_shape
         planes = planes_of(scan)
+        pixel = given and given[:2]
+        if view is not None and matrix is not None:
+            # The header's x is the readout, which is our rows.
+            pixel = (view[0] / matrix[0], view[1] / matrix[1])
+        thick = given and given[2]
+        if planes is not None:
+            thick = planes.voxel_mm[2]
+        elif view is not None:
+            thick = view[2]
         return cls(
             shape=shape,
-            # The header's x is the readout, which is our rows.
-            pixel_mm=None
-            if view is None or matrix is None
-            else (view[0] / matrix[0], view[1] / matrix[1]),
-            slice_mm=planes.voxel_mm[2] if planes else None if view is None else view[2],
+            pixel_mm=pixel,
+            slice_mm=thick,
+            slice_sides=None if planes is None else _stack_sides(planes),
         )
 
 
@@ -130,6 +148,9 @@ class SliceReport(_Part):
     slice: int = Field(description="its number in the scan")
     converged: bool = Field(description="R-hat and residual allow trust")
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = Field(
+        (), description="checks that could not be made, which says nothing against the scan"
+    )
     edges: Edges | None = Field(None, description="null: the scan does not say where it lies")
     chi2: float = Field(description="mean squared residual over the noise variance; 1 when right")
     chi2_per_coil: tuple[float, ...] | None = Field(
@@ -149,7 +170,8 @@ class SliceReport(_Part):
         return cls(
             slice=posterior.index,
             converged=posterior.converged,
-            warnings=posterior.warnings,
+            warnings=tuple(text for text in posterior.warnings if text not in LEFT_OUT),
+            notes=tuple(text for text in posterior.warnings if text in LEFT_OUT),
             edges=None if planes is None else Edges.of(planes.planes[posterior.index]),
             chi2=float(posterior.chi2_per_coil.mean()),
             chi2_per_coil=tuple(float(value) for value in posterior.chi2_per_coil),
@@ -213,6 +235,13 @@ def planes_of(scan: Scan) -> ImageStack | None:
     """Where the slices lie, as far as the scan says it."""
     text = scan.attributes.get(ATTRIBUTE)
     return ImageStack.from_text(text) if isinstance(text, str) else None
+
+
+def _stack_sides(planes: ImageStack) -> tuple[str, str] | None:
+    """What lies before the first and behind the last slice; None where they lie on each other."""
+    along = np.array(planes.planes[-1].position) - np.array(planes.planes[0].position)
+    length = float(np.linalg.norm(along))
+    return None if length == 0 else (_side(-along / length), _side(along / length))
 
 
 def _side(direction: NDArray[np.float64]) -> str:

@@ -40,7 +40,7 @@ def report_of(
         evaluations_per_chain=settings.resolved.evaluations,
         calibration=applied_factor(entry),
         not_for_diagnostic_use=True,
-        image=ImageReport.of(scan, (rows, columns)),
+        image=ImageReport.of(scan, (rows, columns), job.parameters.voxel_mm),
         reached=_reached(job, posteriors),
         slices=tuple(SliceReport.of(posterior, planes) for posterior in posteriors),
         products=tuple(products),
