@@ -73,6 +73,25 @@ def region_values(samples: Path, position: int, mask: NDArray[np.bool_]) -> NDAr
     return np.array([np.abs(image[mask]).mean(dtype=np.float64) for image in stack[:, position]])
 
 
+def point_values(samples: Path, position: int, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(samples, points) magnitudes of a slice at (row, column), interpolated linearly.
+
+    Raises ScanError for points beyond the outermost pixel centres.
+    """
+    stack = np.load(samples, mmap_mode="r", allow_pickle=False)
+    images = np.abs(stack[:, position])
+    last = np.array(images.shape[1:]) - 1
+    if (points < 0).any() or (points > last).any():
+        raise ScanError(
+            "outside-the-picture", f"rows go from 0 to {last[0]}, columns from 0 to {last[1]}"
+        )
+    (top, left), (down, right) = np.floor(points).astype(int).T, (points % 1).T
+    below, beside = np.minimum(top + 1, last[0]), np.minimum(left + 1, last[1])
+    upper = images[:, top, left] * (1 - right) + images[:, top, beside] * right
+    lower = images[:, below, left] * (1 - right) + images[:, below, beside] * right
+    return np.asarray(upper * (1 - down) + lower * down, np.float64)
+
+
 def statistics(values: NDArray[np.float64]) -> RegionStatistics:
     """Summary of one value per sample, at least two."""
     region = Region(values)

@@ -17,6 +17,7 @@ from service.http import (
     events,
     job_log,
     new_reconstructions,
+    points,
     reconstructions,
     results,
     roi,
@@ -89,6 +90,7 @@ def _routed(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | N
         volumes,
         deliveries,
         roi,
+        points,
         system,
     )
     for module in routed:

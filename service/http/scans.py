@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated, Any
 
@@ -27,6 +28,7 @@ from service.http.receiving import (
 )
 from service.http.schemas import ScanOut, ScanPage
 from service.intake.new_scans import require_quota, require_room
+from service.intake.sample_scan import sample_scan
 from service.problems import ProblemError
 from service.requests import TagPair
 from service.store.keys import Key
@@ -109,6 +111,24 @@ async def upload_scan(
     if isinstance(kept, Response):
         return kept
     scan, new = kept
+    return _answer(scan, 201 if new else 200)
+
+
+@router.post(
+    "/phantom",
+    status_code=201,
+    response_model=ScanOut,
+    responses=_ALREADY | problems("storage-full", "quota-exceeded"),
+)
+async def make_sample_scan(context: InContext, key: Writer) -> Response:
+    """A small undersampled scan of the head phantom, to try the service with; always the same."""
+    require_room(context)
+
+    async def content() -> AsyncIterator[bytes]:
+        yield await run_in_threadpool(sample_scan)
+
+    async with received(context, content(), None) as body:
+        scan, new = await keep_body(context, key.id, body, tags={"label": "sample scan"})
     return _answer(scan, 201 if new else 200)
 
 

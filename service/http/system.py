@@ -37,6 +37,21 @@ class Presets(BaseModel):
     default: str
 
 
+class KnownProblem(BaseModel):
+    """Something that can go wrong, and what to do about it."""
+
+    type: str
+    status: int
+    title: str
+    advice: str
+
+
+class KnownProblems(BaseModel):
+    """Every problem that an answer or a failed job can have."""
+
+    items: list[KnownProblem]
+
+
 class Info(BaseModel):
     """What this service is."""
 
@@ -76,6 +91,17 @@ def list_models(context: InContext) -> Models:
     """The priors that workers offer."""
     offers = context.workers.offers()
     return Models(items=list(offers.models), default=offers.default_model)
+
+
+@router.get("/v1/problems", responses=problems(), dependencies=READS)
+async def list_problems() -> KnownProblems:
+    """What can go wrong, by the `type` of the answer or of a failed job, and what to do then."""
+    return KnownProblems(
+        items=[
+            KnownProblem(type=f"/problems/{name}", **kind._asdict())
+            for name, kind in PROBLEMS.items()
+        ]
+    )
 
 
 @router.get("/v1/models/{name}", responses=problems("not-found"), dependencies=READS)

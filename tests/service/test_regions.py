@@ -9,9 +9,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from scipy.ndimage import map_coordinates
 from skimage.draw import polygon2mask
 
-from service.regions import packed_mask, polygon_mask, statistics
+from recon.errors import ScanError
+from service.regions import packed_mask, point_values, polygon_mask, statistics
 from tests.service.live import ended, problem, submitted
 
 TRIANGLE = [[3.2, 4.1], [25.7, 8.9], [12.4, 27.3]]
@@ -97,3 +99,33 @@ def test_questions_that_have_no_answer(client: httpx.Client, scan: Path) -> None
     problem(
         client.post(link, json={"slice": 0, "region": {"mask": "AAAA"}}), 422, "invalid-parameter"
     )
+
+
+def test_points_between_pixels_are_interpolated(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    stack = random.normal(size=(3, 2, 5, 6)) + 1j * random.normal(size=(3, 2, 5, 6))
+    np.save(tmp_path / "samples.npy", stack.astype(np.complex64))
+    points = np.array([[0, 0], [4, 5], [2.25, 3.5], [4, 1.75]])
+    found = point_values(tmp_path / "samples.npy", 1, points)
+    expected = [map_coordinates(np.abs(image), points.T, order=1) for image in stack[:, 1]]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    for outside in ([-0.1, 0], [0, 5.1]):
+        with pytest.raises(ScanError, match="columns from 0 to 5"):
+            point_values(tmp_path / "samples.npy", 1, np.array([outside]))
+
+
+def test_the_service_answers_at_points(client: httpx.Client, scan: Path) -> None:
+    done = ended(client, submitted(client, scan, samples=4))
+    link = done["links"]["self"] + "/points"
+    answer = client.post(link, json={"slice": 1, "points": [[3, 4], [20, 7]]}).json()
+    samples = np.load(io.BytesIO(client.get(f"{done['links']['results']}/samples.npy").content))
+    values = np.abs(samples[:, 1, [3, 20], [4, 7]])
+    np.testing.assert_allclose(answer["values"], values, rtol=1e-5)
+    for at in range(2):
+        alone = statistics(values[:, at].astype(float))
+        assert answer["mean"][at] == pytest.approx(alone.mean)
+        assert answer["low"][at] == pytest.approx(alone.low)
+        assert answer["high"][at] == pytest.approx(alone.high)
+    assert (answer["samples"], answer["level"]) == (4, 0.9)
+    for question in ({"slice": 1, "points": [[3, 32]]}, {"slice": 1, "points": []}):
+        problem(client.post(link, json=question), 422, "invalid-parameter")
