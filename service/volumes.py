@@ -41,6 +41,8 @@ class PosteriorMap:
     """A colour map of matplotlib."""
     overlay: bool
     """Whether it is of use on top of the mean."""
+    diagnostic: bool
+    """Whether it tells of the reconstruction rather than of the patient."""
     file: str | None
     """The array that holds it, or None: it is made from the result file."""
     maps: tuple[str, ...] = ()
@@ -70,7 +72,13 @@ _MASK = "quality/object_mask"
 
 MAPS: dict[str, PosteriorMap] = {
     "mean": PosteriorMap(
-        "Mean", "Magnitude of the posterior mean", "", GREY, overlay=False, file="mean.npy"
+        "Mean",
+        "Magnitude of the posterior mean",
+        "",
+        GREY,
+        overlay=False,
+        diagnostic=False,
+        file="mean.npy",
     ),
     "sample": PosteriorMap(
         "Samples",
@@ -78,15 +86,8 @@ MAPS: dict[str, PosteriorMap] = {
         "",
         GREY,
         overlay=False,
+        diagnostic=False,
         file="samples.npy",
-    ),
-    "coarse": PosteriorMap(
-        "Coarse",
-        "The first reconstruction, without the learned prior",
-        "",
-        GREY,
-        overlay=False,
-        file="coarse.npy",
     ),
     "std": PosteriorMap(
         "Std. deviation",
@@ -94,7 +95,17 @@ MAPS: dict[str, PosteriorMap] = {
         "",
         "magma",
         overlay=True,
+        diagnostic=False,
         file="std.npy",
+    ),
+    "coarse": PosteriorMap(
+        "Coarse",
+        "The first reconstruction, without the learned prior",
+        "",
+        GREY,
+        overlay=False,
+        diagnostic=False,
+        file="coarse.npy",
     ),
     "relative": PosteriorMap(
         "Relative std.",
@@ -102,6 +113,7 @@ MAPS: dict[str, PosteriorMap] = {
         "%",
         "magma",
         overlay=True,
+        diagnostic=True,
         file=None,
         maps=("magnitude_std", "mean", _MASK),
         make=_relative,
@@ -113,6 +125,7 @@ MAPS: dict[str, PosteriorMap] = {
         "",
         "viridis",
         overlay=True,
+        diagnostic=True,
         file=None,
         maps=("quantiles",),
         make=lambda quantiles: quantiles[:, 3] - quantiles[:, 0],
@@ -123,6 +136,7 @@ MAPS: dict[str, PosteriorMap] = {
         "",
         "viridis",
         overlay=True,
+        diagnostic=True,
         file=None,
         maps=("quality/mean_error",),
         make=_known,
@@ -133,6 +147,7 @@ MAPS: dict[str, PosteriorMap] = {
         "",
         "plasma",
         overlay=True,
+        diagnostic=True,
         file=None,
         maps=("quality/rhat", _MASK),
         make=_inside,
@@ -144,6 +159,7 @@ MAPS: dict[str, PosteriorMap] = {
         "",
         "cividis",
         overlay=True,
+        diagnostic=True,
         file=None,
         maps=("quality/effective_samples", _MASK),
         make=_inside,
@@ -154,10 +170,23 @@ MAPS: dict[str, PosteriorMap] = {
         "rad",
         "twilight",
         overlay=False,
+        diagnostic=True,
         file=None,
         maps=("mean", _MASK),
         make=lambda mean, mask: _inside(np.angle(mean), mask),
         window=(-np.pi, np.pi),
+    ),
+    "object": PosteriorMap(
+        "Object",
+        "Where there is signal to judge; overlays are drawn inside it only",
+        "",
+        GREY,
+        overlay=False,
+        diagnostic=True,
+        file=None,
+        maps=(_MASK,),
+        make=lambda mask: np.where(mask, 1.0, np.nan),
+        window=(0.0, 1.0),
     ),
 }
 """By the name that requests use, in the order in which they are offered."""

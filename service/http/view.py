@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from html import escape
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Annotated
 
-from fastapi import APIRouter, FastAPI, Query
+from fastapi import APIRouter, FastAPI, Path, Query
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
@@ -19,19 +20,18 @@ from service.http.results import PictureQuery, finished_picture, results_of
 from service.http.scans import Id
 from service.http.schemas import ResultOut
 from service.jobs.job import Job, JobState
+from service.problems import PROBLEMS, ProblemError
 from service.report import AppliedFactor, Report
 from service.volumes import MAPS, PosteriorMap, colour_stops, not_computed, window_of
 
-_VIEWER = Path(service.__file__).parent / "viewer"
+_VIEWER = FilePath(service.__file__).parent / "viewer"
 BUNDLE = _VIEWER / "dist"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-    "connect-src 'self' data:; font-src 'self'; base-uri 'none'; form-action 'self'; "
+    "connect-src 'self'; font-src 'self'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'"
 )
-"""Pictures arrive as blobs, because a key travels in a header. NiiVue holds the letters that it
-draws as data: addresses and fetches them from there; it needs neither eval nor WebAssembly here.
-"""
+"""Pictures arrive as blobs, because a key travels in a header; a figure holds its own as data."""
 _PAGE = {"Content-Security-Policy": POLICY}
 _FOREVER = "public, max-age=31536000, immutable"
 _NOTICE = "For research use, not for diagnosis"
@@ -110,6 +110,15 @@ def add_view(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
         return RedirectResponse("/view")
+
+    @app.get("/problems/{kind}", include_in_schema=False)
+    async def problem(kind: Annotated[str, Path(pattern="^[a-z0-9-]{1,64}$")]) -> Response:
+        """What the `type` of a problem leads to."""
+        if kind not in PROBLEMS:
+            raise ProblemError("not-found", "there is no such problem")
+        status, title, advice = PROBLEMS[kind]
+        code = re.sub("`([^`]+)`", r"<code>\1</code>", escape(advice))
+        return _html(title, f"<p>{code}</p><p>HTTP status {status}.</p>")
 
     @app.get("/favicon.ico", include_in_schema=False)
     async def icon() -> Response:

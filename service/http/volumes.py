@@ -48,6 +48,7 @@ class PictureOut(BaseModel):
     meaning: str
     unit: str = Field(description="empty: in the units of the scan")
     overlay: bool = Field(description="of use on top of the mean")
+    diagnostic: bool = Field(description="it tells of the reconstruction, not of the patient")
     colours: list[tuple[int, int, int]] = Field(
         description="red, green, blue from the lowest to the highest value, evenly spaced"
     )
@@ -75,6 +76,7 @@ def list_volumes(context: InContext, key: Reader, job_id: Id) -> PictureList:
                 meaning=picture.meaning,
                 unit=picture.unit,
                 overlay=picture.overlay,
+                diagnostic=picture.diagnostic,
                 colours=list(colour_stops(picture.colours)),
                 missing=not_computed(name, job.summary),
                 href=f"{here}/{name}.nii",

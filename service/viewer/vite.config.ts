@@ -7,8 +7,6 @@ export default defineConfig({
     // The policy of the page allows no inline scripts, and none are needed.
     modulePreload: { polyfill: false },
     assetsInlineLimit: 0,
-    // NiiVue is one large module; it is loaded only with a picture.
-    chunkSizeWarningLimit: 4096,
   },
   test: { include: ["tests/*.test.ts"] },
 });

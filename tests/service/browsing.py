@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -27,9 +28,8 @@ _FLAGS = (
     "--no-first-run",
     "--disable-component-update",
     "--disable-sync",
+    "--disable-3d-apis",  # the viewer needs no WebGL
 )
-_WEBGL2 = ("--enable-unsafe-swiftshader", "--use-gl=angle", "--use-angle=swiftshader")
-_NO_WEBGL = ("--disable-3d-apis",)
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
 needs_bundle = pytest.mark.skipif(
@@ -46,20 +46,21 @@ class Tab:
 
 
 @contextmanager
-def browser(playwright: Any, *, webgl2: bool = True) -> Iterator[Any]:
-    """A headless Chromium, with WebGL2 in software or without any."""
-    running = playwright.chromium.launch(
-        executable_path=CHROMIUM, args=[*_FLAGS, *(_WEBGL2 if webgl2 else _NO_WEBGL)]
-    )
+def browser(playwright: Any) -> Iterator[Any]:
+    """A headless Chromium."""
+    running = playwright.chromium.launch(executable_path=CHROMIUM, args=list(_FLAGS))
     try:
         yield running
     finally:
         running.close()
 
 
-def opened(running: Any, url: str, width: int = 1280, height: int = 800) -> Tab:
+def opened(
+    running: Any, url: str, width: int = 1280, height: int = 800, theme: str = "dark"
+) -> Tab:
     """A tab of its own session; what its console says is kept."""
-    page = running.new_page(viewport={"width": width, "height": height}, base_url=url)
+    size = {"width": width, "height": height}
+    page = running.new_page(viewport=size, base_url=url, color_scheme=theme)
     page.set_default_timeout(20_000)
     tab = Tab(page)
     page.on("console", lambda message: tab.said.append(f"{message.type}: {message.text}"))
@@ -81,19 +82,25 @@ def drop(page: Any, name: str, content: bytes) -> None:
 
 
 def show(page: Any, **shown: str) -> None:
-    """Wait until the stage shows this picture, overlay, slice or sample."""
+    """Wait until a pane shows this picture, overlay, slice or sample."""
     wanted = "".join(f'[data-{name}="{value}"]' for name, value in shown.items())
-    page.wait_for_selector(f".stage{wanted}:not([aria-busy])")
+    page.wait_for_selector(f".panes:not([aria-busy]) .stage{wanted}")
 
 
-def pixels(page: Any) -> NDArray[np.float64]:
-    """The stage as it is on the screen, without what is written on it: (height, width, 3)."""
+def pixels(page: Any, pane: int = 0) -> NDArray[np.float64]:
+    """A pane's stage as it is on the screen, without what is written on it: (height, width, 3)."""
     hide = """(hidden) => {
-        for (const one of document.querySelectorAll(".corner, .readout, .edge, .bars, .regions"))
+        for (const one of document.querySelectorAll(".corner, .readout, .edge, .regions"))
             one.style.visibility = hidden ? "hidden" : "";
+        // Neither the frame of the chosen pane nor that of what has the focus.
+        document.activeElement?.blur();
+        for (const pane of document.querySelectorAll(".pane.active, .pane.was-active")) {
+            pane.classList.toggle("active", !hidden);
+            pane.classList.toggle("was-active", hidden);
+        }
     }"""
     page.evaluate(hide, True)
-    shot = page.locator(".stage").screenshot()
+    shot = page.locator(".stage").nth(pane).screenshot()
     page.evaluate(hide, False)
     return np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"), float)
 
@@ -109,7 +116,7 @@ def centres(stage: NDArray[Any], rows: int, columns: int) -> NDArray[np.float64]
 
 def voxel_at(page: Any, row: float, column: float, rows: int, columns: int) -> tuple[float, float]:
     """Where on the page a voxel of a slice that fits the stage is."""
-    box = page.locator(".stage").bounding_box()
+    box = page.locator(".stage").first.bounding_box()
     scale = min(box["height"] / rows, box["width"] / columns)
     x = box["x"] + box["width"] / 2 + (column - (columns - 1) / 2) * scale
     y = box["y"] + box["height"] / 2 + (row - (rows - 1) / 2) * scale
@@ -135,3 +142,22 @@ def saved(page: Any, path: Path) -> None:
     """A screenshot of the window, as a PNG of few colours that a document can hold."""
     image = Image.open(io.BytesIO(page.screenshot()))
     image.convert("RGB").quantize(256).save(path, optimize=True)
+
+
+def pictures(tab: Tab, done: dict[str, Any], **query: object) -> Any:
+    """The page with the pictures, voxels as they are."""
+    asked = "&".join(f"{name}={value}" for name, value in ({"pixels": "plain"} | query).items())
+    tab.page.goto(f"/view/reconstructions/{done['id']}?{asked}")
+    show(tab.page, picture="mean")
+    return tab.page
+
+
+def product(client: httpx.Client, job: dict[str, Any], name: str) -> np.ndarray:
+    """An array of the results."""
+    content = client.get(f"{job['links']['results']}/{name}").content
+    return np.load(io.BytesIO(content), allow_pickle=False)
+
+
+def grey(image: np.ndarray, high: float) -> np.ndarray:
+    """What is seen of values with a window from 0 to `high`."""
+    return 255 * np.clip(image / high, 0, 1)

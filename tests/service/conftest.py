@@ -8,11 +8,13 @@ from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import sync_playwright
 
 from service.http.context import Context, create_context
 from service.settings import load_settings
 from service.store.database import create_database
-from tests.service.live import Server, serving, tiny_model, tiny_scan
+from tests.service.browsing import Tab, browser, opened
+from tests.service.live import Server, ended, serving, submitted, tiny_model, tiny_scan
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +56,34 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
     yield make_context
     for context in made:
         context.close()
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    """Of this module alone: while it lives, its thread has an event loop."""
+    with sync_playwright() as playwright:
+        yield playwright
+
+
+@pytest.fixture(scope="module")
+def chromium(driver: Any) -> Iterator[Any]:
+    with browser(driver) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def viewed(server: Server, scan: Path) -> dict[str, Any]:
+    """A finished reconstruction of two slices, six samples."""
+    with server.client() as client:
+        label = {"tag.label": "Two slices", "samples": 6, "self_check": True}
+        label["voxel_mm"] = "1.5,1.5,4"
+        return ended(client, submitted(client, scan, **label))
+
+
+@pytest.fixture
+def tab(chromium: Any, server: Server) -> Iterator[Tab]:
+    made = opened(chromium, server.url)
+    yield made
+    made.page.close()
+    assert not [line for line in made.said if "Content Security Policy" in line]
+    assert not [line for line in made.said if line.startswith("exception: ")]

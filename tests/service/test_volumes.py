@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from fastapi import FastAPI
 from PIL import Image
 
 from recon.io.files import read_result
-from recon.planes import axial
+from recon.phantom import simulate
+from recon.planes import ATTRIBUTE, axial
+from recon.scan import Geometry
 from service.http import view
 from service.pictures import png
-from service.report import Edges
+from service.report import Edges, ImageReport
 from service.volumes import MAPS, colour_stops, nifti
 from tests.service.live import Server, ended, submitted
 
@@ -165,6 +168,23 @@ def test_what_is_not_known_has_no_colour() -> None:
 def test_sides_of_the_patient_are_named() -> None:
     (plane,) = axial(1, (4, 4), (1.0, 1.0, 1.0)).planes
     assert Edges.of(plane).model_dump() == {"top": "A", "bottom": "P", "left": "R", "right": "L"}
+
+
+def test_sides_of_the_stack_are_named() -> None:
+    scan, _ = simulate(slices=2, coils=2, rows=16, columns=16)
+    stack = axial(2, (16, 16), (2.0, 2.0, 5.0))
+    placed = replace(scan, attributes={**scan.attributes, ATTRIBUTE: stack.to_text()})
+    assert ImageReport.of(placed, (16, 16)).slice_sides == ("F", "H")
+    assert ImageReport.of(scan, (16, 16)).slice_sides is None
+
+
+def test_voxels_are_as_the_header_says_else_as_the_sender_says() -> None:
+    scan, _ = simulate(slices=2, coils=2, rows=16, columns=16)
+    nothing = replace(scan, geometry=Geometry(None, None))
+    assert ImageReport.of(nothing, (16, 16)).pixel_mm is None
+    given = ImageReport.of(nothing, (16, 16), (1.5, 2.0, 4.0))
+    assert (given.pixel_mm, given.slice_mm) == ((1.5, 2.0), 4.0)
+    assert ImageReport.of(scan, (16, 16), (1.5, 2.0, 4.0)).pixel_mm != (1.5, 2.0)
 
 
 def test_plain_pages_need_no_bundle_and_no_script(

@@ -23,11 +23,22 @@ export type Preset = Schemas["Preset"];
 export type Product = Schemas["ResultOut"];
 export type NewReconstruction = Schemas["ReconstructionRequest"];
 export type Interval = Schemas["Interval"];
+export type PointsAnswer = Schemas["PointsAnswer"];
 export type RegionAnswer = Schemas["RegionAnswer"];
 export type JobQuery = NonNullable<paths["/v1/reconstructions"]["get"]["parameters"]["query"]>;
 export type PictureQuery = NonNullable<
   paths["/v1/reconstructions/{job_id}/preview.png"]["get"]["parameters"]["query"]
 >;
+
+/** A line of a job's log. */
+export interface LogLine {
+  ts: string;
+  level: string;
+  event: string;
+  step?: string;
+  worker?: string;
+  error?: string;
+}
 
 export type Corner = [row: number, column: number];
 
@@ -133,6 +144,16 @@ export const api = {
         },
       }),
     ),
+  points: (id: string, slice: number, at: { row: number; column: number }[]) => {
+    const points = at.map(({ row, column }): Corner => [row, column]);
+    return data(service.POST(`${JOB}/points`, { ...of(id), body: { slice, points } }));
+  },
+  log: async (id: string): Promise<LogLine[]> => {
+    const text = await (await ask(`/v1/reconstructions/${id}/logs`)).text();
+    return text.trim().split("\n").map((line) => JSON.parse(line) as LogLine);
+  },
+  problems: () => data(service.GET("/v1/problems")),
+  sampleScan: () => data(service.POST("/v1/scans/phantom")),
   models: () => data(service.GET("/v1/models")),
   model: (name: string) => data(service.GET("/v1/models/{name}", { params: { path: { name } } })),
   presets: () => data(service.GET("/v1/presets")),

@@ -21,15 +21,21 @@ export interface Family {
   text: (value: number) => string;
 }
 
-/** For numbers up to `largest` of which `finest` is the smallest that must show. */
-export function family(largest: number, finest: number): Family {
+/** The power of ten in which numbers up to `largest` are written: 10⁻⁶, or nothing. */
+export function powerOf(largest: number): { unit: number; power: string } {
   const top = largest > 0 ? Math.floor(Math.log10(largest)) : 0;
   const power = top < -2 || top > 3 ? 3 * Math.floor(top / 3) : 0;
-  const unit = 10 ** power;
+  return { unit: 10 ** power, power: power === 0 ? "" : `10${raised(String(power))}` };
+}
+
+/** For numbers up to `largest` of which `finest` is the smallest that must show. */
+export function family(largest: number, finest: number): Family {
+  const { unit, power } = powerOf(largest);
+  const top = largest > 0 ? Math.floor(Math.log10(largest / unit)) : 0;
   const last = finest > 0 ? Math.floor(Math.log10(finest / unit)) : 0;
-  const decimals = Math.min(6, Math.max(2 - (top - power), -last, 0));
+  const decimals = Math.min(6, Math.max(2 - top, -last, 0));
   return {
-    power: power === 0 ? "" : `10${raised(String(power))}`,
+    power,
     text: (value) => minus((value / unit).toFixed(decimals)),
   };
 }
@@ -68,9 +74,9 @@ export function moment(text: string | null): string {
   return `${day} ${pad(at.getHours())}:${pad(at.getMinutes())}`;
 }
 
-/** The end of an id, which differs between ids of the same day. */
-export function shortId(id: string): string {
-  return id.length > 8 ? `…${id.slice(-6)}` : id;
+/** The same to the second. */
+export function exactMoment(text: string): string {
+  return `${moment(text)}:${String(new Date(text).getSeconds()).padStart(2, "0")}`;
 }
 
 function raised(power: string): string {

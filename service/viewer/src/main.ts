@@ -11,6 +11,7 @@ import { modelsPage } from "./pages/models";
 import { reconstructionPage } from "./pages/reconstruction";
 import { reportPage } from "./pages/report";
 import type { Page } from "./page";
+import { themeButton } from "./theme";
 
 const ROUTES: [RegExp, Page][] = [
   [/^\/view\/?$/, jobsPage],
@@ -91,6 +92,7 @@ document.body.prepend(
     h("nav", { "aria-label": "Pages" }, ...links.map(([link]) => link), apiLink()),
     h("p", { class: "research" }, "For research use, not for diagnosis"),
     keyLink,
+    themeButton(),
   ),
   main,
 );

@@ -1,29 +1,47 @@
 /** Errors, states and progress as the pages show them. */
 
-import { ServiceError } from "./api";
+import { api, ServiceError } from "./api";
 import type { Job, JobState, Problem } from "./api";
-import { h } from "./elements";
+import { fill, h } from "./elements";
+import type { Child } from "./elements";
+import { fileName } from "./file-names";
 import { duration, percent } from "./format";
 
-const ADVICE: Record<string, string> = {
-  "/problems/not-hdf5":
-    "Scans are HDF5 files in the fastMRI or ISMRMRD layout. A DICOM series or a vendor's raw file has to be converted first.",
-  "/problems/unsafe-hdf5":
-    "Links, external storage and unusual filters are refused. Save the arrays themselves into a new file.",
-  "/problems/queue-full": "Wait until some of the work is done, then send it again.",
-  "/problems/unknown-model": "The page Models lists those that the workers have.",
-  "/problems/worker-lost": "Try fewer samples, or a worker with more memory.",
-};
+let known: Promise<Map<string, string>> | null = null;
+
+/** What to do about each type of problem, as the service knows it; asked for once. */
+async function adviceFor(type: string): Promise<string> {
+  known ??= api.problems().then(
+    ({ items }) => new Map(items.map((item) => [item.type, item.advice])),
+    () => {
+      known = null;
+      return new Map<string, string>();
+    },
+  );
+  return (await known).get(type) ?? "";
+}
+
+/** Text in which `names` are set as code. */
+function withCode(text: string): Child[] {
+  return text.split("`").map((part, at) => (at % 2 ? h("code", {}, part) : part));
+}
 
 /** A problem in words, what to do about it, and a way to try again. */
 export function problemBox(error: unknown, again?: () => void): HTMLElement {
   const problem = problemOf(error);
+  const advice = h("p", { hidden: true });
+  if (problem.type.startsWith("/problems/")) {
+    void adviceFor(problem.type).then((text) => {
+      fill(advice, ...withCode(text));
+      advice.hidden = text === "";
+    });
+  }
   return h(
     "div",
     { class: "problem", role: "alert" },
     h("strong", {}, problem.title),
     h("p", {}, sentence(problem.detail)),
-    ADVICE[problem.type] ? h("p", {}, ADVICE[problem.type]) : null,
+    advice,
     problem.request_id
       ? h("p", { class: "faint" }, `Request ${problem.request_id}, for the service's log`)
       : null,
@@ -87,7 +105,8 @@ export function progressWords(job: Job): string {
   return parts.join(", ");
 }
 
-/** What to call a job: its label, else the end of its id. */
+/** What to call a job: its label, else the file it was made of, else the end of its id. */
 export function jobName(job: Job): string {
-  return job.tags.label || job.client_id || `Reconstruction ${job.id.slice(-6)}`;
+  const name = job.tags.label || job.client_id || fileName(job.id);
+  return name || `Reconstruction ${job.id.slice(-6)}`;
 }

@@ -30,6 +30,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/scans/phantom": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Make Sample Scan
+         * @description A small undersampled scan of the head phantom, to try the service with; always the same.
+         */
+        post: operations["make_sample_scan_v1_scans_phantom_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/scans/{scan_id}": {
         parameters: {
             query?: never;
@@ -619,6 +639,28 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/reconstructions/{job_id}/points": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Ask About Points
+         * @description Magnitudes of all samples at points of a slice, and the 90 % interval at each.
+         *
+         *     The intervals are those of the regions: they come from the samples, point by point.
+         */
+        post: operations["ask_about_points_v1_reconstructions__job_id__points_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/models": {
         parameters: {
             query?: never;
@@ -631,6 +673,26 @@ export interface paths {
          * @description The priors that workers offer.
          */
         get: operations["list_models_v1_models_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/problems": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Problems
+         * @description What can go wrong, by the `type` of the answer or of a failed job, and what to do then.
+         */
+        get: operations["list_problems_v1_problems_get"];
         put?: never;
         post?: never;
         delete?: never;
@@ -891,6 +953,11 @@ export interface components {
             ] | null;
             /** @description from slice to slice; null: not known */
             slice_mm: number | null;
+            /** @description sides of the patient before the first slice and behind the last one */
+            slice_sides: [
+                string,
+                string
+            ] | null;
         };
         /** @description What this service is. */
         Info: {
@@ -980,6 +1047,17 @@ export interface components {
          * @enum {string}
          */
         JobState: "queued" | "running" | "cancelling" | "succeeded" | "failed" | "cancelled";
+        /** @description Something that can go wrong, and what to do about it. */
+        KnownProblem: {
+            type: string;
+            status: number;
+            title: string;
+            advice: string;
+        };
+        /** @description Every problem that an answer or a failed job can have. */
+        KnownProblems: {
+            items: components["schemas"]["KnownProblem"][];
+        };
         /** @description What the service allows. */
         Limits: {
             max_upload_bytes: number;
@@ -1044,6 +1122,8 @@ export interface components {
             unit: string;
             /** @description of use on top of the mean */
             overlay: boolean;
+            /** @description it tells of the reconstruction, not of the patient */
+            diagnostic: boolean;
             /** @description red, green, blue from the lowest to the highest value, evenly spaced */
             colours: [
                 number,
@@ -1061,6 +1141,32 @@ export interface components {
             self_check: boolean;
             /** @description of all slices; null: not measured */
             expected_seconds: number | null;
+        };
+        /** @description One number per point in each list, in the units of the result. */
+        PointsAnswer: {
+            samples: number;
+            /** @description a list per sample */
+            values: number[][];
+            mean: number[];
+            std: number[];
+            /** @description lower end of the interval for the true value */
+            low: number[];
+            high: number[];
+            /**
+             * @description probability of each interval
+             * @default 0.9
+             */
+            level?: number;
+            method: string;
+        };
+        /** @description Which points of which slice. */
+        PointsQuestion: {
+            slice: number;
+            /** @description (row, column); centres of pixels are at whole numbers, between them values are interpolated linearly */
+            points: [
+                number,
+                number
+            ][];
         };
         /** @description How much work a reconstruction may be. */
         Preset: {
@@ -1318,6 +1424,11 @@ export interface components {
             converged: boolean;
             /** @default [] */
             warnings: string[];
+            /**
+             * @description checks that could not be made, which says nothing against the scan
+             * @default []
+             */
+            notes: string[];
             /** @description null: the scan does not say where it lies */
             edges: components["schemas"]["Edges"] | null;
             /** @description mean squared residual over the noise variance; 1 when right */
@@ -1621,6 +1732,35 @@ export interface operations {
                 "application/octet-stream": string;
             };
         };
+        responses: {
+            /** @description The same scan was there already */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ScanOut"];
+                };
+            };
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ScanOut"];
+                };
+            };
+        };
+    };
+    make_sample_scan_v1_scans_phantom_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
         responses: {
             /** @description The same scan was there already */
             200: {
@@ -2352,7 +2492,7 @@ export interface operations {
             query?: {
                 /** @description [the middle one] */
                 slice?: number | null;
-                /** @description mean, sample, coarse, std, relative, width, mc-error, rhat, effective-samples, phase */
+                /** @description mean, sample, std, coarse, relative, width, mc-error, rhat, effective-samples, phase, object */
                 product?: string;
                 sample?: number;
                 /** @description LOW,HIGH in the result's units */
@@ -2391,7 +2531,7 @@ export interface operations {
             query?: {
                 /** @description [the middle one] */
                 slice?: number | null;
-                /** @description mean, sample, coarse, std, relative, width, mc-error, rhat, effective-samples, phase */
+                /** @description mean, sample, std, coarse, relative, width, mc-error, rhat, effective-samples, phase, object */
                 product?: string;
                 sample?: number;
                 /** @description LOW,HIGH in the result's units */
@@ -2578,6 +2718,32 @@ export interface operations {
             };
         };
     };
+    ask_about_points_v1_reconstructions__job_id__points_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PointsQuestion"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PointsAnswer"];
+                };
+            };
+        };
+    };
     list_models_v1_models_get: {
         parameters: {
             query?: never;
@@ -2594,6 +2760,26 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Models"];
+                };
+            };
+        };
+    };
+    list_problems_v1_problems_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["KnownProblems"];
                 };
             };
         };

@@ -15,12 +15,14 @@ export class QualityPanel {
 
   show(report: SliceReport): void {
     const warnings = report.warnings.map((text) => h("li", {}, text));
+    const notes = (report.notes ?? []).map((text) => h("li", {}, text));
     const check = report.self_check;
     fill(
       this.body,
       warnings.length
         ? h("ul", { class: "warnings" }, ...warnings)
         : h("p", { class: "good" }, "✓ No warnings"),
+      notes.length ? h("ul", { class: "notes" }, ...notes) : null,
       h("h3", {}, `Fit to the data, χ² = ${number(report.chi2)}`),
       h("p", {}, chiSquareWords(report.chi2)),
       chiSquareChart(report),

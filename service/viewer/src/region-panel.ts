@@ -7,7 +7,7 @@ import { family, percent } from "./format";
 import type { Family } from "./format";
 import { polygon } from "./regions";
 import type { Region } from "./regions";
-import type { Slot } from "./stage";
+import type { Slot } from "./view";
 
 const CALM = 120;
 
@@ -156,7 +156,7 @@ export class RegionPanel {
       h(
         "p",
         { class: "faint" },
-        `${answer.pixels} pixels in ${name}. Intervals: ${how} ${samples} samples. In ${write.power ? `${write.power} of the` : "the"} units of the scan.`,
+        `${answer.pixels} pixels in ${name}. Intervals: ${how} ${samples} samples. In ${write.power ? `${write.power} of the` : "the"} units of the scan (a.u.).`,
       ),
     );
   }

@@ -5,22 +5,28 @@ import { h } from "./elements";
 export const SHORTCUTS: [keys: string, does: string][] = [
   ["↑ ↓", "previous, next slice"],
   ["← →", "previous, next sample"],
-  ["Space", "play the samples as a flip-book, stop"],
-  ["1 … 9, 0", "picture: mean, samples, coarse, standard deviation…"],
+  ["Space", "play the samples over and over, stop"],
+  ["T", "play the slices over and over, stop"],
+  ["1 … 9, 0", "picture: mean, samples, standard deviation, coarse…"],
+  ["B, Shift+B", "one more picture side by side, one picture"],
+  ["N", "three planes, where the scan says where its slices lie"],
   ["O, Shift+O", "next, previous overlay"],
   [", .", "overlay fainter, stronger"],
   ["W", "drag changes the window: sideways its width, up and down its level"],
   ["V", "drag moves the picture"],
   ["R, E, P", "draw a rectangle, an ellipse, a polygon"],
+  ["L", "draw a line: ruler and profile"],
   ["Enter", "put the region in the middle; close a polygon"],
   ["X", "draw region A or region B"],
   ["Alt + arrows", "move the region; with Shift: change its size"],
-  ["Delete", "remove the region"],
+  ["Delete", "remove the region, or the line"],
   ["Escape", "give up what is being drawn"],
   ["+ −", "larger, smaller"],
   ["F", "fit the slice into the stage"],
   ["A", "automatic window"],
   ["I", "smooth between pixels, or show pixels"],
+  ["S", "save figure, numbers and files"],
+  ["C", "copy the link to what is seen"],
   ["?", "this list"],
 ];
 
@@ -33,7 +39,7 @@ export function shortcutsDialog(): { element: HTMLDialogElement; open: () => voi
   const close = h("button", { type: "button" }, "Close");
   const element = h(
     "dialog",
-    { class: "shortcuts", "aria-labelledby": "shortcuts-head" },
+    { class: "card dialog shortcuts", "aria-labelledby": "shortcuts-head" },
     h("h2", { id: "shortcuts-head" }, "Keyboard"),
     h("table", {}, h("tbody", {}, ...rows)),
     h(

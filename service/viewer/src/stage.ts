@@ -1,21 +1,26 @@
-/** The place where a slice is seen: pointer, wheel, regions and what is written at its edges. */
+/** The place where a slice is seen: pointer, wheel, what is drawn on it and written at its edges. */
 
 import type { Edges } from "./api";
 import { fill, h, svg } from "./elements";
-import { bounds, drawn, moved, polygon } from "./regions";
-import type { Region } from "./regions";
+import type { Layer } from "./layers";
+import { marksShapes } from "./marks";
+import { paint } from "./paint";
+import { drawn, moved } from "./regions";
+import { scaleBar } from "./scale-bar";
+import type { Line, Marks, Slot } from "./view";
 import type { Point, Viewport, Voxel } from "./viewport";
 
-export type Tool = "window" | "pan" | "rectangle" | "ellipse" | "polygon";
-export type Slot = "A" | "B";
+export type Tool = "window" | "pan" | "rectangle" | "ellipse" | "polygon" | "line";
 
 export interface StageEvents {
+  /** Pointer or focus came here. */
+  chosen: () => void;
   /** Dragged with the window tool, in shares of the stage. */
   windowDragged: (width: number, level: number) => void;
   /** The wheel was turned to another slice. */
   sliceTurned: (by: number) => void;
-  /** A region was drawn, moved or removed; `done` once the pointer is up. */
-  regionChanged: (slot: Slot, done: boolean) => void;
+  /** Something was drawn, moved or removed; `done` once the pointer is up. */
+  marked: (what: Slot | "line", done: boolean) => void;
   /** The pointer is over this voxel, or over none. */
   pointed: (at: Voxel | null) => void;
   /** Another part of the slice is seen. */
@@ -24,6 +29,7 @@ export interface StageEvents {
 
 const NEAR = 9;
 const LONG = 40;
+const SHARPEST = 2;
 
 type Drag =
   | { kind: "window" | "pan"; last: Point }
@@ -33,14 +39,18 @@ type Drag =
 
 export class Stage {
   readonly element: HTMLElement;
-  readonly regions: Record<Slot, Region | null> = { A: null, B: null };
   slot: Slot = "A";
   slices = 1;
+  /** Where the pointer is, in whichever pane. */
+  cursor: Voxel | null = null;
   private tool: Tool = "window";
+  private readonly canvas = h("canvas", { class: "picture" });
   private readonly drawing = svg("svg", { class: "regions" });
   private readonly edges = (["top", "right", "bottom", "left"] as const).map((side) => {
     return [side, h("span", { class: `edge ${side}` })] as const;
   });
+  private layers: Layer[] = [];
+  private smooth = true;
   private drag: Drag | null = null;
   private corners: Voxel[] | null = null;
   private hover: Voxel | null = null;
@@ -49,17 +59,19 @@ export class Stage {
 
   constructor(
     readonly viewport: Viewport,
-    picture: HTMLElement,
+    readonly marks: Marks,
+    private readonly inMillimetres: boolean,
     private readonly events: StageEvents,
   ) {
     this.drawing.setAttribute("aria-hidden", "true");
     this.element = h(
       "div",
       { class: "stage", tabindex: "0", role: "application", "data-tool": this.tool },
-      picture,
+      this.canvas,
       this.drawing,
       ...this.edges.map(([, element]) => element),
     );
+    this.element.addEventListener("focus", () => events.chosen());
     this.element.addEventListener("pointerdown", (event) => this.down(event));
     this.element.addEventListener("pointermove", (event) => this.move(event));
     this.element.addEventListener("pointerup", (event) => this.up(event));
@@ -68,6 +80,33 @@ export class Stage {
     this.element.addEventListener("dblclick", () => this.closePolygon());
     this.element.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     new ResizeObserver(() => this.resized()).observe(this.element);
+  }
+
+  /** Show these, the later ones on top. */
+  show(layers: Layer[], smooth: boolean): void {
+    this.layers = layers;
+    this.smooth = smooth;
+    this.repaint();
+  }
+
+  /** The picture anew, as large as the stage is. */
+  repaint(): void {
+    const { canvas, viewport } = this;
+    const ratio = Math.min(SHARPEST, devicePixelRatio);
+    const width = Math.max(1, Math.round(viewport.width * ratio));
+    const height = Math.max(1, Math.round(viewport.height * ratio));
+    if (canvas.width !== width || canvas.height !== height) {
+      canvas.width = width;
+      canvas.height = height;
+    }
+    const context = canvas.getContext("2d");
+    if (context === null) return;
+    const image = context.createImageData(width, height);
+    for (const { plane, look } of this.layers) {
+      paint(image, ratio, viewport, plane, look, this.smooth);
+    }
+    context.putImageData(image, 0, 0);
+    this.redraw();
   }
 
   use(tool: Tool): void {
@@ -85,12 +124,12 @@ export class Stage {
   zoom(factor: number, at?: Point): void {
     const middle = { x: this.viewport.width / 2, y: this.viewport.height / 2 };
     this.viewport.zoomAt(factor, at ?? middle);
-    this.placed();
+    this.events.placed();
   }
 
   fit(): void {
     this.viewport.reset();
-    this.placed();
+    this.events.placed();
   }
 
   /** Give up what is being drawn. */
@@ -116,56 +155,41 @@ export class Stage {
     });
   }
 
-  set(slot: Slot, region: Region | null, done = true): void {
-    this.regions[slot] = region;
-    this.redraw();
-    this.events.regionChanged(slot, done);
+  set(slot: Slot, region: Marks["A"], done = true): void {
+    this.marks[slot] = region;
+    this.events.marked(slot, done);
+  }
+
+  setLine(line: Line | null, done = true): void {
+    this.marks.line = line;
+    this.events.marked("line", done);
   }
 
   redraw(): void {
-    const shapes: Node[] = [];
-    for (const slot of ["A", "B"] as const) {
-      const region = this.regions[slot];
-      if (region !== null) shapes.push(...this.shape(slot, region));
-    }
+    const { viewport } = this;
+    const shapes: Node[] = marksShapes(this.marks, viewport, this.slot, this.inMillimetres);
     if (this.corners !== null) {
       const open = this.hover === null ? this.corners : [...this.corners, this.hover];
-      const points = open.map((corner) => this.text(corner)).join(" ");
+      const places = open.map((corner) => viewport.toScreen(corner));
+      const points = places.map(({ x, y }) => `${x.toFixed(2)},${y.toFixed(2)}`).join(" ");
       shapes.push(svg("polyline", { class: `outline ${this.slot}`, points }));
-      for (const corner of this.corners) {
-        const { x, y } = this.viewport.toScreen(corner);
+      for (const { x, y } of places.slice(0, this.corners.length)) {
         shapes.push(svg("circle", { class: `corner ${this.slot}`, cx: x, cy: y, r: 3.5 }));
       }
     }
+    if (this.cursor !== null) {
+      const { x, y } = viewport.toScreen(this.cursor);
+      const lines = `M${x - 9} ${y}h6m6 0h6M${x} ${y - 9}v6m0 6v6`;
+      shapes.push(svg("path", { class: "cursor", d: lines }));
+    }
+    shapes.push(...scaleBar(viewport, this.inMillimetres));
     fill(this.drawing, ...shapes);
   }
 
-  private shape(slot: Slot, region: Region): Node[] {
-    const points = polygon(region)
-      .map(([row, column]) => this.text({ row, column }))
-      .join(" ");
-    const { top, left } = bounds(region);
-    const at = this.viewport.toScreen({ row: top, column: left });
-    const active = slot === this.slot ? " active" : "";
-    return [
-      svg("polygon", { class: `halo`, points }),
-      svg("polygon", { class: `outline ${slot}${active}`, points, "data-slot": slot }),
-      svg("text", { class: `name ${slot}`, x: at.x - 4, y: at.y - 5, "text-anchor": "end" }, slot),
-    ];
-  }
-
-  private text(at: Voxel): string {
-    const { x, y } = this.viewport.toScreen(at);
-    return `${x.toFixed(2)},${y.toFixed(2)}`;
-  }
-
   private resized(): void {
-    this.viewport.resize(this.element.clientWidth, this.element.clientHeight);
-    this.placed();
-  }
-
-  private placed(): void {
-    this.redraw();
+    const { clientWidth: width, clientHeight: height } = this.element;
+    if (width === 0 || height === 0) return;
+    this.viewport.resize(width, height);
     this.events.placed();
   }
 
@@ -178,13 +202,14 @@ export class Stage {
     const at = this.at(event);
     const voxel = this.viewport.toVoxel(at);
     this.pointers.set(event.pointerId, at);
+    this.events.chosen();
     this.element.setPointerCapture(event.pointerId);
     if (this.pointers.size === 2) {
       this.drag = { kind: "pinch" };
       return;
     }
     const held = (event.target as Element).getAttribute("data-slot") as Slot | null;
-    const draws = this.tool === "rectangle" || this.tool === "ellipse";
+    const draws = this.tool === "rectangle" || this.tool === "ellipse" || this.tool === "line";
     if (event.button === 1 || event.shiftKey) this.drag = { kind: "pan", last: at };
     else if (event.button !== 0) return;
     else if (this.tool === "polygon") this.corner(at, voxel);
@@ -206,15 +231,17 @@ export class Stage {
     } else if (drag?.kind === "pan") {
       this.viewport.pan(at.x - drag.last.x, at.y - drag.last.y);
       drag.last = at;
-      this.placed();
+      this.events.placed();
     } else if (drag?.kind === "window") {
       const { width, height } = this.viewport;
       this.events.windowDragged((at.x - drag.last.x) / width, (drag.last.y - at.y) / height);
       drag.last = at;
+    } else if (drag?.kind === "draw" && this.tool === "line") {
+      this.setLine({ from: drag.from, to: voxel }, false);
     } else if (drag?.kind === "draw" && (this.tool === "rectangle" || this.tool === "ellipse")) {
       this.set(this.slot, { kind: this.tool, from: drag.from, to: voxel }, false);
     } else if (drag?.kind === "move") {
-      const region = this.regions[drag.slot];
+      const region = this.marks[drag.slot];
       if (region === null) return;
       const by = { row: voxel.row - drag.last.row, column: voxel.column - drag.last.column };
       drag.last = voxel;
@@ -228,11 +255,15 @@ export class Stage {
     this.pointers.delete(event.pointerId);
     const { drag } = this;
     this.drag = null;
-    if (drag?.kind === "draw") {
-      const region = this.regions[this.slot];
+    if (drag?.kind === "draw" && this.tool === "line") {
+      const { line } = this.marks;
+      const length = line === null ? 0 : distance(line.from, line.to);
+      this.setLine(length >= 1 ? line : null);
+    } else if (drag?.kind === "draw") {
+      const region = this.marks[this.slot];
       this.set(this.slot, region !== null && drawn(region) ? region : null);
     } else if (drag?.kind === "move") {
-      this.events.regionChanged(drag.slot, true);
+      this.events.marked(drag.slot, true);
     }
   }
 
@@ -286,4 +317,8 @@ export class Stage {
     this.turned -= by * LONG;
     if (by !== 0) this.events.sliceTurned(Math.sign(by));
   }
+}
+
+function distance(a: Voxel, b: Voxel): number {
+  return Math.hypot(a.row - b.row, a.column - b.column);
 }

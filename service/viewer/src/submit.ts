@@ -3,6 +3,7 @@
 import { api, ServiceError } from "./api";
 import type { Model, NewReconstruction, Preset } from "./api";
 import { fill, h } from "./elements";
+import { rememberFileName } from "./file-names";
 import { bytes, percent } from "./format";
 import { problemBox } from "./notices";
 import { upload } from "./upload";
@@ -53,7 +54,7 @@ async function offers(
 }
 
 function dropZone(take: (files: Iterable<File>) => void): HTMLElement {
-  const input = h("input", { type: "file", id: "scan", multiple: true, accept: ".h5,.hdf5,.mrd" });
+  const input = h("input", { type: "file", id: "scan", multiple: true, accept: ".h5,.hdf5,.mrd,.dat,.npy,.npz,.mat" });
   input.addEventListener("change", () => {
     take([...(input.files ?? [])]);
     input.value = "";
@@ -63,7 +64,7 @@ function dropZone(take: (files: Iterable<File>) => void): HTMLElement {
     { class: "drop", for: "scan" },
     h("strong", {}, "Drop scans here"),
     h("span", {}, "or choose files"),
-    h("span", { class: "faint" }, "undersampled k-space, HDF5 (fastMRI or ISMRMRD)"),
+    h("span", { class: "faint" }, "undersampled k-space: ISMRMRD, fastMRI, Siemens, NumPy"),
     input,
   );
   const over = (is: boolean) => zone.classList.toggle("over", is);
@@ -182,7 +183,8 @@ class Sending {
         },
         this.stop.signal,
       );
-      await api.submit({ ...this.request, scan_id: scan.id });
+      const job = await api.submit({ ...this.request, scan_id: scan.id });
+      rememberFileName(job.id, this.file.name);
       this.queued();
       this.element.remove();
     } catch (error) {

@@ -1,4 +1,4 @@
-/** Volumes of one reconstruction, asked for once and kept while there is room. */
+/** Volumes of reconstructions, asked for once and kept while there is room. */
 
 import { api } from "./api";
 import type { Picture } from "./api";
@@ -12,7 +12,7 @@ export class Volumes {
   private readonly sizes = new Map<string, number>();
 
   get(picture: Picture, sample: number): Promise<Volume> {
-    const name = picture.name === "sample" ? `sample ${sample}` : picture.name;
+    const name = `${picture.href} ${picture.name === "sample" ? sample : ""}`;
     let volume = this.known.get(name);
     if (volume === undefined) {
       volume = api.volume(picture, sample).then((file) => {

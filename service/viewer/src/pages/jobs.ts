@@ -5,17 +5,35 @@ import type { Counts, Job, JobQuery, JobState, Priority } from "../api";
 import { fill, h } from "../elements";
 import { follow } from "../events";
 import { duration, moment } from "../format";
+import { fileName } from "../file-names";
 import { jobName, problemBox, progressBar, stateBadge } from "../notices";
 import { title } from "../page";
 import type { Page } from "../page";
 import { submitPanel } from "../submit";
+import { thumbnail } from "../thumbnails";
 
 const STATES: JobState[] = ["running", "queued", "succeeded", "failed", "cancelled"];
 const PRIORITIES: Priority[] = ["scanner", "interactive", "archive"];
 const PAGE = 30;
+/** So many are looked through when somebody searches or sorts. */
+const MOST = 2000;
 const POLL = 3000;
 /** A browser opens few connections to one host; the rest of the jobs is polled. */
 const STREAMS = 2;
+
+/** Of the sample scan, in mm. */
+const VOXEL: [number, number, number] = [1.8, 1.8, 5];
+
+type Order = (a: Job, b: Job) => number;
+
+const newest: Order = (a, b) => (a.id < b.id ? 1 : -1);
+const ORDERS: Record<string, [words: string, order: Order]> = {
+  newest: ["newest first", newest],
+  oldest: ["oldest first", (a, b) => newest(b, a)],
+  name: ["by name", (a, b) => jobName(a).localeCompare(jobName(b)) || newest(a, b)],
+  longest: ["longest first", (a, b) => seconds(b) - seconds(a) || newest(a, b)],
+  warnings: ["warnings first", (a, b) => warned(b) - warned(a) || newest(a, b)],
+};
 
 export const jobsPage: Page = async (main, _subject, signal) => {
   title("Reconstructions");
@@ -33,6 +51,8 @@ class JobList {
   private readonly body = h("tbody");
   private readonly table: HTMLElement;
   private readonly empty = h("div", { class: "empty" });
+  private readonly search = h("input", { type: "search", id: "search", placeholder: "Search" });
+  private readonly order = h("select", { id: "order" });
   private readonly trouble = h("div", { "aria-live": "polite" });
   private readonly more = h("button", { type: "button", hidden: true }, "Show older ones");
   private readonly shown = new Map<string, { row: HTMLTableRowElement; job: Job }>();
@@ -41,25 +61,35 @@ class JobList {
   private priority: Priority | "" = "";
   private cursor: string | null = null;
   private timer = 0;
+  private all = false;
 
   constructor(private readonly signal: AbortSignal) {
-    const heads = ["Reconstruction", "State", "Model, preset", "Submitted", ""];
+    const heads = ["Picture", "Reconstruction", "State", "Model, preset", "Submitted", "Actions"];
+    const hidden = new Set(["Picture", "Actions"]);
     this.table = h(
       "table",
       { class: "jobs" },
       h(
         "thead",
         {},
-        h("tr", {}, ...heads.map((head) => h("th", { scope: "col" }, head || srOnly("Actions")))),
+        h("tr", {}, ...heads.map((head) => h("th", { scope: "col" }, hidden.has(head) ? srOnly(head) : head))),
       ),
       this.body,
     );
     this.filters.setAttribute("aria-label", "Show only");
+    this.search.setAttribute("aria-label", "Search names, files, ids, models and states");
+    this.order.setAttribute("aria-label", "Order");
+    for (const [value, [words]] of Object.entries(ORDERS)) {
+      this.order.append(h("option", { value }, words));
+    }
+    this.search.addEventListener("input", () => void this.arrange());
+    this.order.addEventListener("change", () => void this.arrange());
     this.more.addEventListener("click", () => void this.load(this.cursor));
     this.element = h(
       "section",
       { class: "list", "aria-labelledby": "list-head" },
-      h("div", { class: "list-head" }, h("h1", { id: "list-head" }, "Reconstructions"), this.filters),
+      h("div", { class: "list-head" }, h("h1", { id: "list-head" }, "Reconstructions"), h("div", { class: "finding" }, this.search, this.order)),
+      this.filters,
       this.trouble,
       this.table,
       this.empty,
@@ -112,25 +142,67 @@ class JobList {
       }
     }
     for (const job of jobs) this.update(job);
-    const order = [...this.shown.values()].sort((a, b) => (a.job.id < b.job.id ? 1 : -1));
-    order.forEach(({ row }, at) => {
-      if (this.body.children[at] !== row) this.body.insertBefore(row, this.body.children[at] ?? null);
-    });
-    this.table.hidden = this.shown.size === 0;
-    this.empty.hidden = this.shown.size > 0;
-    if (this.shown.size === 0) fill(this.empty, ...this.nothing());
+    this.sort();
     this.followSome();
   }
 
-  private nothing(): HTMLElement[] {
-    if (this.states.size || this.priority) {
-      return [h("p", {}, "No reconstruction matches the filters.")];
+  /** Search and order are of all jobs, so all are fetched before the first of them. */
+  private async arrange(): Promise<void> {
+    const asked = this.search.value.trim() !== "" || this.order.value !== "newest";
+    if (asked && !this.all) {
+      this.all = true;
+      while (this.cursor !== null && this.shown.size < MOST && !this.signal.aborted) {
+        const before = this.cursor;
+        await this.load(before);
+        if (this.cursor === before) break;
+      }
     }
+    this.sort();
+  }
+
+  private sort(): void {
+    const [, order] = ORDERS[this.order.value] ?? ["", newest];
+    const words = this.search.value.trim().toLowerCase().split(/\s+/).filter(Boolean);
+    const rows = [...this.shown.values()].sort((a, b) => order(a.job, b.job));
+    let seen = 0;
+    rows.forEach(({ row, job }, at) => {
+      if (this.body.children[at] !== row) this.body.insertBefore(row, this.body.children[at] ?? null);
+      const text = searched(job);
+      row.hidden = !words.every((word) => text.includes(word));
+      if (!row.hidden) seen += 1;
+    });
+    this.table.hidden = seen === 0;
+    this.empty.hidden = seen > 0;
+    if (seen === 0) fill(this.empty, ...this.nothing());
+  }
+
+  private nothing(): HTMLElement[] {
+    if (this.states.size || this.priority || this.search.value.trim()) {
+      return [h("p", {}, "No reconstruction matches.")];
+    }
+    const said = h("p", { role: "status" });
+    const attempt = h("button", { type: "button", class: "primary" }, "Try a sample scan");
+    attempt.addEventListener("click", () => {
+      attempt.disabled = true;
+      said.textContent = "Simulating a head…";
+      this.trySample().catch((error: unknown) => {
+        attempt.disabled = false;
+        fill(said, problemBox(error));
+      });
+    });
     return [
       h("p", { class: "large" }, "No reconstructions yet"),
-      h("p", {}, "Drop an undersampled scan on the panel to make the first one. Without one at hand, "),
-      h("p", {}, h("code", {}, "mri-posterior demo"), " simulates a scan: demo/undersampled.h5."),
+      h("p", {}, "Drop an undersampled scan on the panel to make the first one. Without one at hand:"),
+      h("p", {}, attempt),
+      h("p", { class: "faint" }, "The service simulates a head of three slices, four times undersampled, and reconstructs it with the preset fast."),
+      said,
     ];
+  }
+
+  private async trySample(): Promise<void> {
+    const scan = await api.sampleScan();
+    await api.submit({ scan_id: scan.id, preset: "fast", voxel_mm: VOXEL, tags: { label: "Sample scan" } });
+    await this.refresh();
   }
 
   private update(job: Job): void {
@@ -148,18 +220,26 @@ class JobList {
   private cells(job: Job): HTMLElement[] {
     const name = jobName(job);
     const count = job.summary?.slices.length;
-    const warned = job.summary?.slices.filter((slice) => slice.warnings.length > 0).length ?? 0;
     const state = h("td", {}, stateBadge(job.state));
     if (!ended(job.state)) state.append(progressBar(job));
     if (job.error) state.append(h("p", { class: "detail" }, job.error.detail));
-    if (warned) state.append(h("p", { class: "detail caution" }, "⚠ with warnings"));
+    if (job.summary) state.append(verdict(job));
+    const file = fileName(job.id);
     const samples = job.summary?.samples ?? job.params.samples;
     const slices = count === undefined ? "" : `, ${count} slice${count === 1 ? "" : "s"}`;
+    const here = `/view/reconstructions/${job.id}`;
+    const picture = h("td", { class: "seen" });
+    if (job.state === "succeeded") {
+      // The name beside it is the link for those who do not see the picture.
+      picture.append(h("a", { href: here, tabindex: "-1", "aria-hidden": "true" }, thumbnail(job.id)));
+    }
     return [
+      picture,
       h(
         "td",
         { class: "name" },
-        h("a", { href: `/view/reconstructions/${job.id}`, title: name }, name),
+        h("a", { href: here, title: name }, name),
+        file && file !== name ? h("span", { class: "faint", title: "File on this computer" }, file) : null,
         h("span", { class: "faint" }, job.id),
       ),
       state,
@@ -240,6 +320,7 @@ class JobList {
   }
 
   private restart(): void {
+    this.all = false;
     for (const { row } of this.shown.values()) row.remove();
     this.shown.clear();
     this.cursor = null;
@@ -269,6 +350,31 @@ class JobList {
       void this.refresh();
     }
   }
+}
+
+/** Whether the slices can be believed, in a few words. */
+function verdict(job: Job): HTMLElement {
+  const count = warned(job);
+  const total = job.summary?.slices.length ?? 0;
+  if (count === 0) return h("p", { class: "detail fine" }, "no warnings");
+  const words = total === 1 ? "⚠ with warnings" : `⚠ warnings in ${count} of ${total} slices`;
+  return h("p", { class: "detail caution" }, words);
+}
+
+function warned(job: Job): number {
+  return job.summary?.slices.filter(({ warnings }) => warnings.length > 0).length ?? 0;
+}
+
+function seconds(job: Job): number {
+  if (job.started_at === null || job.finished_at === null) return 0;
+  return (Date.parse(job.finished_at) - Date.parse(job.started_at)) / 1000;
+}
+
+function searched(job: Job): string {
+  const { id, state, preset, tags } = job;
+  const model = job.summary?.model ?? job.model ?? "";
+  const words = [jobName(job), fileName(id), id, state, preset, model, ...Object.values(tags)];
+  return words.join(" ").toLowerCase();
 }
 
 function took(job: Job): string {

@@ -4,7 +4,7 @@ import { api, ended, ServiceError } from "../api";
 import type { Job } from "../api";
 import { fill, h } from "../elements";
 import { follow } from "../events";
-import { moment } from "../format";
+import { exactMoment, moment } from "../format";
 import { jobName, problemBox, progressBar, stateBadge } from "../notices";
 import { title } from "../page";
 import type { Page } from "../page";
@@ -39,6 +39,16 @@ function endedWithout(job: Job): HTMLElement {
       fill(said, problemBox(error));
     }
   };
+  const remove = async () => {
+    if (!confirm(`Delete “${jobName(job)}”? This cannot be undone.`)) return;
+    try {
+      await api.remove(job.id);
+      history.pushState(null, "", "/view");
+      dispatchEvent(new PopStateEvent("popstate"));
+    } catch (error) {
+      fill(said, problemBox(error));
+    }
+  };
   return h(
     "div",
     { class: "narrow" },
@@ -46,9 +56,38 @@ function endedWithout(job: Job): HTMLElement {
     job.error
       ? problemBox(job.error)
       : h("p", {}, "It was cancelled before it had a result."),
-    h("div", { class: "row start" }, h("button", { type: "button", onclick: retry }, "Submit again")),
+    h(
+      "div",
+      { class: "row start" },
+      h("button", { type: "button", class: "primary", onclick: retry }, "Submit again"),
+      h("button", { type: "button", onclick: remove }, "Delete"),
+    ),
     said,
+    logOf(job),
   );
+}
+
+/** What was done for the job, step by step. */
+function logOf(job: Job): HTMLElement {
+  const body = h("tbody");
+  const box = h(
+    "section",
+    { class: "card log" },
+    h("h2", {}, "Log"),
+    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Log of the job" }, h("table", { class: "numbers" }, body)),
+  );
+  api.log(job.id).then(
+    (lines) => {
+      const rows = lines.map((line) => {
+        const what = [line.step, line.event].filter(Boolean).join(": ");
+        const cells = [exactMoment(line.ts), what, line.worker ?? "", line.error ?? ""];
+        return h("tr", { class: line.level }, ...cells.map((cell) => h("td", {}, cell)));
+      });
+      fill(body, ...rows);
+    },
+    (error: unknown) => box.append(problemBox(error)),
+  );
+  return box;
 }
 
 function heading(job: Job): HTMLElement {

@@ -1,14 +1,15 @@
 /** The report of a reconstruction: what was asked, what was reached, and what to make of it. */
 
-import { api, download, ended } from "../api";
-import type { Job, Product, Report } from "../api";
+import { api, ended } from "../api";
+import type { Job, Product, SliceReport, Report } from "../api";
 import { NO_SELF_CHECK, chiSquareChart, chiSquareWords, coverageChart, mixingWords, selfCheckWords } from "../charts";
 import { fill, h } from "../elements";
 import type { Child } from "../elements";
-import { bytes, duration, moment, number, percent } from "../format";
+import { duration, moment, number, percent } from "../format";
 import { jobName, problemBox, stateBadge } from "../notices";
 import { title } from "../page";
 import type { Page } from "../page";
+import { filesTable } from "../saving";
 import { modelCard, modelFacts } from "./models";
 
 export const reportPage: Page = async (main, subject, signal) => {
@@ -19,7 +20,7 @@ export const reportPage: Page = async (main, subject, signal) => {
     fill(main, h("div", { class: "narrow" }, head(job), unfinished(job)));
     return;
   }
-  const [model, products] = await Promise.all([
+  const [model, results] = await Promise.all([
     api.model(summary.model).catch(() => null),
     api.products(job.id),
   ]);
@@ -34,7 +35,7 @@ export const reportPage: Page = async (main, subject, signal) => {
         "div",
         { class: "columns" },
         h("div", {}, warnings(summary), worst(summary)),
-        h("div", {}, facts(job, summary), downloads(job, products.items)),
+        h("div", {}, facts(job, summary), downloads(job, results.items)),
       ),
       slices(summary),
       section("Model", model === null ? gone(summary.model) : [modelFacts(model), modelCard(model)]),
@@ -70,14 +71,18 @@ function section(name: string, ...children: Child[]): HTMLElement {
 
 /** Warnings in words, each with the slices it is about. */
 function warnings(summary: Report): HTMLElement {
-  const found = new Map<string, number[]>();
-  for (const { slice, warnings: texts } of summary.slices) {
-    for (const text of texts) found.set(text, [...(found.get(text) ?? []), slice]);
-  }
   const total = summary.slices.length;
-  const items = [...found].map(([text, where]) =>
-    h("li", {}, text, total > 1 ? h("span", { class: "faint" }, ` (${sliceWords(where, total)})`) : null),
-  );
+  const listed = (texts: (report: SliceReport) => string[]) => {
+    const found = new Map<string, number[]>();
+    for (const report of summary.slices) {
+      for (const text of texts(report)) found.set(text, [...(found.get(text) ?? []), report.slice]);
+    }
+    return [...found].map(([text, where]) =>
+      h("li", {}, text, total > 1 ? h("span", { class: "faint" }, ` (${sliceWords(where, total)})`) : null),
+    );
+  };
+  const items = listed((report) => report.warnings);
+  const notes = listed((report) => report.notes ?? []);
   return section(
     "Warnings",
     h(
@@ -86,6 +91,7 @@ function warnings(summary: Report): HTMLElement {
       items.length
         ? h("ul", { class: "warnings" }, ...items)
         : h("p", { class: "good" }, "✓ No warnings."),
+      notes.length ? h("ul", { class: "notes" }, ...notes) : null,
       h(
         "p",
         { class: "faint" },
@@ -143,7 +149,7 @@ function slices(summary: Report): HTMLElement {
     const check = report.self_check;
     const cells = [
       report.slice,
-      report.converged ? "✓ yes" : h("span", { class: "caution" }, "✕ no"),
+      converged(report),
       percent(report["rhat_below_1.1"]),
       number(report.chi2),
       percent(check?.coverage_50),
@@ -168,13 +174,19 @@ function slices(summary: Report): HTMLElement {
   );
 }
 
+/** What a short preset cannot tell is not held against the slice. */
+function converged(report: SliceReport): Child {
+  if (report.converged) return "✓ yes";
+  return report["rhat_below_1.1"] === null ? "not checked" : h("span", { class: "caution" }, "✕ no");
+}
+
 /** The slice with most to say against it, in words. */
 function worst(summary: Report): HTMLElement {
   const against = (at: number) => {
     const report = summary.slices[at];
     if (report === undefined) return 0;
     const narrow = Math.max(0, 0.9 - (report.self_check?.coverage_90 ?? 0.9));
-    return Math.abs(report.chi2 - 1) + narrow + (report.converged ? 0 : 1);
+    return Math.abs(report.chi2 - 1) + narrow + (report.converged || report["rhat_below_1.1"] === null ? 0 : 1);
   };
   const order = summary.slices.map((_, at) => at).sort((a, b) => against(b) - against(a));
   const report = summary.slices[order[0] ?? 0];
@@ -199,24 +211,9 @@ function worst(summary: Report): HTMLElement {
   );
 }
 
-function downloads(job: Job, products: Product[]): HTMLElement {
+function downloads(job: Job, results: Product[]): HTMLElement {
   const said = h("div", { "aria-live": "polite" });
-  const rows = products.map((product) => {
-    const get = h("button", { type: "button", class: "small" }, "Download");
-    get.setAttribute("aria-label", `Download ${product.name}`);
-    get.addEventListener("click", () => {
-      get.disabled = true;
-      download(product, `${job.id}-${product.name}`)
-        .catch((error: unknown) => fill(said, problemBox(error)))
-        .finally(() => (get.disabled = false));
-    });
-    const cells = [h("code", {}, product.name), product.contents, bytes(product.bytes), get];
-    return h("tr", {}, ...cells.map((cell) => h("td", {}, cell)));
-  });
-  return section(
-    "Files",
-    h("div", { class: "card" }, h("table", { class: "files" }, h("tbody", {}, ...rows)), said),
-  );
+  return section("Files", h("div", { class: "card" }, filesTable(job, results, said), said));
 }
 
 function gone(name: string): HTMLElement {
