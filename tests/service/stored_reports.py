@@ -24,7 +24,7 @@ STORED: dict[str, Any] = {
         "date": "2026-11-26",
     },
     "not_for_diagnostic_use": True,
-    "image": {"shape": [4, 6], "pixel_mm": [1.0, 1.5], "slice_mm": 4.0},
+    "image": {"shape": [4, 6], "pixel_mm": [1.0, 1.5], "slice_mm": 4.0, "slice_sides": ["F", "H"]},
     "reached": {
         "mc_error": 0.2,
         "target_mc_error": None,
@@ -37,6 +37,7 @@ STORED: dict[str, Any] = {
             "slice": 7,
             "converged": False,
             "warnings": ["The chains do not agree."],
+            "notes": [],
             "edges": {"top": "A", "bottom": "P", "left": "R", "right": "L"},
             "chi2": 1.01,
             "chi2_per_coil": [1.0, 1.02],
@@ -70,10 +71,12 @@ def without(*paths: str) -> dict[str, Any]:
     return older
 
 
-FACTOR = ("calibration", "products")
+PLANES = ("image/slice_sides", "slices/notes")
+FACTOR = (*PLANES, "calibration", "products")
 VIEWER = (*FACTOR, "image/slice_mm", "slices/edges", "slices/chi2_per_coil")
 AGES = {
     "today": STORED,
+    "before three planes": without(*PLANES),
     "before conformal factors": without(*FACTOR),
     "before the viewer": without(*VIEWER),
     "the first": without(*(path for path in VIEWER if not path.startswith("image")), "image"),

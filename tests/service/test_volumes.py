@@ -62,6 +62,7 @@ def maps(server: Server, done: dict[str, Any], tmp_path_factory: Any) -> dict[st
         "mc-error": [p.mean_error for p in slices],
         "effective-samples": inside([p.effective_samples for p in slices]),
         "phase": inside([np.angle(p.mean) for p in slices]),
+        "object": [np.where(p.object_mask, 1, np.nan) for p in slices],
     }
     return {name: np.stack(images) for name, images in found.items()}
 
