@@ -1,12 +1,37 @@
 /** Keys to deeds, for the page with the pictures; `shortcuts.ts` lists them for people. */
 
-import type { Workspace } from "./workspace";
+import type { Tool } from "./stage";
+import type { View } from "./view";
+
+/** What keys do to a page with pictures. */
+export interface Deeds {
+  turn(by: number): void;
+  flip(by: number): void;
+  play(what: "samples" | "slices"): void;
+  nextLayout(): void;
+  arrange(count: View["count"]): void;
+  use(tool: Tool): void;
+  save(): void;
+  copyLink(): Promise<void>;
+  nextOverlay(by: number): void;
+  fadeBy(step: number): void;
+  placeRegion(): void;
+  otherSlot(): void;
+  removeRegion(): void;
+  nudge(rows: number, columns: number, size: boolean): void;
+  giveUp(): void;
+  zoom(factor: number): void;
+  automatic(): void;
+  toggleSmooth(): void;
+  showNumber(at: number): void;
+  help(): void;
+}
 
 const STEP = 0.1;
 const LARGER = 1.25;
 
-/** A listener for a workspace. Keys that belong to a field, button or dialog are left to it. */
-export function keysOf(page: Workspace): (event: KeyboardEvent) => void {
+/** A listener for a page. Keys that belong to a field, button or dialog are left to it. */
+export function keysOf(page: Deeds): (event: KeyboardEvent) => void {
   const arrows: Record<string, [rows: number, columns: number]> = {
     ArrowUp: [-1, 0],
     ArrowDown: [1, 0],
