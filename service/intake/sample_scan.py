@@ -31,9 +31,9 @@ def sample_scan() -> bytes:
 
 
 def _write(path: Path) -> None:
-    from recon.io.files import write_scan
-    from recon.phantom import simulate
-    from recon.undersampling import undersample, undersampling_mask
+    from recon.io.files import write_scan  # lazy: who answers requests imports this file too
+    from recon.phantom import simulate  # lazy: as above, and it brings sigpy
+    from recon.undersampling import undersample, undersampling_mask  # lazy: as above
 
     full, _ = simulate(slices=_SLICES, rows=_SIZE, columns=_SIZE)
     write_scan(
