@@ -131,7 +131,7 @@ def _take_list(page: Page) -> None:
     )
     page.get_by_role("alert").wait_for()
     _save(page, "viewer-broken-file")
-    nothing = {"items": [], "next_cursor": None}
+    nothing: dict[str, list[str] | None] = {"items": [], "next_cursor": None}
     page.route("**/v1/reconstructions?*", lambda route: route.fulfill(json=nothing))
     page.goto("/view")
     page.get_by_role("button", name="Try a sample scan").wait_for()
