@@ -92,7 +92,6 @@ BAD: dict[str, tuple[bytes, str]] = {
     "old image": (sent(FAST, struct.pack("<H", 1004)), "mrd-message"),
     "dependency query": (struct.pack("<H", 1019), "mrd-message"),
     "array": (sent(FAST, np.zeros(3, np.float32)), "mrd-message"),
-    "no config": (sent(HEADER, *ACQUISITIONS), "mrd-config"),
     "unknown config": (sent(ConfigFile("other"), HEADER, *ACQUISITIONS), "mrd-config"),
     "path as config": (sent(ConfigFile("../../etc/passwd"), HEADER, READOUT), "mrd-config"),
     "two configs": (sent(FAST, FAST), "mrd-order"),
