@@ -16,6 +16,7 @@ from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from pydantic import BaseModel
 from typer.cli import get_docs_for_click
 from typer.core import TyperGroup
 
@@ -278,10 +279,18 @@ def _attribute_docstrings(path: Path, class_name: str) -> dict[str, str]:
     return said
 
 
+def _sections(name: str, model: type[BaseModel]) -> list[str]:
+    """A file's fields, and after them those of the parts that they name."""
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs")
+    lines = list(schema_section(name, schema))
+    for part, definition in sorted(definitions.items()):
+        lines += schema_section(part, definition)
+    return lines
+
+
 def training_page() -> str:
     """The keys of a training file."""
-    schema = TrainingPlan.model_json_schema()
-    definitions = schema.pop("$defs")
     lines = [
         "# Training file",
         "",
@@ -290,16 +299,12 @@ def training_page() -> str:
         "[train a prior](../tutorials/train-a-prior.md).",
         "",
     ]
-    lines += schema_section("PLAN.toml", schema)
-    for name, definition in sorted(definitions.items()):
-        lines += schema_section(name, definition)
+    lines += _sections("PLAN.toml", TrainingPlan)
     return _MADE + "\n".join(lines) + "\n"
 
 
 def model_page() -> str:
     """The folder of a model and the fields of its configuration."""
-    schema = ModelConfig.model_json_schema()
-    definitions = schema.pop("$defs")
     lines = [
         "# Model format",
         "",
@@ -314,9 +319,7 @@ def model_page() -> str:
         "component, and returns the expected clean image.",
         "",
     ]
-    lines += schema_section("config.json", schema)
-    for name, definition in sorted(definitions.items()):
-        lines += schema_section(name, definition)
+    lines += _sections("config.json", ModelConfig)
     lines += [
         "## calibration.json",
         "",
@@ -324,11 +327,7 @@ def model_page() -> str:
         "([calibration](../calibration.md)). It is refused when it was written for other weights.",
         "",
     ]
-    factors = ConformalFactors.model_json_schema()
-    definitions = factors.pop("$defs")
-    lines += schema_section("calibration", factors)
-    for name, definition in sorted(definitions.items()):
-        lines += schema_section(name, definition)
+    lines += _sections("calibration", ConformalFactors)
     example = (ROOT / "models/weights/brain-small/config.json").read_text()
     lines += ["## Example", "", "The prior that ships:", "", "```json", example.rstrip(), "```", ""]
     return _MADE + "\n".join(lines).replace("#/$defs/", "#")
