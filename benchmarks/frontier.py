@@ -131,7 +131,7 @@ def points(case: Case, prior: Prior) -> Iterator[Point]:
     (full, scan), settings = undersampled(case), Settings(preset="thorough")
     calibration = calibrate(scan, 0, model_of(scan, settings.calibration))
     raw = inverse_problem(calibration, torch.device("cpu"))
-    prior = prior_of(prior, raw)
+    prior = prior_of(prior, raw, (settings.seed, "slice-0"))
     current = finished(fit_noise(prepare(calibration, raw, 0, prior, settings), prior, settings))
     assert isinstance(current, PreparedSlice)
     reference = reference_of(full, scan.mask, Combination.SENSE).images[0]

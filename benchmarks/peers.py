@@ -50,6 +50,7 @@ from recon.posterior import SlicePosterior
 from recon.prior import Prior
 from recon.schedule import Preset
 from recon.settings import Settings
+from recon.symmetry import is_symmetric
 from service.runs import DEFAULT_MODEL
 
 TUNING = Case("phantom-tuning", 4, 0.13)
@@ -233,14 +234,18 @@ class _Counted:
 
     denoiser: Denoiser
     shape: tuple[int, ...]
-    """Of the images that count: the strip beyond an edge belongs to its image."""
+    """Of the images that count, transposed or not: a strip beyond an edge belongs to its image."""
 
     @property
     def sigma_range(self) -> tuple[float, float]:
         return self.denoiser.prior.sigma_range
 
+    @property
+    def symmetric(self) -> bool:
+        return is_symmetric(self.denoiser.prior)
+
     def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
-        self.denoiser.images += len(noisy) * (noisy.shape[1:] == self.shape)
+        self.denoiser.images += len(noisy) * (sorted(noisy.shape[1:]) == sorted(self.shape))
         return self.denoiser.prior.denoise(noisy, sigma)
 
 

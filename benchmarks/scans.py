@@ -38,6 +38,7 @@ from recon.prior import Prior
 from recon.reference import model_of, reference_of
 from recon.scan import Scan
 from recon.settings import Settings
+from recon.symmetry import is_symmetric
 from recon.undersampling import undersample, undersampling_mask
 from service.runs import DEFAULT_MODEL
 
@@ -86,6 +87,10 @@ class Timed:
     @property
     def sigma_range(self) -> tuple[float, float]:
         return self.prior.sigma_range
+
+    @property
+    def symmetric(self) -> bool:
+        return is_symmetric(self.prior)
 
     def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
         started = time.perf_counter()

@@ -139,7 +139,8 @@ class NetworkPrior:
 
     Images are in units where the 99th percentile of the magnitude is about 1; the network sees
     them times `scale`. It runs in `compute_dtype`; input and output are complex64. The first axis
-    of the image is the batch; it is split where it does not fit into the free memory.
+    of the image is the batch; it is split where it does not fit into the free memory. `symmetric`
+    is what it answers to `recon.symmetry.is_symmetric`.
     """
 
     def __init__(
@@ -149,8 +150,11 @@ class NetworkPrior:
         compute_dtype: torch.dtype = torch.float32,
         parameterization: EdmParameterization | VariancePreservingParameterization = TRAINED_HERE,
         scale: float = 1.0,
+        *,
+        symmetric: bool = False,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
+        self.symmetric = symmetric
         self.sigma_range = sigma_range
         self.compute_dtype = compute_dtype
         self.parameterization = parameterization

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from models.architectures import NetworkConfig, TrainableConfig
+from models.augment import Augmentation
 from models.conformal_factors import MAX_FACTORS_BYTES, parse_factors
 from models.errors import ModelError
 from models.model_folder import (
@@ -51,6 +52,7 @@ class _TrainingRun(BaseModel):
 
     network: TrainableConfig
     sigma_range: tuple[float, float]
+    augmentation: Augmentation = Augmentation()
 
 
 def package(
@@ -89,6 +91,7 @@ def package(
             name=name,
             network=network,
             sigma_range=(low, high),
+            symmetric=run.augmentation.flips,
             weights_dtype=weights_dtype,
             training=training,
             licence=licence,

@@ -76,6 +76,9 @@ class ModelDescription(BaseModel):
         1.0, gt=0, allow_inf_nan=False, description="the network's value of our 1.0"
     )
     sigma_range: tuple[float, float]
+    symmetric: bool = Field(
+        False, description="flipped, transposed and conjugated images are as likely to it"
+    )
     weights_dtype: WeightsDtype = "bfloat16"
     training: PlainText = Field(description="how it was trained, for people")
     licence: PlainText = Field(description="licence of the weights")

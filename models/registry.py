@@ -129,6 +129,7 @@ def build_prior(
         compute_dtype or compute_dtype_for(target),
         config.parameterization,
         config.scale,
+        symmetric=config.symmetric,
     )
 
 

@@ -107,7 +107,8 @@ def reconstruct(
             continue
         calibration = calibrate(scan, index, model, settings.calibration)
         raw = inverse_problem(calibration, torch.device(device))
-        sliced = prior_of(prior, raw)
+        symmetry = (settings.seed, f"slice-{index}") if settings.symmetry else None
+        sliced = prior_of(prior, raw, symmetry)
         current = prepare(calibration, raw, index, prior, settings)
         yield CoarseReady(index, current.in_input_units(current.picture(current.coarse)))
         budget = _Budget(current, settings)

@@ -23,6 +23,7 @@ from recon.prior import OverlapPrior, Prior
 from recon.sampler import InverseProblem
 from recon.schedule import Preset, cycle_top, lowest_sigma
 from recon.settings import Settings
+from recon.symmetry import RandomSymmetry, is_symmetric
 
 PILOT = Preset(chains=2, localization=2, annealing=10, cycles=0, cycle=6)
 _CHI2_BAND = (0.9, 1.1)
@@ -74,8 +75,16 @@ def inverse_problem(calibration: Calibration, device: torch.device) -> InversePr
     return InverseProblem(operator, operator.solver(), measurement, calibration.noise_std)
 
 
-def prior_of(prior: Prior, problem: InverseProblem) -> Prior:
-    """The prior of the images of a slice's problem, which may hold a strip beyond the edges."""
+def prior_of(
+    prior: Prior, problem: InverseProblem, symmetry: tuple[int, str] | None = None
+) -> Prior:
+    """The prior of the images of a slice's problem, which may hold a strip beyond the edges.
+
+    With `symmetry`, a run's seed and a name for the slice, a prior that has symmetries is asked
+    about random variants of its images.
+    """
+    if symmetry is not None and is_symmetric(prior):
+        prior = RandomSymmetry(prior, *symmetry)
     overlap = problem.operator.overlap
     return prior if overlap is None else OverlapPrior(prior, overlap)
 

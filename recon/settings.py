@@ -23,6 +23,8 @@ class Settings:
     fit_noise: bool = True
     """Re-estimate the noise level when the residual contradicts it."""
     self_check: bool = True
+    symmetry: bool = True
+    """Ask a prior that has them about random flips, transposes and conjugates of the images."""
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
 
     @property

@@ -42,6 +42,7 @@ class SharedPrior:
         self._lock = threading.Lock()
         self._rounds: dict[tuple[int, ...], _Round] = {}
         self.sigma_range = network.sigma_range
+        self.symmetric = network.symmetric
         self.calls = 0
         self.requests = 0
 
