@@ -18,6 +18,7 @@ from benchmarks.samplers import (
     daps,
     dps,
     plain_annealed_langevin,
+    preconditioned_langevin,
     split_gibbs,
 )
 from recon.noise import NoiseStreams
@@ -97,6 +98,19 @@ PEERS = tuple(
                 for weight, step in ((0.3, 0.689), (1.0, 0.3), (3.0, 0.1), (3.0, 0.3), (2.0, 0.5))
             ),
             lambda settings, count: {**settings, "levels": max(2, round(count / 3))},
+        ),
+        Peer(
+            "pULA (BART)",
+            preconditioned_langevin,
+            {},
+            (
+                *_grid(steps=(1, 2, 4), step=(0.5, 1.0)),
+                *_grid(steps=(1,), step=(0.5, 1.0), highest=(2.0,)),
+            ),
+            lambda settings, count: {
+                **settings,
+                "levels": max(2, count // int(settings["steps"] or 1)),
+            },
         ),
         Peer(
             "DPS",
