@@ -15,7 +15,7 @@ from recon.errors import ConvergenceError
 from recon.noise import NoiseStreams
 from recon.paths import AnnealingPath, Descent
 from recon.prior import Prior
-from recon.sampler import Info, InverseProblem, State, diffuse, init, step
+from recon.sampler import InverseProblem, State, diffuse, init, step
 from recon.schedule import STEP, Preset, geometric
 
 _GROWTH = 4.0
@@ -103,17 +103,17 @@ def _run(
     done, images, misfit = 0, [], math.inf
     sigmas = geometric(widths.start, widths.end, preset.localization)
     for sigma, next_sigma in pairwise(sigmas):
-        state, info = diffuse(prior, sigma, next_sigma, state, noise)
+        state, denoised = diffuse(prior, sigma, next_sigma, state, noise)
         done += 1
-        yield _advance("localization", done, info)
+        yield Advance("localization", done, denoised)
     for draw in range(preset.cycles + 1):
         if draw > 0:
             state = path.reopen(problem, state, plan.lowest_sigma, plan.cycle_sigma, noise)
         stage = "annealing" if draw == 0 else f"draw {draw} of {preset.cycles}"
         for level in first if draw == 0 else again:
-            state, info = step(problem, prior, level, state, noise)
+            state, denoised = step(problem, prior, level, state, noise)
             done += 1
-            yield _advance(stage, done, info)
+            yield Advance(stage, done, denoised)
         misfit = _checked_misfit(problem, state, misfit)
         # The first annealing is the burn-in of the cycles.
         if draw > 0 or preset.cycles == 0:
@@ -121,13 +121,9 @@ def _run(
     return Draws(torch.stack(images, dim=1), plan.step)
 
 
-def _advance(stage: str, done: int, info: Info) -> Advance:
-    if not info.finite:
-        raise _DivergedError
-    return Advance(stage, done, info.denoised)
-
-
 def _checked_misfit(problem: InverseProblem, state: State, last: float) -> float:
+    # Once a stage: on a GPU every look at a number waits for all that was asked of it before. A
+    # chain that is not finite stays so, and so does its residual.
     misfit = float(problem.chi2(state.image).max())
     if not math.isfinite(misfit) or (misfit > _FAR and misfit > _GROWTH * last):
         raise _DivergedError

@@ -108,6 +108,8 @@ def prepare(
     sigma = max(sigma, 2 * lowest)
     plan = ChainPlan(settings.resolved, settings.path, sigma, lowest, high, sigma / 2)
     image = coarse.image / scale
+    sensitivity = calibration.sensitivity.to(image.device)
+    calibration = replace(calibration, sensitivity=sensitivity)
     return PreparedSlice(
         index, calibration, raw, problem, image, plan, scale, _folding(calibration)
     )

@@ -99,16 +99,6 @@ class State(NamedTuple):
     """Variance of n per component: eta^2 - noise_std^2 of the level it belongs to."""
 
 
-class Info(NamedTuple):
-    """What a watcher needs; never fed back."""
-
-    denoised: Tensor
-    """(chains, rows, columns): E[clean | image] at the state the step started from."""
-    update: Tensor
-    """(chains,) root-mean-square change of the image."""
-    finite: bool
-
-
 def init(problem: InverseProblem, coarse: Tensor, sigma: float, noise: NoiseStreams) -> State:
     """Chains at x0' = coarse + sigma z, a fresh z for each (Xun et al., Algorithm 3)."""
     image = coarse + sigma * noise.normal(coarse.shape[-2:], coarse.device)
@@ -136,8 +126,11 @@ def renoise(problem: InverseProblem, state: State, eta: float, noise: NoiseStrea
 
 def step(
     problem: InverseProblem, prior: Prior, level: Level, state: State, noise: NoiseStreams
-) -> tuple[State, Info]:
-    """One step at `level`; costs one evaluation of the prior and one Gaussian solve."""
+) -> tuple[State, Tensor]:
+    """One step at `level`, and E[clean | image] (chains, rows, columns) where it started.
+
+    It costs one evaluation of the prior and one Gaussian solve.
+    """
     state = renoise(problem, state, level.eta, noise)
     image = state.image
     denoised = prior.denoise(image, level.sigma)
@@ -154,14 +147,12 @@ def step(
     pull = level.step * data_precision
     drift = drift + pull * (problem.backprojection + state.renoise)
     updated = problem.solver.relaxed(image, drift, pull, shared, data_precision, shift)
-    change = (updated - image).abs().square().mean(dim=(-2, -1)).sqrt()
-    info = Info(denoised, change, bool(torch.isfinite(change).all()))
-    return state._replace(image=updated, white=white), info
+    return state._replace(image=updated, white=white), denoised
 
 
 def diffuse(
     prior: Prior, sigma: float, next_sigma: float, state: State, noise: NoiseStreams
-) -> tuple[State, Info]:
+) -> tuple[State, Tensor]:
     """One step of the reverse diffusion SDE from noise `sigma` to `next_sigma`, without data.
 
     x^ = x + alpha z, x' = x^ + (1 - r^2) (D(x^) - x^) + gamma z', r = sigma'/sigma,
@@ -176,8 +167,7 @@ def diffuse(
     denoised = prior.denoise(noisy, sigma)
     updated = noisy + (1 - ratio**2) * (denoised - noisy)
     updated = updated + ratio * alpha * noise.normal(shape, device)
-    change = (updated - state.image).abs().square().mean(dim=(-2, -1)).sqrt()
-    return state._replace(image=updated), Info(denoised, change, bool(torch.isfinite(change).all()))
+    return state._replace(image=updated), denoised
 
 
 def spread(

@@ -54,12 +54,15 @@ class Sensitivity:
     def of_picture(self) -> NDArray[np.float32]:
         """(rows, columns); where a voxel holds two places that of the one inside."""
         values = self.values if self.overlap is None else self.overlap.split(self.values)[0]
-        return np.asarray(values.numpy(), np.float32)
+        return np.asarray(values.cpu().numpy(), np.float32)
 
     def picture(self, images: Tensor) -> Tensor:
         """Pictures (..., rows, columns) of images: magnitudes are roots of sums of squares."""
-        seen = images * self.values.to(images.device)
-        if self.overlap is None:
-            return seen
-        assert self.coherence is not None
-        return self.overlap.to(images.device).joined(seen, self.coherence.to(images.device))
+        seen = images * self.values
+        return seen if self.overlap is None else self.overlap.joined(seen, self.coherence)
+
+    def to(self, device: torch.device) -> Sensitivity:
+        """The same on another device."""
+        coherence = None if self.coherence is None else self.coherence.to(device)
+        overlap = None if self.overlap is None else self.overlap.to(device)
+        return Sensitivity(self.values.to(device), coherence, overlap)

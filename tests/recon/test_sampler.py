@@ -354,6 +354,8 @@ def test_one_divergence_halves_the_step_and_a_second_is_an_error() -> None:
     coarse = torch.zeros(8, 8, dtype=torch.complex64)
     arguments = (plan, coarse, (0, "a"), range(2))
     assert finish(run_chains(case.problem, _Breaking(1), *arguments))[1].step == plan.step / 2
+    # It is noticed at the end of a stage.
+    stage = plan.preset.localization + plan.preset.annealing
     with pytest.raises(ConvergenceError) as caught:
-        finish(run_chains(case.problem, _Breaking(2), *arguments))
+        finish(run_chains(case.problem, _Breaking(stage + 1), *arguments))
     assert caught.value.code == "diverged"
