@@ -105,8 +105,8 @@ def products_section(markdown: str) -> str:
     """The table of products, in the place of the comment `products`."""
     rows = ["| file | what is in it |", "|---|---|"]
     for product in PRODUCTS.values():
-        missing = "; only where the scan or `voxel_mm` says where and how large its images are"
-        rows.append(f"| `{product.name}` | {product.contents}{missing * product.needs_place} |")
+        missing = "" if product.absent is None else f"; may be missing: {product.absent}"
+        rows.append(f"| `{product.name}` | {product.contents}{missing} |")
     return markdown.replace("<!-- products -->", "\n".join(rows))
 
 

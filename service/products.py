@@ -19,15 +19,17 @@ class Product(NamedTuple):
     """What is in it, in a few words."""
     array: str | None = None
     """The field of `SlicePosterior` that it stacks, slices third from last; None: no array."""
-    needs_place: bool = False
-    """Whether it is missing where nothing is known of the images' place and size."""
+    absent: str | None = None
+    """Why it may be missing, and what helps; None: it never is."""
 
 
 _ARRAY = "application/octet-stream"
 _NIFTI = "application/gzip"
+_PLACELESS = "the scan does not say where its images lie or how large they are; give voxel_mm"
 
 RESULT = "result.h5"
 DICOM = "dicom.zip"
+BIDS = "bids.zip"
 MARKER = "report.json"
 """The product that is written last: where it is, all are."""
 
@@ -38,12 +40,19 @@ PRODUCTS = {
         Product(
             DICOM,
             "application/zip",
-            "mean and standard deviation, DICOM; the latter as Parametric Map too",
-            needs_place=True,
+            "mean and standard deviation, the latter as Parametric Map too, and an overview; DICOM",
+            absent=_PLACELESS,
         ),
-        Product("mean.nii.gz", _NIFTI, "magnitude of the posterior mean, NIfTI", needs_place=True),
+        Product("mean.nii.gz", _NIFTI, "magnitude of the posterior mean, NIfTI", absent=_PLACELESS),
         Product(
-            "std.nii.gz", _NIFTI, "standard deviation of the magnitude, NIfTI", needs_place=True
+            "std.nii.gz", _NIFTI, "standard deviation of the magnitude, NIfTI", absent=_PLACELESS
+        ),
+        Product(
+            BIDS,
+            "application/zip",
+            "mean and standard deviation, BIDS derivatives; where `bids_name` was given",
+            absent="name the raw image with bids_name, and give voxel_mm where the scan does not "
+            "say where its images lie or how large they are",
         ),
         Product("mean.npy", _ARRAY, "posterior mean, complex, NumPy", "mean"),
         Product("std.npy", _ARRAY, "standard deviation of the magnitude, NumPy", "magnitude_std"),
@@ -62,6 +71,8 @@ class DicomSeries(StrEnum):
     STD = "std"
     MAP = "map"
     """The standard deviation in float, as Parametric Map."""
+    OVERVIEW = "overview"
+    """One page with mean, standard deviation and first reconstruction, as Secondary Capture."""
 
     @property
     def number(self) -> int:

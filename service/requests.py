@@ -11,10 +11,13 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    field_validator,
     model_validator,
 )
 
 from recon.choices import CoarseName, PathName, PresetName
+from recon.errors import ScanError
+from service.bids_names import BIDS_NAME, BidsName
 
 MODEL_NAME = r"^[a-z0-9][a-z0-9-]{0,63}$"
 SELECTION = r"^[a-z]+=[0-9]{1,5}(,[a-z]+=[0-9]{1,5})*$"
@@ -104,6 +107,20 @@ class ReconstructionChoices(BaseModel):
         description="rows, columns, slices: take images for axial ones of this size where the scan "
         "does not say where they lie [the header's field of view]",
     )
+    bids_name: Annotated[str, StringConstraints(max_length=200, pattern=BIDS_NAME)] | None = Field(
+        None,
+        description="name of the raw image in a BIDS dataset, as sub-01_T1w; makes bids.zip",
+    )
+
+    @field_validator("bids_name")
+    @classmethod
+    def _in_bids(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                BidsName.of(value)
+            except ScanError as error:
+                raise ValueError(error.message) from error
+        return value
 
     @model_validator(mode="after")
     def _one_way_to_choose(self) -> Self:

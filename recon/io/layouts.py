@@ -36,7 +36,7 @@ _MATLAB: dict[int, Axes] = {
 }
 _SINGLE_MATLAB: dict[int, Axes] = {3: _MATLAB[3], 4: ("phase", "slice", "column", "row")}
 _CMR = re.compile(r"^(kspace|kdata|kus)(_(single_)?(full|sub\w*|kt\w+|us\w*))?$")
-_BART: Axes = (
+BART: Axes = (
     "row", "column", "partition", "coil", "", "contrast", "", "", "", "", "phase", "repetition",
     "", "slice", "average", "",
 )  # fmt: skip
@@ -155,7 +155,7 @@ def bart_axes(shape: tuple[int, ...]) -> Axes:
 
 
 def _padded(shape: tuple[int, ...]) -> list[tuple[str, int]]:
-    pairs = list(zip(_BART, (*shape, *(1 for _ in range(16 - len(shape)))), strict=True))
+    pairs = list(zip(BART, (*shape, *(1 for _ in range(16 - len(shape)))), strict=True))
     for at, (name, size) in enumerate(pairs):
         if size > 1 and not name:
             raise ScanError(

@@ -1,4 +1,4 @@
-"""`mri-posterior export`: a result as DICOM, NIfTI or MRD images, in files or sent to a PACS."""
+"""`mri-posterior export`: a result in the formats of other programs, or sent to a PACS."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import secrets
 import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +14,9 @@ from rich.console import Console
 from recon.errors import ScanError
 from service.commands.options import Overwrite
 from service.commands.outputs import about, require_folder, require_writable
+
+if TYPE_CHECKING:
+    from service.exports.images import ResultImages
 
 output = Console()
 _console = Console(stderr=True)
@@ -45,14 +48,24 @@ class Format(StrEnum):
     DICOM = "dicom"
     NIFTI = "nifti"
     MRD = "mrd"
+    BIDS = "bids"
+    BART = "bart"
+    FASTMRI = "fastmri"
 
 
 def export(
     result: Annotated[Path, typer.Argument(help="Result of `reconstruct`.")],
-    to: Annotated[Format, typer.Option(help="dicom, nifti or mrd.")] = Format.DICOM,
+    to: Annotated[
+        Format,
+        typer.Option(metavar="FORMAT", help="dicom, nifti, mrd, bids, bart or fastmri."),
+    ] = Format.DICOM,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder (dicom), .nii.gz (nifti) or .h5 (mrd)."),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder (dicom, bids), .nii.gz (nifti), .cfl (bart) or .h5 (mrd, fastmri).",
+        ),
     ] = None,
     push: Annotated[
         str | None,
@@ -62,42 +75,103 @@ def export(
     parametric_map: Annotated[
         bool, typer.Option(help="DICOM: the standard deviation also as float Parametric Map.")
     ] = False,
+    overview: Annotated[
+        bool, typer.Option(help="DICOM: also one page, as Secondary Capture.")
+    ] = False,
+    bids_name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="BIDS: the raw image that it stands for: sub-01_T1w."),
+    ] = None,
     voxel: Voxel = None,
     uid_key: UidKey = None,
     overwrite: Overwrite = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No list of files.")] = False,
 ) -> None:
-    """Write a result as DICOM, NIfTI or MRD images.
+    """Write a result in the format of other programs.
 
-    Mean and standard deviation; nothing that identifies, unless asked for.
+    Mean and standard deviation; nothing that identifies, unless asked for. bart has the samples
+    too, fastmri is what fastMRI's evaluation takes.
     """
     if push is not None and to is not Format.DICOM:
         raise typer.BadParameter("only DICOM is sent; leave --to out")
     if push is None and out is None:
         raise typer.BadParameter("say where to write it: --out, or --push TARGET")
-    if to is Format.DICOM and out is not None:
+    if (to is Format.BIDS) != (bids_name is not None):
+        raise typer.BadParameter("--to bids and --bids-name NAME go together")
+    if to in (Format.DICOM, Format.BIDS) and out is not None:
         require_folder(out)
     elif out is not None:
-        require_writable((out,), (result,), overwrite=overwrite)
-    from service.exports.dicom import write_dicom  # lazy: loads pydicom
+        require_writable(_files(to, out), (result,), overwrite=overwrite)
+    with about(result):
+        if out is not None and to in (Format.BART, Format.FASTMRI):
+            written = _arrays(result, to, out)
+        elif out is not None and to is not Format.DICOM:
+            images = _load(result, identified=identified, voxel=voxel)
+            written = _images(images, to, out, bids_name or "")
+        else:
+            images = _load(result, identified=identified, voxel=voxel)
+            written = _dicom(images, out, push, _key(uid_key), parametric_map=parametric_map,
+                             overview=overview, quiet=quiet)  # fmt: skip
+    if written and not quiet:
+        output.print(f"written: {len(written)} files, the first {written[0]}")
+
+
+def _files(to: Format, out: Path) -> list[Path]:
+    """What is written under a name; raises ScanError where the name says another format."""
+    from service.exports.bart import bart_files  # lazy: loads ismrmrd
+
+    return bart_files(out) if to is Format.BART else [out]
+
+
+def _load(
+    result: Path, *, identified: bool, voxel: tuple[float, float, float] | None
+) -> ResultImages:
     from service.exports.images import load_images  # lazy: slow to load
+
+    return load_images(result, identified=identified, voxel_mm=voxel)
+
+
+def _dicom(
+    images: ResultImages,
+    out: Path | None,
+    push: str | None,
+    key: bytes,
+    *,
+    parametric_map: bool,
+    overview: bool,
+    quiet: bool,
+) -> list[Path]:
+    """Write and send; without a folder the files are for sending only."""
+    from service.exports.dicom import write_dicom  # lazy: loads pydicom
+
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) if out is None else out
+        files = write_dicom(images, place, key, parametric_map=parametric_map, overview=overview)
+        if push is not None:
+            _push(push, files, quiet=quiet)
+        return [] if out is None else files
+
+
+def _images(images: ResultImages, to: Format, out: Path, bids_name: str) -> list[Path]:
+    from service.exports.bids import write_bids  # lazy: loads nibabel
     from service.exports.mrd import write_mrd  # lazy: loads ismrmrd
     from service.exports.nifti import write_nifti  # lazy: loads nibabel
 
-    with about(result):
-        images = load_images(result, identified=identified, voxel_mm=voxel)
-    written: list[Path] = []
-    if to is Format.DICOM:
-        with tempfile.TemporaryDirectory() as folder:
-            place = Path(folder) if out is None else out
-            files = write_dicom(images, place, _key(uid_key), parametric_map=parametric_map)
-            if push is not None:
-                _push(push, files, quiet=quiet)
-            written = [] if out is None else files
-    elif out is not None:
-        written = write_nifti(images, out) if to is Format.NIFTI else write_mrd(images, out)
-    if written and not quiet:
-        output.print(f"written: {len(written)} files, the first {written[0]}")
+    if to is Format.BIDS:
+        return write_bids(images, out, bids_name)
+    return write_nifti(images, out) if to is Format.NIFTI else write_mrd(images, out)
+
+
+def _arrays(result: Path, to: Format, out: Path) -> list[Path]:
+    """Formats that say nothing of the patient's space."""
+    from recon.io.files import read_result, read_result_header  # lazy: slow to load
+    from service.exports.bart import write_bart  # lazy: the same
+    from service.exports.fastmri import write_fastmri  # lazy: the same
+
+    posteriors, attributes = read_result(result)
+    if to is Format.BART:
+        return write_bart(posteriors, attributes, out)
+    return write_fastmri(posteriors, read_result_header(result), out)
 
 
 def write_exports(

@@ -1,4 +1,5 @@
-"""Results as other programs read them: DICOM, NIfTI and MRD images.
+"""Results as other programs read them: DICOM, NIfTI, BIDS, MRD, and files of BART and fastMRI.
 
-All three take `ResultImages`, so that geometry and scaling are decided in one place.
+Those that lie in the patient's space take `ResultImages`, so that geometry and scaling are decided
+in one place; the others take the posteriors.
 """

@@ -1,9 +1,9 @@
 """DICOM: mean and standard deviation as MR images, the latter also as a float Parametric Map.
 
-Both are 16-bit. What a pixel means is said twice, as a Real World Value Mapping and as a rescale
-slope, because readers know one or the other. Images are stored the way people look at them, rows
-and columns exchanged or reversed as that needs. The scanner stays the manufacturer; this program is
-contributing equipment.
+A Secondary Capture gives an overview on one page. MR images are 16-bit. What a pixel means is said
+twice, as a Real World Value Mapping and as a rescale slope, because readers know one or the other.
+Images are stored the way people look at them, rows and columns exchanged or reversed as that needs.
+The scanner stays the manufacturer; this program is contributing equipment.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.sr.coding import Code
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, SecondaryCaptureImageStorage
 
 from recon.planes import turned, upright
-from service.exports.dicom_header import from_header
+from service.exports.dicom_header import add_sequence, from_header
 from service.exports.images import NOT_FOR_DIAGNOSIS, Attributes, ResultImages, unique_id
+from service.exports.overview import draw_overview
 from service.products import DicomSeries
 
 _PEAK = 65535
@@ -35,7 +36,12 @@ _PROCESSING = Code("109102", "DCM", "Processing Equipment")
 
 
 def write_dicom(
-    images: ResultImages, folder: Path, key: bytes, *, parametric_map: bool = False
+    images: ResultImages,
+    folder: Path,
+    key: bytes,
+    *,
+    parametric_map: bool = False,
+    overview: bool = False,
 ) -> list[Path]:
     """Write one file per image and series into `folder`; returns their paths.
 
@@ -47,6 +53,7 @@ def write_dicom(
         folder: Made if it is not there; files of the same names are replaced.
         key: Secret of the site.
         parametric_map: Also the standard deviation in float, one file per volume.
+        overview: Also one page with mean, standard deviation and first reconstruction.
     """
     folder.mkdir(parents=True, exist_ok=True)
     peak = max(float(images.mean.max()), float(images.std.max())) or 1.0
@@ -69,6 +76,10 @@ def write_dicom(
             file = folder / DicomSeries.MAP.file(number)
             map_.save_as(file, enforce_file_format=True)
             written.append(file)
+    if overview:
+        file = folder / DicomSeries.OVERVIEW.file(1)
+        _overview(images, key).save_as(file, enforce_file_format=True)
+        written.append(file)
     return written
 
 
@@ -80,17 +91,12 @@ def _mr_image(
     slope: float,
     key: bytes,
 ) -> Dataset:
-    dataset = from_header(images, key)
-    dataset.SOPClassUID = MRImageStorage
-    dataset.SOPInstanceUID = _uid(images, key, series, index)
-    dataset.SeriesInstanceUID = _uid(images, key, series)
-    dataset.Modality = "MR"
-    initial = int(dataset.get("SeriesNumber") or 0)
-    dataset.SeriesNumber = initial * 100 + series.number
     of_mean = series is DicomSeries.MEAN
     suffix = "posterior mean" if of_mean else "posterior standard deviation"
-    dataset.SeriesDescription = f"{dataset.get('ProtocolName', '')} {suffix}".strip()[:64]
-    dataset.InstanceNumber = index + 1
+    dataset = from_header(images, key)
+    add_sequence(dataset, images)
+    _identify(dataset, images, series, index, suffix, key)
+    dataset.SOPClassUID = MRImageStorage
     dataset.ImageType = ["DERIVED", "PRIMARY", "OTHER", "MEAN" if of_mean else "STD_DEVIATION"]
     _describe(dataset, images)
     _place(dataset, images, index, (values.shape[0], values.shape[1]))
@@ -105,9 +111,46 @@ def _mr_image(
     dataset.PixelData = pixels.tobytes()
     dataset.RescaleSlope, dataset.RescaleIntercept = _decimal(slope), "0"
     dataset.RealWorldValueMappingSequence = [_mapping(series, (0, _PEAK), slope, images.attributes)]
+    return dataset
+
+
+def _overview(images: ResultImages, key: bytes) -> Dataset:
+    """One page in colours, a Secondary Capture of the same study."""
+    dataset = from_header(images, key)
+    del dataset.FrameOfReferenceUID, dataset.PositionReferenceIndicator  # a page lies nowhere
+    _identify(dataset, images, DicomSeries.OVERVIEW, 0, "posterior overview", key)
+    dataset.SOPClassUID = SecondaryCaptureImageStorage
+    dataset.ImageType = ["DERIVED", "SECONDARY"]
+    dataset.ConversionType = "WSD"
+    dataset.PatientOrientation = None
+    _describe(dataset, images)
+    page = draw_overview(images)
+    dataset.Rows, dataset.Columns = page.shape[:2]
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 3, "RGB"
+    dataset.PlanarConfiguration = 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.PixelRepresentation = 0
+    dataset.PixelData = page.tobytes()
+    return dataset
+
+
+def _identify(
+    dataset: Dataset,
+    images: ResultImages,
+    series: DicomSeries,
+    index: int,
+    suffix: str,
+    key: bytes,
+) -> None:
+    """What makes it an instance of a series."""
+    dataset.SOPInstanceUID = _uid(images, key, series, index)
+    dataset.SeriesInstanceUID = _uid(images, key, series)
+    dataset.Modality = "MR"
+    dataset.SeriesNumber = int(dataset.get("SeriesNumber") or 0) * 100 + series.number
+    dataset.SeriesDescription = f"{dataset.get('ProtocolName', '')} {suffix}".strip()[:64]
+    dataset.InstanceNumber = index + 1
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    return dataset
 
 
 def _describe(dataset: Dataset, images: ResultImages) -> None:

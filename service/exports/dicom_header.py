@@ -15,10 +15,9 @@ _SEXES = {"M", "F", "O"}
 
 
 def from_header(images: ResultImages, key: bytes) -> Dataset:
-    """A dataset with all attributes that the images of one result share.
+    """A dataset with all attributes that whatever is made of one result shares.
 
-    What the standard wants and the header does not have is empty. `EchoTime` is a list where
-    there are several contrasts. Nothing here is an image's own.
+    What the standard wants and the header does not have is empty. Nothing here is an image's own.
     """
     dataset = Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 192"
@@ -27,7 +26,6 @@ def from_header(images: ResultImages, key: bytes) -> Dataset:
     _study(dataset, images, getattr(header, "studyInformation", None), key)
     _series(dataset, images, getattr(header, "measurementInformation", None), key)
     _scanner(dataset, getattr(header, "acquisitionSystemInformation", None))
-    _sequence(dataset, images)
     if not images.identified:
         # Archives file by these; they are the scan's own and say nothing of the patient.
         pseudonym = unique_id(key, "patient", images.attributes.get("input_sha256"))
@@ -95,7 +93,8 @@ def _scanner(dataset: Dataset, system: Any) -> None:  # noqa: ANN401  # schema c
         dataset.MagneticFieldStrength = _number(field)
 
 
-def _sequence(dataset: Dataset, images: ResultImages) -> None:
+def add_sequence(dataset: Dataset, images: ResultImages) -> None:
+    """How images were measured; `EchoTime` is a list where there are several contrasts."""
     # "Research mode" forbids an inversion time, which vendors give for sequences without one.
     dataset.ScanningSequence, dataset.SequenceVariant, dataset.ScanOptions = "RM", "NONE", ""
     partitions = any("partition" in plane.labels for plane in images.stack.planes)

@@ -29,12 +29,14 @@ Attributes = dict[str, str | int | float]
 
 @dataclass(frozen=True)
 class ResultImages:
-    """Mean and standard deviation of all images of a result, cut to the field of view."""
+    """All images of a result, cut to the field of view."""
 
     mean: NDArray[np.float32]
     """(images, rows, columns) magnitude of the posterior mean."""
     std: NDArray[np.float32]
     """(images, rows, columns) posterior standard deviation of the magnitude."""
+    coarse: NDArray[np.float32]
+    """(images, rows, columns) magnitude of the first reconstruction."""
     stack: ImageStack
     """One plane per image."""
     attributes: Attributes
@@ -104,6 +106,7 @@ def images_of(
     """The same from posteriors in memory. Raises ScanError."""
     mean = np.stack([np.abs(posterior.mean) for posterior in posteriors])
     std = np.stack([posterior.magnitude_std for posterior in posteriors])
+    coarse = np.stack([np.abs(posterior.coarse) for posterior in posteriors])
     text = attributes.get(ATTRIBUTE)
     voxel_mm = voxel_mm or (None if xml is None else voxel_of(parse_geometry(xml)))
     if isinstance(text, str):
@@ -125,6 +128,7 @@ def images_of(
     return ResultImages(
         mean=np.ascontiguousarray(stack.crop(mean), np.float32),
         std=np.ascontiguousarray(stack.crop(std), np.float32),
+        coarse=np.ascontiguousarray(stack.crop(coarse), np.float32),
         stack=replace(stack, planes=chosen),
         attributes={name: value for name, value in attributes.items() if name != ATTRIBUTE},
         header=header,

@@ -31,21 +31,32 @@ def write_nifti(images: ResultImages, path: Path) -> list[Path]:
     stem = path.name.removesuffix(suffix)
     written = []
     for name, values in ((stem, images.mean), (f"{stem}_std", images.std)):
-        stacked = np.stack([np.moveaxis(values[group], 0, -1) for group in volumes], axis=-1)
-        array = stacked[..., 0] if len(volumes) == 1 else stacked
-        volume = nibabel.Nifti1Image(np.asarray(array, np.float32), affine)
-        volume.header.set_qform(affine, code=1)
-        volume.header.set_sform(affine, code=1)
-        volume.header.set_xyzt_units("mm")
-        volume.header["descrip"] = f"{NOT_FOR_DIAGNOSIS}, mri-posterior".encode()
-        if values is images.std:
-            volume.header.set_intent(_ESTIMATE, name="posterior std")
+        volume = nifti_image(images, values, volumes, affine)
         file = path.with_name(name + suffix)
         nibabel.save(volume, file)
         sidecar = path.with_name(f"{name}.json")
         sidecar.write_text(json.dumps(_sidecar(images, name), indent=2) + "\n", encoding="utf-8")
         written += [file, sidecar]
     return written
+
+
+def nifti_image(
+    images: ResultImages,
+    values: NDArray[np.float32],
+    volumes: list[list[int]],
+    affine: NDArray[np.float64],
+) -> nibabel.Nifti1Image:
+    """Volumes of `values` (images, rows, columns); several are the fourth axis."""
+    stacked = np.stack([np.moveaxis(values[group], 0, -1) for group in volumes], axis=-1)
+    array = stacked[..., 0] if len(volumes) == 1 else stacked
+    volume = nibabel.Nifti1Image(np.asarray(array, np.float32), affine)
+    volume.header.set_qform(affine, code=1)
+    volume.header.set_sform(affine, code=1)
+    volume.header.set_xyzt_units("mm")
+    volume.header["descrip"] = f"{NOT_FOR_DIAGNOSIS}, mri-posterior".encode()
+    if values is images.std:
+        volume.header.set_intent(_ESTIMATE, name="posterior std")
+    return volume
 
 
 def suffix_of(path: Path) -> str:

@@ -114,9 +114,8 @@ def get_result(
     job = find_job(context, key, job_id)
     files = {file.name: file for file in results_of(job)}
     if name not in files:
-        text = f"results are {', '.join(files)}"
-        if name in PRODUCTS and PRODUCTS[name].needs_place:
-            text = "the scan does not say where its images lie or how large they are; give voxel_mm"
+        absent = PRODUCTS[name].absent if name in PRODUCTS else None
+        text = absent or f"results are {', '.join(files)}"
         raise ProblemError("not-found", text)
     found = files[name]
     tag = f'"{found.sha256}"'

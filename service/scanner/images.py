@@ -42,6 +42,7 @@ def preview(scan: Path, select: str | None) -> list[ismrmrd.Image]:
     look = ResultImages(
         mean=picture,
         std=np.zeros_like(picture),
+        coarse=picture,
         stack=replace(stack, planes=stack.planes[: len(picture)]),
         attributes={"acceleration": read.acceleration},
         header=None,

@@ -85,7 +85,7 @@ def test_the_site_has_the_table_of_products() -> None:
     text = products_section((DOCS / "service.md").read_text()).partition("## Products")[2]
     text = text.partition("\n## ")[0]
     assert re.findall(r"^\| `(.+)` \| .*\|$", text, re.MULTILINE) == list(PRODUCTS)
-    assert "| `dicom.zip` | mean and standard deviation, DICOM" in text
+    assert "| `dicom.zip` | mean and standard deviation, the latter as Parametric Map too" in text
 
 
 def test_the_readme_shows_the_tables_of_the_measurements_page() -> None:

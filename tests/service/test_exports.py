@@ -36,7 +36,7 @@ from tests.service.marked_results import (
 KEY = b"key"
 # The rescale slope is no part of a classic MR image, though readers want it: five lines say so.
 # One says that the side of the body is not known.
-_WARNINGS = {"mean": 6, "std": 6, "std_map": 1}
+_WARNINGS = {"mean": 6, "std": 6, "std_map": 1, "overview": 1}
 SHAPES = [((6, 8), None), ((5, 8), None), ((6, 7), None), ((9, 7), (4, 5)), ((8, 6), (5, 3))]
 
 
@@ -279,7 +279,7 @@ def test_dicom_is_valid(identified: bool, tmp_path: Path) -> None:
     if shutil.which("dciodvfy") is None:
         pytest.skip("Debian's dicom3tools (dciodvfy) is not installed")
     images = marked((6, 8), identified=identified)
-    for file in write_dicom(images, tmp_path, KEY, parametric_map=True):
+    for file in write_dicom(images, tmp_path, KEY, parametric_map=True, overview=True):
         run = subprocess.run(
             ["dciodvfy", str(file)], capture_output=True, text=True, timeout=60, check=False
         )

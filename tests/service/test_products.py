@@ -45,9 +45,9 @@ def raw_file(folder: Path) -> Path:
 
 def test_a_file_says_which_series_it_belongs_to() -> None:
     names = [series.file(12) for series in DicomSeries]
-    assert names == ["mean_0012.dcm", "std_0012.dcm", "std_map_0012.dcm"]
+    assert names == ["mean_0012.dcm", "std_0012.dcm", "std_map_0012.dcm", "overview_0012.dcm"]
     assert [DicomSeries.of(name) for name in names] == list(DicomSeries)
-    assert [series.number for series in DicomSeries] == [1, 2, 3]
+    assert [series.number for series in DicomSeries] == [1, 2, 3, 4]
     with pytest.raises(KeyError):
         DicomSeries.of("readme.txt")
 
@@ -83,19 +83,21 @@ def test_a_job_of_raw_data_has_dicom_and_nifti_and_a_target_gets_them(
             with zipfile.ZipFile(io.BytesIO(packed.content)) as archive:
                 archive.extractall(tmp_path / "dicom")
             files = sorted((tmp_path / "dicom").iterdir())
-            assert [f.name for f in files] == ["mean_0001.dcm", "std_0001.dcm", "std_map_0001.dcm"]
+            assert [f.name for f in files] == [
+                "mean_0001.dcm", "overview_0001.dcm", "std_0001.dcm", "std_map_0001.dcm"
+            ]  # fmt: skip
             assert {file.name: errors_of(file) for file in files if errors_of(file)} == {}
             text = b"".join(file.read_bytes() for file in files).decode("latin-1")
             assert [word for word in IDENTIFYING if word in text] == []
 
             deliveries = f"/v1/reconstructions/{job['id']}/deliveries"
-            everything = {"target": "pacs", "products": ["mean", "std", "map"]}
+            everything = {"target": "pacs", "products": ["mean", "std", "map", "overview"]}
             answer = client.post(deliveries, json=everything)
             assert answer.status_code == 202, answer.text
             link = answer.headers["location"]
             wait_for(lambda: client.get(link).json()["finished_at"], 120)
             done = client.get(link).json()
-            assert (done["state"], done["stored"], done["failures"]) == ("delivered", 3, {})
+            assert (done["state"], done["stored"], done["failures"]) == ("delivered", 4, {})
             back = retrieved(url, str(pydicom.dcmread(files[0]).StudyInstanceUID))
             sent = {str(pydicom.dcmread(file).SOPInstanceUID): file for file in files}
             assert set(back) == set(sent)
@@ -128,12 +130,17 @@ def test_a_scan_that_does_not_know_its_size_gets_images_when_told(
         assert (missing.status_code, "voxel_mm" in missing.json()["detail"]) == (404, True)
         scan_id = job["scan"]["id"]
         asked = {"model": "tiny", "preset": "fast", "self_check": False, "scan_id": scan_id}
-        again = client.post("/v1/reconstructions", json=asked | {"voxel_mm": [1, 1.5, 4]}).json()
+        bids = {"voxel_mm": [1, 1.5, 4], "bids_name": "sub-07_FLAIR"}
+        again = client.post("/v1/reconstructions", json=asked | bids).json()
         link = ended(client, again)["links"]["results"]
         assert [entry["name"] for entry in client.get(link).json()["items"]] == list(PRODUCTS)
         (tmp_path / "mean.nii.gz").write_bytes(client.get(f"{link}/mean.nii.gz").content)
         zooms = nibabel.load(tmp_path / "mean.nii.gz").header.get_zooms()
         np.testing.assert_allclose(zooms, (1, 1.5, 4))
+        with zipfile.ZipFile(io.BytesIO(client.get(f"{link}/bids.zip").content)) as archive:
+            names = archive.namelist()
+        assert "sub-07/anat/sub-07_desc-posteriorStd_FLAIR.nii.gz" in names
+        assert "dataset_description.json" in names
 
 
 @pytest.mark.slow

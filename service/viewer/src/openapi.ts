@@ -1302,6 +1302,8 @@ export interface components {
                 number,
                 number
             ] | null;
+            /** @description name of the raw image in a BIDS dataset, as sub-01_T1w; makes bids.zip */
+            bids_name: string | null;
         };
         /** @description A polygon, or a mask; exactly one of them. */
         Region: {
@@ -1541,6 +1543,11 @@ export interface components {
                 number,
                 number
             ] | null;
+            /**
+             * @description name of the raw image in a BIDS dataset, as sub-01_T1w; makes bids.zip
+             * @default null
+             */
+            bids_name?: string | null;
             tags?: {
                 [key: string]: string;
             };
@@ -1643,6 +1650,11 @@ export interface components {
                 number,
                 number
             ] | null;
+            /**
+             * @description name of the raw image in a BIDS dataset, as sub-01_T1w; makes bids.zip
+             * @default null
+             */
+            bids_name?: string | null;
             tags?: {
                 [key: string]: string;
             };
@@ -1652,7 +1664,7 @@ export interface components {
          * @description What the files of `dicom.zip` show, one series each; all that a delivery can be asked for.
          * @enum {string}
          */
-        DicomSeries: "mean" | "std" | "map";
+        DicomSeries: "mean" | "std" | "map" | "overview";
         /** @description What to send where. */
         DeliveryRequest: {
             /** @description name of a configured target */
