@@ -30,6 +30,7 @@ from recon import convergence, diagnostics
 from recon.calibration import calibrate
 from recon.chains import Advance, Draws, run_chains
 from recon.evaluation import volume_scores
+from recon.noise import NoiseKey
 from recon.paths import PriorPath
 from recon.preparation import PILOT, PreparedSlice, fit_noise, inverse_problem, prepare, prior_of
 from recon.prior import Prior
@@ -144,7 +145,7 @@ def points(case: Case, prior: Prior) -> Iterator[Point]:
             step=schedule.step,
             path=PriorPath(widening=PriorPath.widening / schedule.narrower),
         )
-        seed, chains = (0, "frontier"), range(preset.chains)
+        seed, chains = NoiseKey(0, "frontier"), range(preset.chains)
         run = run_chains(current.problem, prior, plan, current.coarse, seed, chains)
         draws = finished(run)
         assert isinstance(draws, Draws)

@@ -29,6 +29,7 @@ from models.registry import load_prior
 from recon.calibration import CalibrationSettings, calibrate
 from recon.chains import ChainPlan, run_chains
 from recon.choices import PatternName
+from recon.noise import NoiseKey
 from recon.phantom import simulate
 from recon.preparation import inverse_problem, prepare
 from recon.prior import Prior
@@ -127,7 +128,7 @@ def _side_by_side(
     problem: InverseProblem, prior: Prior, plan: ChainPlan, coarse: torch.Tensor
 ) -> tuple[float, float]:
     """Seconds of all steps of the chains, and of the network alone between them."""
-    run = run_chains(problem, prior, plan, coarse, (0, "speed"), range(plan.preset.chains))
+    run = run_chains(problem, prior, plan, coarse, NoiseKey(0, "speed"), range(plan.preset.chains))
     steps = alone = 0.0
     warm = next(run).denoised
     prior.denoise(warm, plan.localization_sigma)
@@ -150,7 +151,7 @@ def _shares(
 ) -> dict[str, float]:
     """Shares of the chains' time."""
     profile = cProfile.Profile()
-    run = run_chains(problem, prior, plan, coarse, (0, "speed"), range(plan.preset.chains))
+    run = run_chains(problem, prior, plan, coarse, NoiseKey(0, "speed"), range(plan.preset.chains))
     profile.enable()
     for _ in run:
         pass

@@ -77,6 +77,31 @@ class SyntheticHeads:
         scale = float(np.percentile(inside, 99)) if inside.size else 1.0
         return (image / max(scale, 1e-3)).astype(np.float32)
 
+    def volume(self, head: int, side: int, voxel_mm: float, random: np.random.Generator) -> Image:
+        """A whole head (side, side, side) float32, scaled as `draw` scales; no lesion, no tilt.
+
+        Axes are those of the label volume `head`: right to left, back to front, feet to head.
+        """
+        labels = self.volumes[head]
+        finer = 2
+        size = side * finer
+        step = (np.arange(size) - (size - 1) / 2) * voxel_mm / finer
+        look, centre = self._look(random), (np.array(labels.shape) - 1) / 2
+        place = np.stack(np.meshgrid(*(step + middle for middle in centre), indexing="ij"))
+        found = _nearest(labels, place, self.air)
+        mixture = _smooth(size, random.uniform(10, 40), random, 3) + random.uniform(-0.7, 0.7)
+        fine = ndimage.gaussian_filter(random.standard_normal((size,) * 3, np.float32), 1)
+        value = np.where(mixture > 0, look["own"][found], look["other"][found])
+        grain = look["fine"][found] * fine / fine.std()
+        grain += look["coarse"][found] * _smooth(size, random.uniform(8, 40), random, 3)
+        value = (value * (1 + grain).clip(0)).astype(np.float32)
+        image = value.reshape(side, finer, side, finer, side, finer).mean((1, 3, 5))
+        image = ndimage.gaussian_filter(image, 0.45)
+        image = image * np.exp(0.2 * _smooth(side, side / 2, random, 3))
+        inside = image[image > _DARK]
+        scale = float(np.percentile(inside, 99)) if inside.size else 1.0
+        return np.asarray(image / max(scale, 1e-3), np.float32)
+
     def _slice(self, side: int, random: np.random.Generator) -> Image:
         volume = self.volumes[int(random.integers(len(self.volumes)))]
         pixel = float(np.exp(random.uniform(*np.log(PIXELS_MM))))
@@ -180,15 +205,15 @@ def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
     return turn
 
 
-def _smooth(side: int, width: float, random: np.random.Generator) -> Image:
-    """A smooth random field (side, side), std about one, correlated over `width` pixels."""
+def _smooth(side: int, width: float, random: np.random.Generator, axes: int = 2) -> Image:
+    """A smooth random field, (side,) * axes, std about one, correlated over `width` pixels."""
     coarse = max(4, round(2 * side / width))
-    knots = ndimage.gaussian_filter(random.standard_normal((coarse, coarse)), 0.7, mode="wrap")
+    knots = ndimage.gaussian_filter(random.standard_normal((coarse,) * axes), 0.7, mode="wrap")
     knots /= knots.std() + 1e-6
     field = ndimage.zoom(
         knots.astype(np.float32), side / coarse, order=1, grid_mode=True, mode="nearest"
     )
-    return np.asarray(field[:side, :side], np.float32)
+    return np.asarray(field[(slice(side),) * axes], np.float32)
 
 
 def _textures(side: int, random: np.random.Generator) -> _Textures:

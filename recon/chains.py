@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recon.errors import ConvergenceError
-from recon.noise import NoiseStreams
+from recon.noise import NoiseKey, NoiseStreams
 from recon.paths import AnnealingPath, Descent
 from recon.prior import Prior
 from recon.sampler import InverseProblem, State, diffuse, init, step
@@ -67,19 +67,19 @@ def run_chains(
     prior: Prior,
     plan: ChainPlan,
     coarse: Tensor,
-    seed: tuple[int, str],
+    key: NoiseKey,
     chains: range,
 ) -> Generator[Advance, None, Draws]:
     """Run the chains numbered `chains`, yielding after each network evaluation.
 
-    `seed` is the run's seed and a name for the slice. A non-finite value or a growing residual
+    A non-finite value or a growing residual
     starts the chains again with half the step.
 
     Raises:
         ConvergenceError: when that happens a second time.
     """
     for attempt in (plan, replace(plan, step=plan.step / 2)):
-        noise = NoiseStreams.keyed(seed[0], seed[1], chains)
+        noise = NoiseStreams.of(key, chains)
         try:
             return (yield from _run(problem, prior, attempt, coarse, noise))
         except _DivergedError:

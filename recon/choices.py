@@ -12,5 +12,7 @@ PathName = Literal["prior", "measurement"]
 """What annealed Langevin follows: `recon.paths.PATHS`."""
 CombinationName = Literal["rss", "sense"]
 """How a reference's coils become one picture: `recon.reference.Combination`."""
+COHERENCE = 1.5
+"""Default of `recon.settings.Settings.slice_coherence`."""
 PatternName = Literal["equispaced", "random", "poisson"]
 """Which samples an undersampled scan keeps: `recon.undersampling`."""

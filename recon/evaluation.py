@@ -92,6 +92,29 @@ def slice_scores(reference: Image, image: Image) -> tuple[ImageScores, ...]:
     return tuple(_scores(true[k : k + 1], found[k : k + 1], peak) for k in range(len(true)))
 
 
+def flicker(
+    reference: Image, image: Image, inside: NDArray[np.bool_] | None = None, axis: int = 0
+) -> float:
+    """Energy of the differences between neighbouring slices of a volume, over the reference's.
+
+    1 where slices differ as much as the truth's do, above it where a volume flickers when one
+    scrolls through it, below where it is too smooth. Volumes are compared by their magnitude, along
+    `axis`, where both neighbours lie `inside`. Raises ValueError where there are no two slices, or
+    where the reference's do not differ.
+    """
+    if reference.shape[axis] < 2:
+        raise ValueError("flicker needs two slices or more")
+    true, found = (np.square(np.diff(np.abs(volume), axis=axis)) for volume in (reference, image))
+    if inside is not None:
+        count = inside.shape[axis] - 1
+        both = inside.take(range(count), axis) & inside.take(range(1, count + 1), axis)
+        true, found = true[both], found[both]
+    energy = float(true.sum(dtype=np.float64))
+    if energy == 0:
+        raise ValueError("the slices of the reference do not differ")
+    return float(found.sum(dtype=np.float64)) / energy
+
+
 def evaluate(
     posteriors: Sequence[SlicePosterior],
     reference: Reference,

@@ -126,7 +126,7 @@ class MeasurementPath(AnnealingPath):
         given the anchor and y are the two halves of an exact Gibbs sweep of p(x | y).
         """
         shape, device = state.image.shape[1:], state.image.device
-        return state._replace(anchor=state.image + top * noise.normal(shape, device))
+        return state._replace(anchor=state.image + top * noise.image(shape, device))
 
 
 PATHS: dict[str, AnnealingPath] = {path.name: path for path in (PriorPath(), MeasurementPath())}

@@ -15,7 +15,7 @@ from recon.calibration import calibrate, scaled
 from recon.chains import Advance, run_chains
 from recon.coarse import CoarseMethod, coarse_reconstruction
 from recon.errors import CalibrationError, ScanError
-from recon.noise import NoiseStreams
+from recon.noise import NoiseKey, NoiseStreams
 from recon.paths import PriorPath
 from recon.posterior import TOO_FEW_LINES, SlicePosterior
 from recon.preparation import (
@@ -32,6 +32,7 @@ from recon.scan import Scan
 from recon.schedule import Preset
 from recon.selfcheck import hold_out, hold_out_readouts, judge
 from recon.settings import Settings
+from recon.stacks import noise_key, places
 from recon.summary import nothing_found, summarise
 
 _Result = TypeVar("_Result")
@@ -98,6 +99,7 @@ def reconstruct(
     model = compress(
         model, scan, settings.calibration.compress_above, settings.calibration.compression_energy
     )
+    where = places(scan)
     for index in chosen:
         yield Progress(index, "calibration", 0.0)
         if not full[index]:
@@ -107,7 +109,8 @@ def reconstruct(
             continue
         calibration = calibrate(scan, index, model, settings.calibration)
         raw = inverse_problem(calibration, torch.device(device))
-        symmetry = (settings.seed, f"slice-{index}") if settings.symmetry else None
+        # The same for all slices: neighbours are not to differ by how they were mirrored.
+        symmetry = (settings.seed, "slices") if settings.symmetry else None
         sliced = prior_of(prior, raw, symmetry)
         current = prepare(calibration, raw, index, prior, settings)
         yield CoarseReady(index, current.in_input_units(current.picture(current.coarse)))
@@ -120,7 +123,7 @@ def reconstruct(
                 sliced,
                 current.plan,
                 current.coarse,
-                (settings.seed, f"slice-{index}"),
+                noise_key(settings.seed, "slice", index, where[index], settings.slice_coherence),
                 range(current.plan.preset.chains),
             ),
             current.plan.preset,
@@ -209,7 +212,7 @@ def _self_check(
         prior,
         plan,
         coarse,
-        (settings.seed, f"self-check-{current.index}"),
+        NoiseKey(settings.seed, f"self-check-{current.index}"),
         range(_CHECK.chains),
     )
     draws = yield from budget.follow(run, _CHECK)

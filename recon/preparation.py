@@ -15,7 +15,7 @@ from recon.calibration import Calibration
 from recon.chains import Advance, ChainPlan, run_chains
 from recon.coarse import coarse_reconstruction
 from recon.errors import ScanError
-from recon.noise import NoiseStreams
+from recon.noise import NoiseKey, NoiseStreams
 from recon.noncartesian import NonCartesianSense
 from recon.operators import CartesianSense, FourierOperator
 from recon.paths import NARROW
@@ -146,7 +146,7 @@ def fit_noise(
             prior,
             replace(current.plan, preset=PILOT, path=NARROW),
             current.coarse,
-            (settings.seed, f"pilot-{current.index}-{attempt}"),
+            NoiseKey(settings.seed, f"pilot-{current.index}-{attempt}"),
             range(PILOT.chains),
         )
         draws = yield from run

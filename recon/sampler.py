@@ -101,7 +101,7 @@ class State(NamedTuple):
 
 def init(problem: InverseProblem, coarse: Tensor, sigma: float, noise: NoiseStreams) -> State:
     """Chains at x0' = coarse + sigma z, a fresh z for each (Xun et al., Algorithm 3)."""
-    image = coarse + sigma * noise.normal(coarse.shape[-2:], coarse.device)
+    image = coarse + sigma * noise.image(coarse.shape[-2:], coarse.device)
     white = problem.solver.white(noise, image)
     return State(image, white, image, torch.zeros_like(image), 0.0)
 
@@ -163,10 +163,10 @@ def diffuse(
     ratio = next_sigma / sigma
     alpha = sigma * math.sqrt((1 - ratio**2) / (1 + ratio**2))
     shape, device = state.image.shape[1:], state.image.device
-    noisy = state.image + alpha * noise.normal(shape, device)
+    noisy = state.image + alpha * noise.image(shape, device)
     denoised = prior.denoise(noisy, sigma)
     updated = noisy + (1 - ratio**2) * (denoised - noisy)
-    updated = updated + ratio * alpha * noise.normal(shape, device)
+    updated = updated + ratio * alpha * noise.image(shape, device)
     return state._replace(image=updated), denoised
 
 
@@ -185,5 +185,6 @@ def spread(
         torch.zeros_like(state.image), white, problem.noise_std**-2, high**-2
     )
     return state._replace(
-        image=state.image + gain * coloured, white=problem.solver.white(noise, state.image)
+        image=state.image + gain * coloured,
+        white=problem.solver.white(noise, state.image),
     )

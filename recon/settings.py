@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from recon.calibration import CalibrationSettings
+from recon.choices import COHERENCE
 from recon.coarse import CoarseMethod
 from recon.paths import AnnealingPath, PriorPath
 from recon.schedule import PRESETS, Preset
@@ -25,6 +26,9 @@ class Settings:
     self_check: bool = True
     symmetry: bool = True
     """Ask a prior that has them about random flips, transposes and conjugates of the images."""
+    slice_coherence: float = COHERENCE
+    """Over how many sides of a pixel along a stack the finest details of samples hold together,
+    coarser ones over as much more (`recon.stacks`); 0 samples every slice by itself."""
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
 
     @property

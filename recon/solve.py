@@ -105,11 +105,13 @@ class GaussianSolver(ABC):
         """
 
     def white(self, noise: NoiseStreams, image: Tensor) -> Tensor:
-        """White noise in the solver's own coordinates, unit variance per real component.
+        """White noise in the form that the solver needs, unit variance per real component.
 
-        One for each of the noise's chains, of the shape and on the device of one `image`.
+        One for each of the noise's chains, for images of the shape and on the device of `image`.
+        What stands for the image's noise neighbouring slices may share (`NoiseStreams.image`), what
+        stands for the measurement's they do not.
         """
-        return noise.normal(image.shape[-2:], image.device)
+        return noise.image(image.shape[-2:], image.device)
 
     def relaxed(
         self,
@@ -150,10 +152,23 @@ class RowSolver(GaussianSolver):
         self, rhs: Tensor, white: Tensor | None, data_precision: float, shift: float
     ) -> Tensor:
         diagonal = data_precision * self.values + shift
-        coefficients = self._analyse(rhs) / diagonal[..., None]
         if white is not None:
-            coefficients = coefficients + self._lines(white) * diagonal.rsqrt()[..., None]
+            rhs = rhs + shift**0.5 * white[:, 1]
+        coefficients = self._analyse(rhs)
+        if white is not None:
+            coefficients = coefficients + self._measured(white, data_precision)
+        coefficients = coefficients / diagonal[..., None]
         return self._restore(self.vectors @ coefficients, rhs.shape)
+
+    def white(self, noise: NoiseStreams, image: Tensor) -> Tensor:
+        """(chains, 2, rows, columns): coefficients of the measurement's noise, image noise."""
+        one = image.shape[-2:]
+        measured = noise.normal(one, image.device)
+        return torch.stack([measured, noise.image(one, image.device)], dim=1)
+
+    def _measured(self, white: Tensor, data_precision: float) -> Tensor:
+        """Noise of the measurement as it is in A^H y / eta^2, over the eigenvectors."""
+        return self._lines(white[:, 0]) * (data_precision * self.values).sqrt()[..., None]
 
     def relaxed(
         self,
@@ -166,9 +181,10 @@ class RowSolver(GaussianSolver):
     ) -> Tensor:
         """As for any solver, going through the vectors twice instead of four times."""
         diagonal = data_precision * self.values + shift
+        drift = drift + shift**0.5 * white[:, 1]
         pulled, position = self._analyse(torch.cat([drift, image])).chunk(2, dim=-1)
+        pulled = pulled + self._measured(white, data_precision)
         coefficients = (pulled - pull * self.values[..., None] * position) / diagonal[..., None]
-        coefficients = coefficients + self._lines(white) * diagonal.rsqrt()[..., None]
         return image + self._restore(self.vectors @ coefficients, image.shape)
 
     def normal(self, image: Tensor) -> Tensor:
@@ -253,10 +269,14 @@ class ConjugateGradientSolver(GaussianSolver):
         return self.operator.normal(image)
 
     def white(self, noise: NoiseStreams, image: Tensor) -> Tensor:
-        # One stream for both parts: measurement noise first, image noise after it.
+        """(chains, numbers): measurement noise first, image noise after it."""
         one = image.shape[-2:]
         measured = torch.Size(self.operator.measurement_shape(one)).numel()
-        return noise.normal((measured + one.numel(),), image.device)
+        parts = [
+            noise.normal((measured,), image.device),
+            noise.image(one, image.device).flatten(1),
+        ]
+        return torch.cat(parts, dim=1)
 
     def precondition(
         self, rhs: Tensor, white: Tensor | None, data_precision: float, shift: float

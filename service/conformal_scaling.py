@@ -29,7 +29,11 @@ def factor_for(model: str, settings: Settings, scan: Scan) -> ConformalFactor:
     depends on are not those it was computed with.
     """
     plain = Settings(
-        settings.preset, settings.samples, settings.seed, self_check=settings.self_check
+        settings.preset,
+        settings.samples,
+        settings.seed,
+        self_check=settings.self_check,
+        slice_coherence=settings.slice_coherence,  # a slice's law is the same whatever it is
     )
     if settings != plain or scan.trajectory is not None:
         raise ModelError(

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from recon.choices import CoarseName, PathName, PresetName
+from recon.choices import COHERENCE, CoarseName, PathName, PresetName
 from recon.errors import ScanError
 from service.bids_names import BIDS_NAME, BidsName
 
@@ -80,6 +80,14 @@ class ReconstructionChoices(BaseModel):
     path: PathName = Field("prior", description="what annealed Langevin follows")
     fit_noise: bool = Field(True, description="fit the noise level when the residual contradicts")
     self_check: bool = Field(True, description="predict held-out lines in a second run")
+    slice_coherence: float = Field(
+        COHERENCE,
+        ge=0,
+        le=1000,
+        description="over how many sides of a pixel along a stack of slices the finest details of "
+        "its samples hold together, coarser ones over as much more; 0 samples every slice by "
+        "itself. Each slice's own mean, intervals and maps have the same law whatever it is",
+    )
     calibrated: bool = Field(
         False,
         description="multiply intervals and standard deviations by the model's conformal factor; "

@@ -184,6 +184,7 @@ def provenance(
         "steps": settings.resolved.evaluations,
         "acceleration": scan.acceleration,
         "compress_above": settings.calibration.compress_above,
+        "slice_coherence": settings.slice_coherence,
         "units": UNITS,
     }
 

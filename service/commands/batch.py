@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from recon.choices import PresetName
-from service.commands.options import Seed, Slices
+from recon.choices import COHERENCE, PresetName
+from service.commands.options import Seed, SliceCoherence, Slices
 
 
 def batch(
@@ -28,6 +28,7 @@ def batch(
     self_check: Annotated[
         bool, typer.Option(help="Predict held-out lines in a second run.")
     ] = True,
+    slice_coherence: SliceCoherence = COHERENCE,
     calibrated: Annotated[
         bool,
         typer.Option("--calibrated", help="Intervals and std times the model's conformal factor."),
@@ -78,6 +79,7 @@ def batch(
         seed=seed,
         slices=slices,
         self_check=self_check,
+        slice_coherence=slice_coherence,
         calibrated=calibrated,
         priority=Priority(priority),
         on_error=on_error,

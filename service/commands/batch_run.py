@@ -73,6 +73,7 @@ class Choices:
     seed: int
     slices: str | None
     self_check: bool
+    slice_coherence: float
     calibrated: bool
     priority: Priority
     on_error: str
@@ -127,7 +128,8 @@ def _parameters(choices: Choices) -> ReconstructionParameters:
             {
                 "model": choices.model, "preset": choices.preset, "samples": choices.samples,
                 "seed": choices.seed, "slices": choices.slices, "priority": choices.priority,
-                "self_check": choices.self_check, "calibrated": choices.calibrated,
+                "self_check": choices.self_check, "slice_coherence": choices.slice_coherence,
+                "calibrated": choices.calibrated,
             }
         )  # fmt: skip
     except ValueError as error:

@@ -14,6 +14,12 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
 Model = Annotated[str, typer.Option(metavar="NAME", help="Prior, by name; see `models list`.")]
 Slices = Annotated[str | None, typer.Option(metavar="TEXT", help="3, 3:5 or 0,2,4 [all].")]
+SliceCoherence = Annotated[
+    float,
+    typer.Option(min=0, max=1000, metavar="PIXELS",
+                 help="How far samples hold together along a stack; 0: not.",
+                 rich_help_panel=EXPERT),
+]  # fmt: skip
 FftShift = Annotated[
     bool | None,
     typer.Option(

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from models import DEFAULT_MODEL
-from recon.choices import CoarseName, PathName, PresetName
+from recon.choices import COHERENCE, CoarseName, PathName, PresetName
 from recon.errors import ScanError
 from recon.presets import PRESETS
 from service.commands.export import Identified, UidKey, Voxel
@@ -25,6 +25,7 @@ from service.commands.options import (
     Overwrite,
     Quiet,
     Seed,
+    SliceCoherence,
     Slices,
 )
 from service.commands.outputs import about, require_folder, require_writable
@@ -125,6 +126,7 @@ def reconstruct(
         bool,
         typer.Option(help="Fit the noise where the residual asks for it.", rich_help_panel=EXPERT),
     ] = True,
+    slice_coherence: SliceCoherence = COHERENCE,
 ) -> None:  # fmt: skip
     """Reconstruct a scan: mean, samples, uncertainty maps, diagnostics."""
     inputs = (scan, mask, maps, calibration, *(average or ()))
@@ -169,6 +171,7 @@ def reconstruct(
         path=PATHS[path],
         fit_noise=fit_noise,
         self_check=self_check,
+        slice_coherence=slice_coherence,
         calibration=CalibrationSettings(compress_above=compress_above),
     )
     chosen = parse_slices(slices, read.kspace.shape[0])

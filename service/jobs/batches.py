@@ -28,7 +28,7 @@ _LOCK = 0x62617463  # any number, the same for all processes
 _CHUNK = 250
 _RELEVANT = {
     "preset", "samples", "seed", "slices", "coarse", "path", "fit_noise", "self_check",
-    "compress_above", "deadline_s", "target_mc_error",
+    "slice_coherence", "compress_above", "deadline_s", "target_mc_error",
 }  # fmt: skip
 
 Enqueue = Callable[[sa.Connection, str, Priority], None]

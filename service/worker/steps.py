@@ -49,6 +49,7 @@ def settings_of(parameters: ReconstructionParameters, plan: Outcome | None = Non
         path=PATHS[parameters.path],
         fit_noise=parameters.fit_noise,
         self_check=parameters.self_check,
+        slice_coherence=parameters.slice_coherence,
         calibration=CalibrationSettings(compress_above=parameters.compress_above),
     )
     return settings if plan is None else planned(settings, Plan.model_validate(plan))

@@ -14,7 +14,7 @@ from recon.chains import ChainPlan, run_chains
 from recon.coarse import CoarseMethod, coarse_reconstruction
 from recon.errors import ScanError
 from recon.io.files import inspect_scan, read_scan
-from recon.noise import NoiseStreams
+from recon.noise import NoiseKey, NoiseStreams
 from recon.noncartesian import (
     NonCartesianSense,
     density_compensation,
@@ -138,7 +138,9 @@ def test_posterior_draws_of_a_gaussian_image_have_the_exact_mean_and_variance() 
         torch.zeros((size, size), dtype=torch.complex64), torch.full((size, size), 0.25)
     )
     plan = ChainPlan(Preset(256, 16, 32, 0, 8), NARROW, 2.0, 0.1, math.inf, 1.0)
-    run = run_chains(problem, prior, plan, torch.zeros_like(truth), (3, "exact"), range(256))
+    run = run_chains(
+        problem, prior, plan, torch.zeros_like(truth), NoiseKey(3, "exact"), range(256)
+    )
     while True:
         try:
             next(run)

@@ -13,7 +13,7 @@ import torch
 from recon.chains import ChainPlan, Draws, run_chains
 from recon.coarse import cg_sense
 from recon.errors import ConvergenceError
-from recon.noise import NoiseStreams
+from recon.noise import NoiseKey, NoiseStreams
 from recon.paths import NARROW, PriorPath
 from recon.prior import GaussianMixturePrior, GaussianPrior, RingPrior
 from recon.sampler import Level, State, diffuse, init, renoise, spread, step
@@ -57,7 +57,7 @@ def gaussian_draws(case: GaussianCase, preset: str, chains: int) -> torch.Tensor
     )
     coarse = cg_sense(case.problem, case.prior.spectrum)
     evaluations, draws = finish(
-        run_chains(case.problem, case.prior, plan, coarse, (3, "test"), range(chains))
+        run_chains(case.problem, case.prior, plan, coarse, NoiseKey(3, "test"), range(chains))
     )
     assert evaluations == PRESETS[preset].evaluations
     return draws.images
@@ -107,7 +107,7 @@ def test_directions_that_were_hardly_measured_are_as_wide_as_the_prior_leaves_th
     )
     plan = ChainPlan(PRESETS["fast"], PriorPath(), 0.13, noise_std / 2, 100.0, 0.13)
     coarse = torch.full((256, 4), 0.3 + 0j)
-    _, draws = finish(run_chains(problem, prior, plan, coarse, (0, "wide"), range(chains)))
+    _, draws = finish(run_chains(problem, prior, plan, coarse, NoiseKey(0, "wide"), range(chains)))
     expected = 1 / (1 / (1 + (noise_std / 2) ** 2) + weights[0] ** 2 / noise_std**2)
     ratio = draws.images[:, -1].abs().square().mean(dim=(0, 1)) / (2 * expected)
     # `fast` is right within 15 %; the standard error is below 2 %.
@@ -326,9 +326,9 @@ def test_a_chain_does_not_depend_on_its_batch() -> None:
     coarse = torch.zeros(10, 12, dtype=torch.complex64)
 
     def chains(numbers: range) -> torch.Tensor:
-        return finish(run_chains(case.problem, case.prior, plan, coarse, (1, "a"), numbers))[
-            1
-        ].images
+        return finish(
+            run_chains(case.problem, case.prior, plan, coarse, NoiseKey(1, "a"), numbers)
+        )[1].images
 
     together = chains(range(4))
     assert torch.allclose(chains(range(2, 4)), together[2:], atol=1e-4)
@@ -352,7 +352,7 @@ def test_one_divergence_halves_the_step_and_a_second_is_an_error() -> None:
     case = gaussian_case(line_mask(8, 8))
     plan = ChainPlan(PRESETS["fast"], NARROW, 0.4, 0.02, 100.0, 0.1)
     coarse = torch.zeros(8, 8, dtype=torch.complex64)
-    arguments = (plan, coarse, (0, "a"), range(2))
+    arguments = (plan, coarse, NoiseKey(0, "a"), range(2))
     assert finish(run_chains(case.problem, _Breaking(1), *arguments))[1].step == plan.step / 2
     # It is noticed at the end of a stage.
     stage = plan.preset.localization + plan.preset.annealing

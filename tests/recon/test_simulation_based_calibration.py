@@ -21,7 +21,7 @@ from torch import Tensor
 
 from recon import chains
 from recon.chains import ChainPlan, Draws, run_chains
-from recon.noise import NoiseStreams
+from recon.noise import NoiseKey, NoiseStreams
 from recon.operators import CartesianSense, fft2c, ifft2c
 from recon.paths import NARROW
 from recon.prior import GaussianMixturePrior, GaussianPrior
@@ -100,7 +100,9 @@ def gaussian_images(
         cycle_sigma=cycle_top(0.095, noise_std / 2, 0.6),
     )
     coarse = torch.zeros(shape, dtype=torch.complex64)
-    run = run_chains(problem, prior, plan, coarse, (seed, "replicates"), range(plan.preset.chains))
+    run = run_chains(
+        problem, prior, plan, coarse, NoiseKey(seed, "replicates"), range(plan.preset.chains)
+    )
     return case, truth, finish(run).images[:, -1].reshape(replicates, DRAWS, *shape)
 
 

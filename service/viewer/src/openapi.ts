@@ -1273,6 +1273,11 @@ export interface components {
              */
             self_check: boolean;
             /**
+             * @description over how many sides of a pixel along a stack of slices the finest details of its samples hold together, coarser ones over as much more; 0 samples every slice by itself. Each slice's own mean, intervals and maps have the same law whatever it is
+             * @default 1.5
+             */
+            slice_coherence: number;
+            /**
              * @description multiply intervals and standard deviations by the model's conformal factor; refused where it has none for this preset, number of samples and acceleration
              * @default false
              */
@@ -1505,6 +1510,11 @@ export interface components {
              */
             self_check?: boolean;
             /**
+             * @description over how many sides of a pixel along a stack of slices the finest details of its samples hold together, coarser ones over as much more; 0 samples every slice by itself. Each slice's own mean, intervals and maps have the same law whatever it is
+             * @default 1.5
+             */
+            slice_coherence?: number;
+            /**
              * @description multiply intervals and standard deviations by the model's conformal factor; refused where it has none for this preset, number of samples and acceleration
              * @default false
              */
@@ -1611,6 +1621,11 @@ export interface components {
              * @default true
              */
             self_check?: boolean;
+            /**
+             * @description over how many sides of a pixel along a stack of slices the finest details of its samples hold together, coarser ones over as much more; 0 samples every slice by itself. Each slice's own mean, intervals and maps have the same law whatever it is
+             * @default 1.5
+             */
+            slice_coherence?: number;
             /**
              * @description multiply intervals and standard deviations by the model's conformal factor; refused where it has none for this preset, number of samples and acceleration
              * @default false

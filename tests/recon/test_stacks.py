@@ -1,0 +1,161 @@
+"""Stacks of slices: who is whose neighbour, exact laws slice by slice, samples that hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from recon.chains import ChainPlan, run_chains
+from recon.evaluation import flicker
+from recon.noise import NoiseKey, NoiseStreams
+from recon.operators import fft2c
+from recon.paths import NARROW
+from recon.phantom import simulate
+from recon.pipeline import reconstruct
+from recon.planes import ATTRIBUTE, ImageStack, axial
+from recon.posterior import SlicePosterior
+from recon.scan import Geometry, Scan
+from recon.schedule import PRESETS
+from recon.settings import Settings
+from recon.stacks import Place, noise_key, places
+from recon.undersampling import undersample, undersampling_mask
+from tests.problems import GaussianCase, gaussian_case, line_mask, power_law_prior, scattered_mask
+
+
+def scan_of(count: int, geometry: Geometry, stack: ImageStack | None = None) -> Scan:
+    kspace = np.ones((count, 1, 8, 8), np.complex64)
+    attributes = {} if stack is None else {ATTRIBUTE: stack.to_text()}
+    return Scan(kspace, np.ones((8, 8), np.bool_), geometry=geometry, attributes=attributes)
+
+
+def test_places_come_from_positions_else_from_the_thickness_else_there_are_none() -> None:
+    view = Geometry((16.0, 16.0, 5.0), (8, 8))
+    assert places(scan_of(2, Geometry())) == (None, None)
+    assert places(scan_of(3, view)) == (Place("", 0), Place("", 2.5), Place("", 5))
+    stack = axial(3, (8, 8), (2, 2, 3.0))
+    found = places(scan_of(3, view, stack))
+    assert [place.height for place in found] == [-1.5, 0, 1.5]
+    assert len({place.series for place in found}) == 1
+
+
+def test_other_contrasts_and_other_directions_are_other_stacks() -> None:
+    stack = axial(4, (8, 8), (2, 2, 3.0))
+    first, second, third, fourth = stack.planes
+    turned = replace(fourth, read_dir=(0, 0, 1), slice_dir=(0, 1, 0))
+    second = replace(second, labels={**second.labels, "contrast": 1})
+    third = replace(third, labels={**third.labels, "partition": 7})
+    stack = replace(stack, planes=(first, second, third, turned))
+    series = [p.series for p in places(scan_of(4, Geometry((16, 16, 3), (8, 8)), stack))]
+    assert series[0] == series[2]
+    assert len(set(series)) == 3
+
+
+def correlation(left: NoiseKey, right: NoiseKey) -> dict[str, float]:
+    """Of the image noise of two slices, in the finest octave of k-space and in its middle."""
+    one, two = (fft2c(NoiseStreams.of(key, range(4)).image((64, 64))) for key in (left, right))
+    product = (one * two.conj()).real / 2
+    middle = torch.zeros(64, 64, dtype=torch.bool)
+    middle[28:36, 28:36] = True
+    fine = torch.ones(64, 64, dtype=torch.bool)
+    fine[16:48, 16:48] = False
+    return {"middle": float(product[:, middle].mean()), "fine": float(product[:, fine].mean())}
+
+
+def test_what_is_coarse_holds_further_than_what_is_fine_and_gaps_share_nothing() -> None:
+    def key(index: int, height: float, coherence: float = 1.5) -> NoiseKey:
+        return noise_key(0, "slice", index, Place("s", height), coherence)
+
+    near, far = correlation(key(0, 0), key(1, 1)), correlation(key(0, 0), key(1, 5))
+    gap = correlation(key(0, 0), key(1, 250))
+    assert near["middle"] > 0.9
+    assert near["fine"] == pytest.approx(0.5, abs=0.05)
+    assert far["middle"] > 0.85
+    assert abs(far["fine"]) < 0.05
+    assert abs(gap["middle"]) < 0.25
+    for other in (
+        noise_key(0, "slice", 1, Place("other", 0), 1.5),
+        noise_key(1, "slice", 1, Place("s", 0), 1.5),
+        noise_key(0, "slice", 1, Place("s", 0), 0),
+        noise_key(0, "slice", 1, None, 1.5),
+    ):
+        assert abs(correlation(key(0, 0), other)["fine"]) < 0.05
+
+
+def drawn(case: GaussianCase, key: NoiseKey, chains: int) -> torch.Tensor:
+    low = case.problem.noise_std / 2
+    plan = ChainPlan(replace(PRESETS["fast"], chains=chains), NARROW, 0.6, low, np.inf, 0.38)
+    coarse = torch.zeros(16, 18, dtype=torch.complex64)
+    run = run_chains(case.problem, case.prior, plan, coarse, key, range(chains))
+    while True:
+        try:
+            next(run)
+        except StopIteration as stop:
+            return stop.value.images[:, -1]
+
+
+@pytest.mark.parametrize("mask", ["lines", "scattered"])
+def test_slices_that_share_noise_keep_their_law_and_hold_together(mask: str) -> None:
+    """Neighbours alike: whitened by its own posterior each is as before, together they move."""
+    pattern = line_mask(16, 18) if mask == "lines" else scattered_mask(16, 18)
+    case, chains = gaussian_case(pattern), 96
+    keys = [noise_key(4, "slice", k, Place("s", 0.3 * k), 1.5) for k in (0, 1)]
+    first, second = (drawn(case, key, chains) for key in keys)
+    alone = drawn(case, NoiseKey(4, "slice-0"), chains)
+    together = []
+    for images in (first, second, alone):
+        scores = case.scores(images)
+        assert abs(float(scores.abs().square().mean()) / 2 - 1) < 0.1
+        together.append(scores)
+    share = case.measured_share
+
+    def agreement(one: torch.Tensor, two: torch.Tensor, group: torch.Tensor) -> float:
+        return float((one * two.conj())[:, group].real.mean()) / 2
+
+    unmeasured = agreement(together[0], together[1], share < 0.3)
+    assert unmeasured > 0.8
+    # What the receivers add is each slice's own.
+    assert agreement(together[0], together[1], share >= 0.9) < unmeasured - 0.1
+    assert abs(agreement(together[0], together[2], share < 0.3)) < 0.1
+    # Energy of the differences between the two slices, over twice the variance: 1 if independent.
+    spread = (first - first.mean(dim=0)).abs().square().mean()
+    moved = (first - second - (first - second).mean(dim=0)).abs().square().mean()
+    assert float(moved / (2 * spread)) < 0.5
+
+
+def test_flicker_is_the_energy_of_differences_over_the_truths() -> None:
+    random = np.random.default_rng(0)
+    truth = 50 + random.standard_normal((5, 6, 7))
+    assert flicker(truth, truth) == pytest.approx(1)
+    assert flicker(truth, truth.mean(axis=0, keepdims=True).repeat(5, axis=0)) == 0
+    noisy = truth + 3 * random.standard_normal((5, 6, 7))
+    expected = np.square(np.diff(noisy, axis=0)).sum() / np.square(np.diff(truth, axis=0)).sum()
+    assert flicker(truth, noisy) == pytest.approx(expected)
+    inside = np.ones(truth.shape, np.bool_)
+    inside[:, 0] = False
+    spoilt = noisy.copy()
+    spoilt[:, 0] = 1e6 * random.standard_normal((5, 7))
+    assert flicker(truth, spoilt, inside) == pytest.approx(flicker(truth, noisy, inside))
+    with pytest.raises(ValueError, match="two slices"):
+        flicker(truth[:1], truth[:1])
+    with pytest.raises(ValueError, match="do not differ"):
+        flicker(np.ones((2, 3, 3)), np.ones((2, 3, 3)))
+
+
+def test_a_slice_alone_has_the_numbers_that_it_has_in_its_stack() -> None:
+    full, _ = simulate(3, 4, 64, 64)
+    mask = undersampling_mask((64, 64), "equispaced", 2, 0.25, 0)
+    scan = undersample(full, mask)
+    settings = Settings(preset="fast", samples=2, self_check=False, fit_noise=False)
+
+    def samples(chosen: list[int], coherence: float) -> list[np.ndarray]:
+        events = reconstruct(
+            scan, power_law_prior(), replace(settings, slice_coherence=coherence), chosen
+        )
+        return [e.samples / e.scale for e in events if isinstance(e, SlicePosterior)]
+
+    whole, alone = samples([0, 1, 2], 1.5), samples([1], 1.5)
+    np.testing.assert_allclose(alone[0], whole[1], atol=1e-3)
+    assert np.abs(samples([1], 0)[0] - whole[1]).max() > 0.01
