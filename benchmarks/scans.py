@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.registry import load_prior
+from benchmarks.priors import chosen_priors
 from models.training_data import ImageFile, SliceSet
 from recon.calibration import CalibrationSettings, calibrate
 from recon.choices import PatternName
@@ -40,7 +40,6 @@ from recon.scan import Scan
 from recon.settings import Settings
 from recon.symmetry import is_symmetric
 from recon.undersampling import undersample, undersampling_mask
-from service.runs import DEFAULT_MODEL
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -175,12 +174,12 @@ def main() -> None:
     parser.add_argument("--scans", type=Path, default=ROOT.parent / "shared" / "data" / "scans")
     parser.add_argument("--preset", default="standard")
     parser.add_argument("--path", default="prior", choices=["prior", "measurement", "both"])
-    parser.add_argument("--model", action="append", default=[])
+    parser.add_argument("--model", action="append", default=[], help="a name or a folder")
     parser.add_argument("--only", default="", help="part of a case's name")
     parser.add_argument("--no-self-check", action="store_true")
     arguments = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
-    models = {name: load_prior(name) for name in arguments.model or [DEFAULT_MODEL]}
+    models = chosen_priors(arguments.model)
     real = arguments.scans.is_dir()
     paths = ["prior", "measurement"] if arguments.path == "both" else [arguments.path]
     rows = []
@@ -196,7 +195,7 @@ def main() -> None:
             row, posterior, reference = run_case(case, full, settings, prior)
             rows.append({"model": model} | row)
             print(json.dumps(rows[-1]), flush=True)
-            stem = f"{case.name}-{path}-{model}".replace(" ", "-").replace("=", "")
+            stem = f"{case.name}-{path}-{Path(model).name}".replace(" ", "-").replace("=", "")
             save_figure(RESULTS / f"{stem}.png", posterior, reference)
     if arguments.only:
         return
