@@ -18,11 +18,24 @@ EXPERIMENTS = {
     "inverse_problems": "inpainting, super-resolution, deblurring with the shipped prior; DPS",
     "coverage": "true values inside the intervals, before and after the conformal factor",
     "three_steps": "coarse image, localized draw, posterior draw of an MR slice, as pictures",
+    "small": "small matrices and large pixels: real scans cut in k-space",
+    "contrast": "contrasts that the prior was never taught",
+    "truth": "scans whose truth is known without noise",
     "varnet": "fastMRI's supervised network, taught an hour on the prior's images, on other masks",
     "peers": "our samplers and other people's on the same scans, maps, noise and prior; hours",
 }
 
-SEPARATE = {"coverage", "frontier", "inverse_problems", "peers", "speed", "varnet"}
+SEPARATE = {
+    "contrast",
+    "coverage",
+    "frontier",
+    "inverse_problems",
+    "peers",
+    "small",
+    "speed",
+    "truth",
+    "varnet",
+}
 
 
 def main(names: list[str]) -> int:
