@@ -110,8 +110,12 @@ class Client:
         """Let go of the connections."""
         self._http.close()
 
-    def upload(self, scan: Path) -> str:
-        """Upload a scan, unless the server has it; returns its id. Raises ServiceError."""
+    def upload(self, scan: Path, *, layout: str | None = None, axes: str | None = None) -> str:
+        """Upload a scan, unless the server has it; returns its id.
+
+        `layout` or `axes` say how its arrays are to be read, where what it holds does not. Raises
+        ServiceError.
+        """
         with scan.open("rb") as file:
             digest = file_digest(file, "sha256")
         known = self._ask("GET", "/v1/scans", params={"sha256": digest.hexdigest()}).json()
@@ -123,15 +127,28 @@ class Client:
             "Content-Digest": f"sha-256=:{announced}:",
             "Content-Length": str(scan.stat().st_size),
         }
-        answer = self._ask("POST", "/v1/scans", headers=headers, stream=lambda: _blocks(scan))
+        said = {"layout": layout, "axes": axes}
+        reading = {name: value for name, value in said.items() if value is not None}
+        answer = self._ask(
+            "POST", "/v1/scans", params=reading, headers=headers, stream=lambda: _blocks(scan)
+        )
         return str(answer.json()["id"])
 
-    def submit(self, scan: Path, **parameters: Any) -> Reconstruction:  # noqa: ANN401
+    def submit(
+        self,
+        scan: Path,
+        *,
+        calibration: Path | None = None,
+        **parameters: Any,  # noqa: ANN401
+    ) -> Reconstruction:
         """Upload a scan and queue its reconstruction; parameters are those of the API.
 
-        Raises ServiceError.
+        `calibration` is another file, whose lines make the coil maps. Raises ServiceError.
         """
-        body = {"scan_id": self.upload(scan)}
+        reading = {name: parameters.get(name) for name in ("layout", "axes")}
+        body = {"scan_id": self.upload(scan, **reading)}
+        if calibration is not None:
+            body["calibration_scan_id"] = self.upload(calibration, **reading)
         body |= {name: value for name, value in parameters.items() if value is not None}
         headers = {"Idempotency-Key": secrets.token_hex(16)}
         answer = self._ask("POST", "/v1/reconstructions", headers=headers, body=body)

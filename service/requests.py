@@ -17,6 +17,7 @@ from pydantic import (
 
 from recon.choices import COHERENCE, CoarseName, PathName, PresetName
 from recon.errors import ScanError
+from recon.io.layouts import AXES, LAYOUTS, parse_axes
 from service.bids_names import BIDS_NAME, BidsName
 
 MODEL_NAME = r"^[a-z0-9][a-z0-9-]{0,63}$"
@@ -51,12 +52,53 @@ class Priority(StrEnum):
         return 1 + list(Priority).index(self)
 
 
-class ReconstructionChoices(BaseModel):
-    """How to reconstruct; the defaults need no thought."""
+class Reading(BaseModel):
+    """How the arrays of a scan's file are read, where what it holds does not say."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, json_schema_serialization_defaults_required=True
     )
+
+    layout: Annotated[str, StringConstraints(max_length=32)] | None = Field(
+        None,
+        description=f"{', '.join(layout.name for layout in LAYOUTS)} [what the file holds says]",
+    )
+    axes: Annotated[str, StringConstraints(max_length=200)] | None = Field(
+        None,
+        description="what the axes of the file's one array count, in its order, as "
+        f"slice,row,column,coil; of {', '.join(AXES)}",
+    )
+
+    @field_validator("layout")
+    @classmethod
+    def _known_layout(cls, value: str | None) -> str | None:
+        names = [layout.name for layout in LAYOUTS]
+        if value is not None and value not in names:
+            raise ValueError(f"layouts are {', '.join(names)}")
+        return value
+
+    @field_validator("axes")
+    @classmethod
+    def _known_axes(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                return ",".join(parse_axes(value))
+            except ScanError as error:
+                raise ValueError(error.message) from error
+        return value
+
+    @property
+    def named_axes(self) -> tuple[str, ...] | None:
+        """The axes one by one."""
+        return None if self.axes is None else parse_axes(self.axes)
+
+
+AS_IT_SAYS = Reading()
+"""What a file holds says how it is read."""
+
+
+class ReconstructionChoices(Reading):
+    """How to reconstruct; the defaults need no thought."""
 
     preset: PresetName | None = Field(None, description="fast, standard (default) or thorough")
     model: Annotated[str, StringConstraints(pattern=MODEL_NAME)] | None = Field(
@@ -75,6 +117,13 @@ class ReconstructionChoices(BaseModel):
         description="true moves the zero frequency and the image's origin from the corner to the "
         "middle, where the energy of k-space shows them there; false takes k-space as it is "
         "[refuse such scans]",
+    )
+    calibration_scan_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = (
+        Field(
+            None,
+            description="a scan whose lines make the coil maps: of the same slices, coils and "
+            "field of view, read with the same layout or axes [the scan's own lines]",
+        )
     )
     coarse: CoarseName = Field("cg-sense", description="the first reconstruction")
     path: PathName = Field("prior", description="what annealed Langevin follows")

@@ -85,7 +85,7 @@ def load_scan(
     ]
     scan = averaged(scans) if repetitions else scans[0]
     if calibration is not None:
-        scan = read_calibration(calibration, scan, fftshift=fftshift)
+        scan = read_calibration(calibration, scan, fftshift=fftshift, layout=layout, axes=named)
     if maps is None:
         return scan
     coil_maps = read_scan(maps).coil_maps

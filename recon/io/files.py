@@ -91,14 +91,17 @@ def read_calibration(
     scan: Scan,
     *,
     fftshift: bool | None = None,
+    layout: str | None = None,
+    axes: Sequence[str] | None = None,
     limits: ReadLimits = _DEFAULT_LIMITS,
 ) -> Scan:
     """`scan` with calibration lines from another file, which replace those of its own.
 
     The file holds the fully sampled centre of k-space of the same slices with the same coils and
-    field of view, at any matrix size. Raises ScanError.
+    field of view, at any matrix size. It is read as `read_scan` says. Raises ScanError.
     """
-    other = _read(path, limits, Asked(), fftshift=fftshift, for_calibration=True)
+    asked = Asked(layout, None if axes is None else tuple(axes))
+    other = _read(path, limits, asked, fftshift=fftshift, for_calibration=True)
     if other.trajectory is not None or other.kspace.shape[:2] != scan.kspace.shape[:2]:
         raise ScanError(
             "calibration-shape",
@@ -214,7 +217,12 @@ def examine_scan(
 
 
 def inspect_scan(
-    path: Path, limits: ReadLimits = _DEFAULT_LIMITS, run: Run | None = None
+    path: Path,
+    limits: ReadLimits = _DEFAULT_LIMITS,
+    run: Run | None = None,
+    *,
+    layout: str | None = None,
+    axes: Sequence[str] | None = None,
 ) -> tuple[int, int, int, int]:
     """(slices, coils, rows, columns) of `examine_scan`, of a file whose values were looked at.
 
@@ -222,7 +230,7 @@ def inspect_scan(
     may still hide some between the slabs that are looked at. Samples of readouts are not read.
     Raises ScanError.
     """
-    return examine_scan(path, limits, run=run, look=True).shape
+    return examine_scan(path, limits, layout=layout, axes=axes, run=run, look=True).shape
 
 
 def inspect_scans(

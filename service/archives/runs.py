@@ -181,6 +181,9 @@ class ArchiveRun:
             part.unlink(missing_ok=True)
 
 
+_LATER = {"calibrated", "bids_name", "layout", "axes", "calibration_scan_id"}
+
+
 def _numbers(asked: dict[str, Any]) -> dict[str, Any]:
     """CSV has texts only."""
     return asked | {
@@ -196,8 +199,8 @@ def state_folder(target: str, settings: ServiceSettings, order: Order, part: str
     The same command finds it again, whatever ended it; another choice of settings has its own.
     """
     asked = order.parameters.model_dump(mode="json", exclude={"priority", "tags"})
-    if not asked["calibrated"]:  # runs from before there was such a choice are found again
-        del asked["calibrated"]
+    # Runs from before there were such choices are found again.
+    asked = {name: value for name, value in asked.items() if value or name not in _LATER}
     text = json.dumps([asked, part, target], sort_keys=True)
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
     if is_url(target):

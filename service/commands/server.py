@@ -15,8 +15,8 @@ from rich.progress import TaskProgressColumn
 from rich.table import Table
 
 from recon.errors import ScanError
-from service.commands.help import Help, HelpGroup
-from service.commands.options import Overwrite, Slices
+from service.commands.help import EXPERT, Help, HelpGroup
+from service.commands.options import Axes, FftShift, Layout, Overwrite, Slices
 from service.commands.outputs import require_writable
 from service.products import PRODUCTS, RESULT
 
@@ -110,7 +110,7 @@ def openapi() -> None:
 
 
 def submit(
-    scan: Annotated[Path, typer.Argument(help="Undersampled k-space: fastMRI or ISMRMRD HDF5.")],
+    scan: Annotated[Path, typer.Argument(help="Undersampled k-space, of any format that is read.")],
     server: Annotated[str, typer.Option(help="URL of the service.")] = "http://127.0.0.1:8080",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Wait, and write the result here.")
@@ -134,6 +134,13 @@ def submit(
             help="Monte Carlo error over posterior std to reach; chooses preset and samples.",
         ),
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Scan whose centre makes the coil maps.", rich_help_panel=EXPERT),
+    ] = None,
+    layout: Layout = None,
+    axes: Axes = None,
+    fftshift: FftShift = None,
     overwrite: Overwrite = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
@@ -148,15 +155,20 @@ def submit(
         raise SettingsError(
             names if product not in PRODUCTS else "--product says what --out is to hold; give both"
         )
-    if not scan.is_file():
-        raise ScanError("no-such-file", f"{scan}: there is no such file; check the path")
-    require_writable((out,), (scan,), overwrite=overwrite)
+    for file in (scan, calibration):
+        if file is not None and not file.is_file():
+            raise ScanError("no-such-file", f"{file}: there is no such file; check the path")
+    require_writable((out,), (scan, calibration), overwrite=overwrite)
     from service.client import Client  # lazy: loads httpx
     from service.commands.terminal import progress as shown  # lazy: loads numpy
 
     with Client(server, os.environ.get(KEY_VARIABLE)) as client:
         job = client.submit(
             scan,
+            calibration=calibration,
+            layout=layout,
+            axes=axes,
+            fftshift=fftshift,
             preset=preset,
             samples=samples,
             model=model,

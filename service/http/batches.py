@@ -21,8 +21,8 @@ from service.http.context import Context, InContext
 from service.http.problems import problems, validation_problem
 from service.http.receiving import media_type
 from service.http.request_bodies import body_of
-from service.http.scans import Id
-from service.intake.submission import require_model
+from service.http.scans import Id, find_calibration
+from service.intake.submission import as_said, require_model
 from service.jobs.batches import Batch, Item, NewItem, output_digest
 from service.jobs.job import ACTIVE
 from service.offers import OfferedModel
@@ -315,14 +315,21 @@ def _item(
     if scan is None:
         raise ProblemError("not-found", f"there is no scan '{one.scan_id}'; upload it to /v1/scans")
     parse_slices(one.slices, scan.slices)
-    parameters = ReconstructionParameters.model_validate(
-        one.model_dump(mode="json", exclude={"scan_id", "id"})
+    parameters = as_said(
+        ReconstructionParameters.model_validate(
+            one.model_dump(mode="json", exclude={"scan_id", "id"})
+        ),
+        scan,
     )
+    lines = find_calibration(context, key, parameters)
+    lines_sha256 = None if lines is None else lines.sha256
     model = models.get(parameters.model or "")
     if model is None:  # the default is a setting, and may name what is not installed
         raise ProblemError("unknown-model", "no worker offers the default model; name another")
     owner = "" if key.id == LOCAL.id else key.id
-    output = output_digest(scan.sha256, model.sha256, parameters, owner, model.calibration_sha256)
+    output = output_digest(
+        scan.sha256, model.sha256, parameters, owner, model.calibration_sha256, lines_sha256
+    )
     return NewItem(
         one.id or scan.id,
         scan.id,
@@ -331,6 +338,7 @@ def _item(
         output,
         parameters,
         there=context.storage.is_complete(output),
+        calibration_sha256=lines_sha256,
     )
 
 

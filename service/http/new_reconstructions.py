@@ -37,7 +37,7 @@ from service.http.request_bodies import (
     parameters_from_query,
     parsed,
 )
-from service.http.scans import BODY, Id, find_scan, require_hdf5
+from service.http.scans import BODY, Id, find_calibration, find_scan, require_hdf5
 from service.http.schemas import JobOut
 from service.intake.new_scans import require_quota, require_room
 from service.intake.submission import Also, Submission, require_queue, submit
@@ -180,11 +180,13 @@ def _retried(
     job = find_job(context, key, job_id)
     if not job.state.terminal:
         raise ProblemError("job-not-finished", "the job has not ended; cancel it first")
+    parameters = overridden(job.request, text)
     asked = Submission(
         key,
         find_scan(context, key, job.scan_id),
-        overridden(job.request, text),
+        parameters,
         predecessor=job.id,
+        calibration=find_calibration(context, key, parameters),
         traceparent=request.headers.get("traceparent"),
     )
     answer = plain_answer(context, submit(context, asked, also), 202)
@@ -210,7 +212,8 @@ async def _asked(request: Request, context: Context, key: Key, stack: AsyncExitS
 
         async def known() -> Submission:
             scan = await run_in_threadpool(find_scan, context, key, named.scan_id)
-            return Submission(key, scan, named, traceparent=traceparent)
+            lines = await run_in_threadpool(find_calibration, context, key, named)
+            return Submission(key, scan, named, calibration=lines, traceparent=traceparent)
 
         return _Asked(digest_of(named, named.scan_id), known)
     announced = announced_digest(request)
@@ -222,8 +225,9 @@ async def _asked(request: Request, context: Context, key: Key, stack: AsyncExitS
     body = await stack.enter_async_context(received(context, chunks, announced))
 
     async def kept() -> Submission:
-        scan, _ = await keep_body(context, key.id, body)
-        return Submission(key, scan, parameters, traceparent=traceparent)
+        scan, _ = await keep_body(context, key.id, body, reading=parameters)
+        lines = await run_in_threadpool(find_calibration, context, key, parameters)
+        return Submission(key, scan, parameters, calibration=lines, traceparent=traceparent)
 
     return _Asked(digest_of(parameters, body.sha256), kept)
 

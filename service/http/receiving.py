@@ -19,6 +19,7 @@ from service.http.body_file import writing
 from service.http.context import Context
 from service.intake.new_scans import Received, keep_scan, require_room
 from service.problems import ProblemError, problem_of
+from service.requests import AS_IT_SAYS, Reading
 from service.store.scans import StoredScan
 
 MEDIA_TYPES = ("application/x-hdf5", "application/x-hdf", "application/octet-stream")
@@ -114,10 +115,11 @@ async def keep_body(
     body: Received,
     also: Callable[[sa.Connection, StoredScan, bool], None] | None = None,
     tags: Mapping[str, str] | None = None,
+    reading: Reading = AS_IT_SAYS,
 ) -> tuple[StoredScan, bool]:
     """`keep_scan`, with refusals counted. Raises ProblemError."""
     try:
-        return await keep_scan(context, owner, body, also, tags)
+        return await keep_scan(context, owner, body, also, tags, reading)
     except ReconError as error:
         problem = problem_of(error)
         context.metrics.rejected.labels(problem.kind).inc()

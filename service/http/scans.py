@@ -30,7 +30,7 @@ from service.http.schemas import ScanOut, ScanPage
 from service.intake.new_scans import require_quota, require_room
 from service.intake.sample_scan import sample_scan
 from service.problems import ProblemError
-from service.requests import TagPair
+from service.requests import Reading, ReconstructionParameters, TagPair
 from service.store.keys import Key
 from service.store.scans import StoredScan
 
@@ -64,10 +64,8 @@ class ScanQuery(BaseModel):
     cursor: str | None = Field(None, max_length=64)
 
 
-class NewScan(BaseModel):
+class NewScan(Reading):
     """What is said of a scan beside its content."""
-
-    model_config = ConfigDict(extra="forbid")
 
     tag: list[TagPair] = Field(
         default_factory=list, max_length=16, description="NAME:VALUE, to find it by"
@@ -94,11 +92,11 @@ async def upload_scan(
     require_room(context, content_length(request))
     await run_in_threadpool(require_quota, context, key.id, content_length(request))
     with attempt(request, key, request.app.state.at_work) as made:
-        early = announced and _digest(announced, tags)
+        early = announced and _digest(announced, tags, query)
         if early is not None and (again := await replay(context, made, early)):
             return again
         async with received(context, request.stream(), announced) as body:
-            digest = _digest(body.sha256, tags)
+            digest = _digest(body.sha256, tags, query)
 
             def remember(connection: sa.Connection, scan: StoredScan, new: bool) -> None:
                 if made is not None:
@@ -106,7 +104,7 @@ async def upload_scan(
                     status = 201 if new else 200
                     made.remember(connection, digest, status, _location(scan), document)
 
-            keep = partial(keep_body, context, key.id, body, remember, tags)
+            keep = partial(keep_body, context, key.id, body, remember, tags, query)
             kept = await once(context, made, digest, keep)
     if isinstance(kept, Response):
         return kept
@@ -176,6 +174,14 @@ def find_scan(context: Context, key: Key, scan_id: str) -> StoredScan:
     return scan
 
 
+def find_calibration(
+    context: Context, key: Key, asked: ReconstructionParameters
+) -> StoredScan | None:
+    """The scan whose lines are to make the coil maps. Raises ProblemError."""
+    name = asked.calibration_scan_id
+    return None if name is None else find_scan(context, key, name)
+
+
 def require_hdf5(request: Request) -> None:
     """Refuse bodies that say they are something else. Raises ProblemError."""
     kind = media_type(request)
@@ -199,11 +205,12 @@ def tags_of(pairs: list[str]) -> dict[str, str]:
     return dict(pair.split(":", 1) for pair in pairs)
 
 
-def _digest(sha256: str, tags: dict[str, str]) -> str:
-    """What makes two uploads the same request: the content and the tags."""
-    if not tags:
+def _digest(sha256: str, tags: dict[str, str], reading: Reading) -> str:
+    """What makes two uploads the same request: content, tags, and how it is read."""
+    if not (tags or reading.layout or reading.axes):
         return sha256
-    return hashlib.sha256(f"{sha256}\n{json.dumps(tags, sort_keys=True)}".encode()).hexdigest()
+    said = json.dumps([tags, reading.layout, reading.axes], sort_keys=True)
+    return hashlib.sha256(f"{sha256}\n{said}".encode()).hexdigest()
 
 
 def _location(scan: StoredScan) -> str:

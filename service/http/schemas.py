@@ -29,6 +29,8 @@ class ScanOut(BaseModel):
     columns: int
     created_at: datetime
     tags: dict[str, str]
+    layout: str | None = Field(None, description="how the file is read, where that was said")
+    axes: str | None = Field(None, description="what its axes count, where that was said")
 
     @classmethod
     def of(cls, scan: StoredScan) -> ScanOut:
@@ -43,6 +45,8 @@ class ScanOut(BaseModel):
             columns=scan.columns,
             created_at=_time(scan.created_at),
             tags=scan.tags or {},
+            layout=scan.layout,
+            axes=scan.axes,
         )
 
 

@@ -118,7 +118,7 @@ async def create_upload(
             headers={"Retry-After": "60"},
         )
     tags = tags_of(query.tag)
-    upload = await run_in_threadpool(context.uploads.create, key.id, length, tags)
+    upload = await run_in_threadpool(context.uploads.create, key.id, length, tags, query)
     return _answer(upload, 201, Location=f"/v1/uploads/{upload.id}")
 
 
@@ -257,7 +257,9 @@ async def _finish(context: Context, upload: Upload) -> Upload:
         path = context.storage.scan(upload.sha256)
     try:
         body = Received(path, upload.sha256, upload.length)
-        scan, _ = await keep_body(context, upload.owner, body, tags=upload.tags)
+        scan, _ = await keep_body(
+            context, upload.owner, body, tags=upload.tags, reading=upload.reading
+        )
     except ProblemError as problem:
         if problem.status == PROBLEMS["invalid-scan"].status:
             await run_in_threadpool(context.uploads.remove, upload.id)

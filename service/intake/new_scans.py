@@ -14,6 +14,7 @@ from recon.io.files import inspect_scan
 from recon.io.read_limits import ReadLimits
 from service.intake.intake import Intake
 from service.problems import ProblemError
+from service.requests import AS_IT_SAYS, Reading
 from service.store.durable import sync
 from service.store.scans import StoredScan
 
@@ -59,6 +60,7 @@ async def keep_scan(
     body: Received,
     also: Callable[[sa.Connection, StoredScan, bool], None] | None = None,
     tags: Mapping[str, str] | None = None,
+    reading: Reading = AS_IT_SAYS,
 ) -> tuple[StoredScan, bool]:
     """Look at a file in a child process and make it a scan. Raises ProblemError and ReconError."""
     await run_sync(require_quota, intake, owner, body.bytes)
@@ -66,9 +68,9 @@ async def keep_scan(
         file_bytes=intake.settings.max_upload_bytes, cpu_seconds=_LOOK_SECONDS, wall_seconds=120.0
     )
     async with intake.readers:
-        shape = await run_sync(inspect_scan, body.path, limits, intake.fork_servers)
+        look = partial(inspect_scan, layout=reading.layout, axes=reading.named_axes)
+        shape = await run_sync(look, body.path, limits, intake.fork_servers)
     await run_sync(sync, body.path)
     place = partial(intake.storage.adopt_scan, body.path, body.sha256)
-    return await run_sync(
-        intake.scans.add, owner, body.sha256, body.bytes, shape, place, also, tags
-    )
+    add = partial(intake.scans.add, layout=reading.layout, axes=reading.axes)
+    return await run_sync(add, owner, body.sha256, body.bytes, shape, place, also, tags)

@@ -68,6 +68,8 @@ class Submission:
     client_id: str | None = None
     predecessor: str | None = None
     """The job that this is another try of."""
+    calibration: StoredScan | None = None
+    """Whose lines make the coil maps, where they are not the scan's own."""
     traceparent: str | None = None
     """The W3C trace that the request belongs to, as it was sent."""
 
@@ -99,6 +101,13 @@ def submit(intake: Intake, asked: Submission, also: Also | None = None) -> Job:
         return job
 
 
+def as_said(parameters: ReconstructionParameters, scan: StoredScan) -> ReconstructionParameters:
+    """The parameters, read as was said when the scan came where they do not say it."""
+    if parameters.layout is not None or parameters.axes is not None:
+        return parameters
+    return parameters.model_copy(update={"layout": scan.layout, "axes": scan.axes})
+
+
 def _row(asked: Submission, traceparent: str | None) -> dict[str, Any]:
     """The columns of the job's row that the request decides."""
     return {
@@ -109,7 +118,10 @@ def _row(asked: Submission, traceparent: str | None) -> dict[str, Any]:
         "predecessor": asked.predecessor,
         "scan_id": asked.scan.id,
         "scan_sha256": asked.scan.sha256,
-        "request": asked.parameters.model_dump(mode="json", exclude={"scan_id"}),
+        "calibration_sha256": None if asked.calibration is None else asked.calibration.sha256,
+        "request": as_said(asked.parameters, asked.scan).model_dump(
+            mode="json", exclude={"scan_id"}
+        ),
         "priority": asked.parameters.priority.value,
         "traceparent": traceparent,
     }

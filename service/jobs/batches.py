@@ -30,6 +30,10 @@ _RELEVANT = {
     "preset", "samples", "seed", "slices", "coarse", "path", "fit_noise", "self_check",
     "slice_coherence", "compress_above", "deadline_s", "target_mc_error",
 }  # fmt: skip
+_RELEVANT_IF_SET = (
+    "fftshift", "select", "identified", "voxel_mm", "bids_name", "layout", "axes"
+)  # fmt: skip
+"""What came later: outputs made without it keep their names."""
 
 Enqueue = Callable[[sa.Connection, str, Priority], None]
 
@@ -61,6 +65,8 @@ class NewItem:
     error: Problem | None = None
     there: bool = False
     """Whether the storage has the output already."""
+    calibration_sha256: str | None = None
+    """Of the scan whose lines make the coil maps, where they are not its own."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +99,24 @@ def output_digest(
     parameters: ReconstructionParameters,
     owner: str = "",
     calibration_sha256: str | None = None,
+    lines_sha256: str | None = None,
 ) -> str:
     """What products are named by: everything that they depend on, and whose they are.
 
     `calibration_sha256` is of the model's calibration, which counts for calibrated results only:
-    the names of all others do not depend on whether there is one.
+    the names of all others do not depend on whether there is one. `lines_sha256` is of the scan
+    whose lines make the coil maps, where they are not its own.
     """
     settings = parameters.model_dump(mode="json", include=_RELEVANT)
     if parameters.calibrated:
         settings["calibrated"] = calibration_sha256 or "none"
     settings["preset"] = settings["preset"] or "standard"
+    later = parameters.model_dump(mode="json", include=set(_RELEVANT_IF_SET))
+    settings |= {name: value for name, value in later.items() if value not in (None, False)}
+    if parameters.fftshift is False:  # not the same as unsaid
+        settings["fftshift"] = False
+    if lines_sha256 is not None:
+        settings["calibration"] = lines_sha256
     made_of = {"scan": scan_sha256, "model": model_sha256, "settings": settings, "owner": owner}
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
 
@@ -282,6 +296,7 @@ class Batches:
                 "owner": batch.owner,
                 "scan_id": item.scan_id,
                 "scan_sha256": item.scan_sha256,
+                "calibration_sha256": item.calibration_sha256,
                 "source": item.source,
                 "output": item.output,
                 "request": item.parameters.model_dump(mode="json"),

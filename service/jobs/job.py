@@ -43,6 +43,8 @@ class Job:
     predecessor: str | None
     scan_id: str
     scan_sha256: str
+    calibration_sha256: str | None
+    """Of the scan whose lines make the coil maps, where they are not its own."""
     source: str | None
     """Path or URL of an archive's scan that is read where it lies; set by operators only."""
     output: str | None

@@ -25,8 +25,9 @@ from service.settings import SettingsError
 metadata = sa.MetaData()
 _JSON = sa.JSON
 _BUSY_MILLISECONDS = 30_000
-SCHEMA = 3
-"""Of the tables below: 1 without tags of scans, 2 without a record of its number, 3 this."""
+SCHEMA = 4
+"""Of the tables below: 1 without tags of scans, 2 without a record of its number, 3 without how
+scans are read and what calibrates them, 4 this."""
 _INTEGRITY_SECONDS = 60.0
 """How long the last look through a whole SQLite file is believed."""
 
@@ -43,6 +44,8 @@ scans = sa.Table(
     sa.Column("columns", sa.Integer, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("tags", _JSON),
+    sa.Column("layout", sa.Text),
+    sa.Column("axes", sa.Text),
     sa.UniqueConstraint("owner", "sha256"),
 )
 
@@ -56,6 +59,7 @@ jobs = sa.Table(
     sa.Column("predecessor", sa.Text),
     sa.Column("scan_id", sa.Text, nullable=False),
     sa.Column("scan_sha256", sa.Text, nullable=False),
+    sa.Column("calibration_sha256", sa.Text),
     sa.Column("source", sa.Text),
     sa.Column("output", sa.Text),
     sa.Column("request", _JSON, nullable=False),

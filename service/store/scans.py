@@ -27,6 +27,9 @@ class StoredScan:
     columns: int
     created_at: float
     tags: dict[str, str] | None = None
+    layout: str | None = None
+    axes: str | None = None
+    """How the file is read, where its owner has said so."""
 
 
 class Scans:
@@ -44,8 +47,13 @@ class Scans:
         place: Callable[[], None],
         also: Callable[[sa.Connection, StoredScan, bool], None] | None = None,
         tags: Mapping[str, str] | None = None,
+        *,
+        layout: str | None = None,
+        axes: str | None = None,
     ) -> tuple[StoredScan, bool]:
-        """The scan of this owner and content, and whether it is new; tags replace older ones.
+        """The scan of this owner and content, and whether it is new.
+
+        Tags, and how it is to be read, replace what was said before, if they are given.
 
         `place` gives the file its place; nobody removes or places the same content meanwhile, and
         it may take its time: it runs outside of every transaction.
@@ -62,11 +70,15 @@ class Scans:
             "columns": columns,
             "created_at": time.time(),
             "tags": dict(tags or {}),
+            "layout": layout,
+            "axes": axes,
         }
+        said = ("slices", "coils", "rows", "columns", "layout", "axes") if layout or axes else ()
+        anew = {name: values[name] for name in said} | ({"tags": values["tags"]} if tags else {})
         same = sa.select(scans).where(scans.c.owner == owner, scans.c.sha256 == sha256)
         with alone(self._engine, f"scan-{sha256}"):
             place()
-            found, new = self._entered(values, same, also, tags)
+            found, new = self._entered(values, same, also, anew)
         return found, new
 
     def _entered(
@@ -74,16 +86,16 @@ class Scans:
         values: dict[str, Any],
         same: sa.Select[Any],
         also: Callable[[sa.Connection, StoredScan, bool], None] | None,
-        tags: Mapping[str, str] | None,
+        anew: Mapping[str, Any],
     ) -> tuple[StoredScan, bool]:
         with self._engine.begin() as connection:
             hold(connection, "scans")
             new = connection.execute(same).first() is None
             if new:
                 connection.execute(sa.insert(scans).values(**values))
-            elif tags:
+            elif anew:
                 own = scans.c.owner == values["owner"], scans.c.sha256 == values["sha256"]
-                connection.execute(sa.update(scans).where(*own).values(tags=dict(tags)))
+                connection.execute(sa.update(scans).where(*own).values(**anew))
             found = StoredScan(**connection.execute(same).one()._mapping)
             if also is not None:
                 also(connection, found, new)
@@ -106,9 +118,12 @@ class Scans:
 
     def digests(self) -> set[str]:
         """Of all scans that somebody has, or that an unfinished job is made of."""
-        needed = sa.select(jobs.c.scan_sha256).where(jobs.c.finished_at.is_(None))
+        needed = [
+            sa.select(digest).where(jobs.c.finished_at.is_(None), digest.is_not(None))
+            for digest in (jobs.c.scan_sha256, jobs.c.calibration_sha256)
+        ]
         with self._engine.connect() as connection:
-            return set(connection.execute(sa.select(scans.c.sha256).union(needed)).scalars())
+            return set(connection.execute(sa.select(scans.c.sha256).union(*needed)).scalars())
 
     def page(
         self,
@@ -134,8 +149,8 @@ class Scans:
 
     def older_than(self, when: float) -> list[StoredScan]:
         """Scans that came before a moment and that no unfinished job needs."""
-        needed = sa.select(jobs.c.scan_id).where(jobs.c.finished_at.is_(None))
-        query = sa.select(scans).where(scans.c.created_at < when, scans.c.id.not_in(needed))
+        needed = sa.exists().where(_needs(scans.c.id, scans.c.sha256))
+        query = sa.select(scans).where(scans.c.created_at < when, ~needed)
         with self._engine.connect() as connection:
             return [StoredScan(**row._mapping) for row in connection.execute(query)]
 
@@ -143,9 +158,7 @@ class Scans:
         """Forget a scan; False while an unfinished job needs it. Its file is left: see `unused`."""
         with self._engine.begin() as connection:
             hold(connection, "scans")
-            needed = sa.select(jobs.c.id).where(
-                jobs.c.scan_id == scan.id, jobs.c.finished_at.is_(None)
-            )
+            needed = sa.select(jobs.c.id).where(_needs(scan.id, scan.sha256))
             if connection.execute(needed).first() is not None:
                 return False
             connection.execute(sa.delete(scans).where(scans.c.id == scan.id))
@@ -156,10 +169,17 @@ class Scans:
         with alone(self._engine, f"scan-{sha256}"):
             owned = sa.select(scans.c.id).where(scans.c.sha256 == sha256)
             needed = sa.select(jobs.c.id).where(
-                jobs.c.scan_sha256 == sha256, jobs.c.finished_at.is_(None)
+                (jobs.c.scan_sha256 == sha256) | (jobs.c.calibration_sha256 == sha256),
+                jobs.c.finished_at.is_(None),
             )
             with self._engine.connect() as connection:
                 if any(connection.execute(query).first() for query in (owned, needed)):
                     return False
             discard()
         return True
+
+
+def _needs(scan_id: Any, sha256: Any) -> sa.ColumnElement[bool]:  # noqa: ANN401  # value or column
+    """Of jobs: those that have not ended and are made of this scan, or with its lines."""
+    made_of = (jobs.c.scan_id == scan_id) | (jobs.c.calibration_sha256 == sha256)
+    return made_of & jobs.c.finished_at.is_(None)

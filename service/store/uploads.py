@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from service.requests import AS_IT_SAYS, Reading
 from service.store.durable import replacing, sync
 
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -42,6 +43,14 @@ class Upload:
     """Id of the scan that it has become."""
     tags: dict[str, str] = field(default_factory=dict)
     """That the scan will have."""
+    layout: str | None = None
+    axes: str | None = None
+    """How its file is to be read."""
+
+    @property
+    def reading(self) -> Reading:
+        """How its file is to be read."""
+        return Reading(layout=self.layout, axes=self.axes)
 
     @property
     def complete(self) -> bool:
@@ -56,10 +65,25 @@ class Uploads:
         self._folder = folder
         self._seconds = 3600 * hours
 
-    def create(self, owner: str, length: int, tags: Mapping[str, str] | None = None) -> Upload:
+    def create(
+        self,
+        owner: str,
+        length: int,
+        tags: Mapping[str, str] | None = None,
+        reading: Reading = AS_IT_SAYS,
+    ) -> Upload:
         """A new, empty upload."""
         expires = time.time() + self._seconds
-        upload = Upload(secrets.token_hex(16), owner, length, 0, expires, tags=dict(tags or {}))
+        upload = Upload(
+            secrets.token_hex(16),
+            owner,
+            length,
+            0,
+            expires,
+            tags=dict(tags or {}),
+            layout=reading.layout,
+            axes=reading.axes,
+        )
         self._lock(upload.id).touch(exist_ok=False)
         self.content(upload.id).touch(exist_ok=False)
         self._store(upload)

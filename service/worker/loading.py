@@ -11,7 +11,7 @@ import torch
 from models import DEFAULT_MODEL
 from models.denoiser import NetworkPrior
 from models.registry import load_prior
-from recon.io.files import read_scan
+from recon.io.files import read_calibration, read_scan
 from recon.prior import Prior
 from recon.scan import Scan
 from service.jobs.job import Job
@@ -58,13 +58,18 @@ class Loader:
         text = job.parameters.select
         select = None if text is None else parse_selection(text.split(","))
         with archived_file(self._storage, job.scan_sha256, job.source) as file:
-            scan = read_scan(file, select=select, fftshift=job.parameters.fftshift)
+            asked = job.parameters
+            reading = {"layout": asked.layout, "axes": asked.named_axes, "fftshift": asked.fftshift}
+            scan = read_scan(file, select=select, **reading)
         if scan.sha256 != job.scan_sha256:
             raise ProblemError(
                 "invalid-scan",
                 "the file has changed since the batch was made; run the batch again",
                 reason="source-changed",
             )
+        if job.calibration_sha256 is not None:
+            with archived_file(self._storage, job.calibration_sha256, None) as file:
+                scan = read_calibration(file, scan, **reading)
         loaded = Loaded(scan, model, network, prior)
         with self._lock:
             self._loaded[job.id] = loaded

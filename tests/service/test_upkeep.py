@@ -181,7 +181,7 @@ def test_tables_of_older_versions_are_brought_up_to_date(version: int, tmp_path:
         context.close()
     with sqlite3.connect(tmp_path / "service.sqlite") as connection:
         found = connection.execute("SELECT version FROM service_schema").fetchall()
-    assert found == [(SCHEMA,)]
+    assert found[-1] == (SCHEMA,)
 
 
 def test_tables_of_a_newer_version_are_left_alone(tmp_path: Path) -> None:
@@ -206,13 +206,13 @@ def test_the_number_of_the_schema_changes_with_its_tables(tmp_path: Path) -> Non
     }
     engine.dispose()
     now = sha256(json.dumps(columns).encode()).hexdigest()[:16]
-    assert (SCHEMA, now) == (3, FINGERPRINT)
+    assert (SCHEMA, now) == (4, FINGERPRINT)
     assert sorted(file.stem for file in SCHEMAS.glob("*.sql")) == [
         str(version) for version in range(1, SCHEMA)
     ]
 
 
-FINGERPRINT = "e8afaec71354c2de"
+FINGERPRINT = "6e4eec7e6facdb7d"
 
 
 def test_a_second_server_on_a_folder_refuses(

@@ -1233,6 +1233,10 @@ export interface components {
         };
         /** @description How to reconstruct; the defaults need no thought. */
         ReconstructionChoices: {
+            /** @description cmrxrecon, fastmri-prostate, skm-tea, calgary-campinas, fastmri [what the file holds says] */
+            layout: string | null;
+            /** @description what the axes of the file's one array count, in its order, as slice,row,column,coil; of slice, coil, row, column, partition, contrast, phase, repetition, set, average, part, coilpart */
+            axes: string | null;
             /** @description fast, standard (default) or thorough */
             preset: ("fast" | "standard" | "thorough") | null;
             /** @description prior, by name (see /v1/models) */
@@ -1250,6 +1254,8 @@ export interface components {
             select: string | null;
             /** @description true moves the zero frequency and the image's origin from the corner to the middle, where the energy of k-space shows them there; false takes k-space as it is [refuse such scans] */
             fftshift: boolean | null;
+            /** @description a scan whose lines make the coil maps: of the same slices, coils and field of view, read with the same layout or axes [the scan's own lines] */
+            calibration_scan_id: string | null;
             /**
              * @description the first reconstruction
              * @default cg-sense
@@ -1401,6 +1407,10 @@ export interface components {
             tags: {
                 [key: string]: string;
             };
+            /** @description how the file is read, where that was said */
+            layout?: string | null;
+            /** @description what its axes count, where that was said */
+            axes?: string | null;
         };
         /** @description Scans, newest first. */
         ScanPage: {
@@ -1453,6 +1463,16 @@ export interface components {
         /** @description How to reconstruct, and under which names to find it again. */
         ReconstructionParameters: {
             /**
+             * @description cmrxrecon, fastmri-prostate, skm-tea, calgary-campinas, fastmri [what the file holds says]
+             * @default null
+             */
+            layout?: string | null;
+            /**
+             * @description what the axes of the file's one array count, in its order, as slice,row,column,coil; of slice, coil, row, column, partition, contrast, phase, repetition, set, average, part, coilpart
+             * @default null
+             */
+            axes?: string | null;
+            /**
              * @description fast, standard (default) or thorough
              * @default null
              */
@@ -1487,6 +1507,11 @@ export interface components {
              * @default null
              */
             fftshift?: boolean | null;
+            /**
+             * @description a scan whose lines make the coil maps: of the same slices, coils and field of view, read with the same layout or axes [the scan's own lines]
+             * @default null
+             */
+            calibration_scan_id?: string | null;
             /**
              * @description the first reconstruction
              * @default cg-sense
@@ -1565,6 +1590,16 @@ export interface components {
         /** @description A reconstruction of a scan that was uploaded before. */
         ReconstructionRequest: {
             /**
+             * @description cmrxrecon, fastmri-prostate, skm-tea, calgary-campinas, fastmri [what the file holds says]
+             * @default null
+             */
+            layout?: string | null;
+            /**
+             * @description what the axes of the file's one array count, in its order, as slice,row,column,coil; of slice, coil, row, column, partition, contrast, phase, repetition, set, average, part, coilpart
+             * @default null
+             */
+            axes?: string | null;
+            /**
              * @description fast, standard (default) or thorough
              * @default null
              */
@@ -1599,6 +1634,11 @@ export interface components {
              * @default null
              */
             fftshift?: boolean | null;
+            /**
+             * @description a scan whose lines make the coil maps: of the same slices, coils and field of view, read with the same layout or axes [the scan's own lines]
+             * @default null
+             */
+            calibration_scan_id?: string | null;
             /**
              * @description the first reconstruction
              * @default cg-sense
@@ -1745,6 +1785,10 @@ export interface operations {
     upload_scan_v1_scans_post: {
         parameters: {
             query?: {
+                /** @description cmrxrecon, fastmri-prostate, skm-tea, calgary-campinas, fastmri [what the file holds says] */
+                layout?: string | null;
+                /** @description what the axes of the file's one array count, in its order, as slice,row,column,coil; of slice, coil, row, column, partition, contrast, phase, repetition, set, average, part, coilpart */
+                axes?: string | null;
                 /** @description NAME:VALUE, to find it by */
                 tag?: string[];
             };
@@ -1854,6 +1898,10 @@ export interface operations {
     create_upload_v1_uploads_post: {
         parameters: {
             query?: {
+                /** @description cmrxrecon, fastmri-prostate, skm-tea, calgary-campinas, fastmri [what the file holds says] */
+                layout?: string | null;
+                /** @description what the axes of the file's one array count, in its order, as slice,row,column,coil; of slice, coil, row, column, partition, contrast, phase, repetition, set, average, part, coilpart */
+                axes?: string | null;
                 /** @description NAME:VALUE, to find it by */
                 tag?: string[];
             };

@@ -1,7 +1,7 @@
 /** The panel that takes scans: drop or choose files, choose how to reconstruct, watch them leave. */
 
 import { api, ServiceError } from "./api";
-import type { Model, NewReconstruction, Preset } from "./api";
+import type { Model, NewReconstruction, Preset, Scan } from "./api";
 import { fill, h } from "./elements";
 import { rememberFileName } from "./file-names";
 import { bytes, percent } from "./format";
@@ -22,7 +22,7 @@ export async function submitPanel(signal: AbortSignal, queued: () => void): Prom
 
   const take = (files: Iterable<File>) => {
     for (const file of files) {
-      const item = new Sending(file, choices.request(), signal, queued);
+      const item = new Sending(file, choices.request(), choices.calibration(), signal, queued);
       sending.append(item.element);
       line = line.then(() => item.run());
     }
@@ -90,6 +90,16 @@ class Choices {
   private readonly slices = h("input", { id: "slices", placeholder: "all", maxlength: "200" });
   private readonly label = h("input", { id: "label", maxlength: "128", placeholder: "none" });
   private readonly seed = h("input", { id: "seed", type: "number", min: "0", value: "0" });
+  private readonly layout = h("input", { id: "layout", maxlength: "32", placeholder: "by content" });
+  private readonly axes = h("input", { id: "axes", maxlength: "200", placeholder: "by layout" });
+  private readonly centre = h(
+    "select",
+    { id: "fftshift" },
+    h("option", { value: "" }, "refuse"),
+    h("option", { value: "true" }, "move to the middle"),
+    h("option", { value: "false" }, "take as it is"),
+  );
+  private readonly lines = h("input", { id: "calibration", type: "file" });
 
   constructor(models: Model[], model: string, presets: Record<string, Preset>, preset: string) {
     const options = models.map(({ id }) =>
@@ -123,8 +133,32 @@ class Choices {
         h("div", {}, h("label", { for: "label" }, "Label"), this.label),
         h("div", {}, h("label", { for: "seed" }, "Seed"), this.seed),
       ),
+      h(
+        "details",
+        {},
+        h("summary", {}, "How the file is read"),
+        h(
+          "div",
+          { class: "form" },
+          h(
+            "div",
+            { class: "pair" },
+            h("div", {}, h("label", { for: "layout" }, "Layout"), this.layout),
+            h("div", {}, h("label", { for: "axes" }, "Axes"), this.axes),
+          ),
+          h("label", { for: "fftshift" }, "K-space that is not centred"),
+          this.centre,
+          h("label", { for: "calibration" }, "Calibration lines from another file"),
+          this.lines,
+        ),
+      ),
       h("p", { class: "faint" }, "File names are not sent. Keep patients' names out of labels."),
     );
+  }
+
+  /** The file whose lines make the coil maps, if one was chosen. */
+  calibration(): File | null {
+    return this.lines.files?.[0] ?? null;
   }
 
   request(): Wanted {
@@ -135,12 +169,15 @@ class Choices {
     };
     if (this.samples.value) request.samples = Number(this.samples.value);
     if (this.slices.value.trim()) request.slices = this.slices.value.trim();
+    if (this.layout.value.trim()) request.layout = this.layout.value.trim();
+    if (this.axes.value.trim()) request.axes = this.axes.value.trim();
+    if (this.centre.value) request.fftshift = this.centre.value === "true";
     if (this.label.value.trim()) request.tags = { label: this.label.value.trim() };
     return request;
   }
 }
 
-/** One file on its way. */
+/** One file on its way, and before it the one with its calibration lines. */
 class Sending {
   readonly element: HTMLLIElement;
   private readonly stop = new AbortController();
@@ -151,6 +188,7 @@ class Sending {
   constructor(
     private readonly file: File,
     private readonly request: Wanted,
+    private readonly lines: File | null,
     page: AbortSignal,
     private readonly queued: () => void,
   ) {
@@ -171,19 +209,12 @@ class Sending {
   }
 
   async run(): Promise<void> {
-    const total = this.file.size;
     try {
       this.stop.signal.throwIfAborted();
-      const scan = await upload(
-        this.file,
-        (sent) => {
-          this.bar.value = sent / total;
-          this.words.textContent =
-            sent < total ? `${percent(sent / total)} of ${bytes(total)}` : "checking the file";
-        },
-        this.stop.signal,
-      );
-      const job = await api.submit({ ...this.request, scan_id: scan.id });
+      const request = { ...this.request };
+      if (this.lines !== null) request.calibration_scan_id = (await this.upload(this.lines)).id;
+      const scan = await this.upload(this.file);
+      const job = await api.submit({ ...request, scan_id: scan.id });
       rememberFileName(job.id, this.file.name);
       this.queued();
       this.element.remove();
@@ -200,5 +231,17 @@ class Sending {
       const name = h("span", { class: "file", title: this.file.name }, this.file.name);
       fill(this.element, h("div", { class: "row" }, name, dismiss), problemBox(error));
     }
+  }
+
+  private upload(file: File): Promise<Scan> {
+    const { layout, axes } = this.request;
+    const sent = (count: number) => {
+      const share = count / file.size;
+      this.bar.value = share;
+      this.words.textContent =
+        share < 1 ? `${percent(share)} of ${bytes(file.size)}` : "checking the file";
+    };
+    const reading = { ...(layout && { layout }), ...(axes && { axes }) };
+    return upload(file, sent, this.stop.signal, reading);
   }
 }

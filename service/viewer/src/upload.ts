@@ -7,11 +7,12 @@ const TUS = { "Tus-Resumable": "1.0.0" };
 const PART = 16 << 20;
 const ATTEMPTS = 5;
 
-/** Upload a file; `sent` hears how many bytes have left. */
+/** Upload a file; `sent` hears how many bytes have left; `reading` says how its arrays lie. */
 export async function upload(
   file: Blob,
   sent: (bytes: number) => void,
   signal: AbortSignal,
+  reading: Record<string, string> = {},
 ): Promise<Scan> {
   if (file.size === 0) {
     throw new ServiceError({
@@ -21,7 +22,8 @@ export async function upload(
       detail: "Choose an HDF5 file with k-space.",
     });
   }
-  const begun = await ask("/v1/uploads", {
+  const query = new URLSearchParams(reading).toString();
+  const begun = await ask(query ? `/v1/uploads?${query}` : "/v1/uploads", {
     method: "POST",
     headers: { ...TUS, "Upload-Length": String(file.size) },
     signal,
