@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,17 +131,16 @@ def draw(rows: Sequence[Row]) -> Figure:
 
 def compare(
     name: str,
+    about: str | None,
     subjects: Iterable[Subject],
     accelerations: Sequence[float],
     arguments: Sequence[str],
-    *,
-    wanted: bool = True,
 ) -> bool:
-    """Run an experiment: a table of all subjects at all accelerations; `wanted` are gains.
+    """Run an experiment: a table of all subjects at all accelerations.
 
     With `--only` the rows are printed and the tables stay as they are.
     """
-    parser = argparse.ArgumentParser(description=sys.modules[f"benchmarks.{name}"].__doc__)
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--model", action="append", default=[], help="a name or a folder")
     parser.add_argument("--preset", default="standard")
     parser.add_argument("--only", default="", help="part of a scan's name")
@@ -165,6 +163,4 @@ def compare(
         f"one slice, one mask, one run each: a few tenths of a decibel mean nothing; preset "
         f"{chosen.preset}, priors {', '.join(priors)}"
     )
-    return publish(
-        name, rows, lambda found: Outcome(checks(found) if wanted else (), tuple(found), note), draw
-    )
+    return publish(name, rows, lambda found: Outcome(checks(found), tuple(found), note), draw)

@@ -62,7 +62,7 @@ def subjects() -> Iterator[Subject]:
 
 def main(arguments: Sequence[str] = ()) -> bool:
     """Whether our mean is above both others on all of them."""
-    return compare("contrast", subjects(), (4,), arguments)
+    return compare("contrast", __doc__, subjects(), (4,), arguments)
 
 
 if __name__ == "__main__":

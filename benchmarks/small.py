@@ -58,7 +58,7 @@ def subjects() -> Iterator[Subject]:
 
 def main(arguments: Sequence[str] = ()) -> bool:
     """Whether our mean is above both others on all of them."""
-    return compare("small", subjects(), (3, 4), arguments)
+    return compare("small", __doc__, subjects(), (3, 4), arguments)
 
 
 if __name__ == "__main__":

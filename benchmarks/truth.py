@@ -31,7 +31,7 @@ def subjects() -> Iterator[Subject]:
 
 def main(arguments: Sequence[str] = ()) -> bool:
     """Whether our mean is above both others on all of them."""
-    return compare("truth", subjects(), (4, 8), arguments)
+    return compare("truth", __doc__, subjects(), (4, 8), arguments)
 
 
 if __name__ == "__main__":

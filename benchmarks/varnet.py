@@ -63,6 +63,8 @@ ACCELERATION, CENTRE = 4.0, 0.08
 RECIPE = ROOT / "models" / "recipes" / "brain-base.toml"
 """Whose images are learned from, and how often each file is drawn."""
 _SAVE_SECONDS = 120.0
+_JUDGE_SECONDS = 200.0
+"""Of CPU time: a judgement costs several."""
 _VALIDATION = (20, 60, 100, 140, 180)
 """Slices of open_ms that were kept apart."""
 
@@ -242,20 +244,22 @@ class Run:
 
 
 def train(run: Run, images: BatchStream, hours: float, kept: Sequence[Received] = ()) -> None:
-    """Learn until `hours` of CPU time are spent; a line of log.csv for every checkpoint.
+    """Learn until `hours` of CPU time are spent; a line of log.csv now and then.
 
     `kept` are what the average of the weights is judged by.
     """
     losses: list[float] = []
-    saved = time.monotonic()
+    saved, judged = time.monotonic(), run.seconds
     for loss in run.learn(images, 3600 * hours):
         losses.append(loss)
-        if time.monotonic() - saved < _SAVE_SECONDS and run.seconds < 3600 * hours:
-            continue
-        run.save()
-        psnr = float(np.mean([score(run.average, each) for each in kept])) if kept else math.nan
-        _log(run, float(np.mean(losses)), psnr)
-        losses, saved = [], time.monotonic()
+        last = run.seconds >= 3600 * hours
+        if last or time.monotonic() - saved > _SAVE_SECONDS:
+            run.save()
+            saved = time.monotonic()
+        if last or run.seconds - judged > _JUDGE_SECONDS:
+            psnr = float(np.mean([score(run.average, each) for each in kept])) if kept else math.nan
+            _log(run, float(np.mean(losses)), psnr)
+            losses, judged = [], run.seconds
 
 
 def _log(run: Run, loss: float, psnr: float) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.beside_wavelets import checks, draw, row_of, simulated, thinned
+from benchmarks.beside_wavelets import checks, compare, draw, row_of, simulated, thinned
 from benchmarks.contrast import folded, head_of, inverted
 from benchmarks.priors import chosen_priors
 from benchmarks.small import cut
@@ -78,6 +78,15 @@ def test_one_row_has_every_method_and_every_prior_in_the_units_of_the_truth() ->
     assert row["a: gain dB"] == pytest.approx(float(row["a: mean PSNR"] or 0) - best)
     assert [check.met for check in checks([row])] == [float(row["a: gain dB"] or 0) > 0] * 2
     assert len(draw([row]).axes) == 1
+
+
+def test_a_table_can_be_made_in_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    subject = simulated("head", simulate(1, 1, 64, 64)[1][0], 4, 0.01, 3)
+    assert compare("small", "About it.", [subject], (3, 4), ["--only", "another"])
+    assert capsys.readouterr().out == ""
+    with pytest.raises(SystemExit):
+        compare("small", "About it.", [subject], (3, 4), ["--help"])
+    assert "a name or a folder" in capsys.readouterr().out
 
 
 def test_the_centre_is_wide_enough_for_coil_maps() -> None:
