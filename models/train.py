@@ -167,12 +167,12 @@ def train(
         ModelError: files without images, another run in `out`, initial weights of another network,
             a loss that is not finite.
     """
-    run = _Run(config, out, process, initial)
+    run = TrainingRun(config, out, process, initial)
     held_out = SliceSet(validation).evenly(config.validation_slices) if validation else []
     yield from run.follow(SliceSet(data), held_out, heads)
 
 
-class _Run:
+class TrainingRun:
     """The state of a training run: networks, optimizer and the step it is at."""
 
     def __init__(
@@ -258,11 +258,11 @@ class _Run:
         patches, since = 0, time.monotonic()
         with _Log(self.out / "log.csv", self.step, enabled=process.first) as log:
             for canvases in loader:
-                losses.append(self._take_step(canvases))
+                losses.append(self.take_step(canvases, self.step))
                 patches += config.patches(self.step - 1)
                 last = self.step == config.steps
                 if last or self.step % config.save_every == 0:
-                    self._save()
+                    self.save()
                 validated = None
                 if held_out and process.first and (last or self.step % config.validate_every == 0):
                     validated = self._validate(held_out)
@@ -283,26 +283,18 @@ class _Run:
                     yield line
                 losses, patches, since = [], 0, time.monotonic()
 
-    def _take_step(self, canvases: Tensor) -> Tensor:
-        """One optimizer step; returns its loss, still on the device."""
-        config, device = self.config, self.process.device
-        generator = torch.Generator(device).manual_seed(
-            (config.seed * 1_000_003 + self.step) * 1_009 + self.process.rank
-        )
-        slices = canvases.to(device, non_blocking=True)
-        image = complex_patches(slices, config.patch(self.step), config.augmentation, generator)
-        clean = torch.view_as_real(image).movedim(-1, 1).contiguous()
-        spread = torch.randn(len(clean), generator=generator, device=device)
-        sigma = (config.log_sigma_mean + config.log_sigma_std * spread).exp()
-        sigma = sigma.clamp(*config.sigma_range)
-        noise = torch.randn(clean.shape, generator=generator, device=device)
-        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            losses = denoising_loss(self.forward, clean, sigma, noise)
+    def take_step(self, canvases: Tensor, scheduled: int) -> Tensor:
+        """One optimizer step; returns its loss, still on the device.
+
+        Learning rate and patch size are those of the step `scheduled`, random numbers of its own.
+        """
+        config = self.config
+        losses, sigma = self.losses_of(canvases, config.patch(scheduled))
         self.network.zero_grad(set_to_none=True)
         self.balance.zero_grad(set_to_none=True)
         (self.balance(losses, sigma) if config.balanced else losses.mean()).backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_norm)
-        self.optimizer.step(config.rate(self.step))
+        self.optimizer.step(config.rate(scheduled))
         if config.balanced:
             self.balancing.step()
         self.step += 1
@@ -312,7 +304,24 @@ class _Run:
             update(list(average.parameters()), list(self.network.parameters()), 0)
         return losses.detach().mean()
 
-    def _save(self) -> None:
+    def losses_of(self, canvases: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Losses (batch,) of noisy patches of `size` pixels, and their noise levels."""
+        config, device = self.config, self.process.device
+        generator = torch.Generator(device).manual_seed(
+            (config.seed * 1_000_003 + self.step) * 1_009 + self.process.rank
+        )
+        slices = canvases.to(device, non_blocking=True)
+        image = complex_patches(slices, size, config.augmentation, generator)
+        clean = torch.view_as_real(image).movedim(-1, 1).contiguous()
+        spread = torch.randn(len(clean), generator=generator, device=device)
+        sigma = (config.log_sigma_mean + config.log_sigma_std * spread).exp()
+        sigma = sigma.clamp(*config.sigma_range)
+        noise = torch.randn(clean.shape, generator=generator, device=device)
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+            losses = denoising_loss(self.forward, clean, sigma, noise)
+        return losses, sigma
+
+    def save(self) -> None:
         """Checkpoint and averaged weights, each replaced in one go."""
         if not self.process.first:
             return

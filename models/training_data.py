@@ -144,17 +144,27 @@ def _cropped(image: NDArray[Any], side: int, random: np.random.Generator) -> NDA
     return image[starts[0] : starts[0] + side, starts[1] : starts[1] + side]
 
 
+def slices_in(path: Path) -> int:
+    """Number of slices of a file. Raises ModelError."""
+    with h5py.File(path, "r") as handle:
+        return len(_dataset(handle, path))
+
+
 def _read_images(file: ImageFile) -> NDArray[Any]:
     with h5py.File(file.path, "r") as handle:
-        images = handle.get("images")
-        numeric = isinstance(images, h5py.Dataset) and images.dtype.kind in "ufc"
-        if not numeric or images.ndim != 3 or not len(images):
-            raise ModelError(
-                "bad-data",
-                f"{file.path.name} must hold a numeric dataset 'images' of shape "
-                "(slices, rows, columns)",
-            )
+        images = _dataset(handle, file.path)
         return np.asarray(images[()] if file.slices is None else images[sorted(file.slices)])
+
+
+def _dataset(handle: h5py.File, path: Path) -> h5py.Dataset:
+    images = handle.get("images")
+    numeric = isinstance(images, h5py.Dataset) and images.dtype.kind in "ufc"
+    if not numeric or images.ndim != 3 or not len(images):
+        raise ModelError(
+            "bad-data",
+            f"{path.name} must hold a numeric dataset 'images' of shape (slices, rows, columns)",
+        )
+    return images
 
 
 def _scales(images: NDArray[Any]) -> NDArray[np.float32]:

@@ -66,6 +66,7 @@ CONFINED = {
         "models/training_data.py",
         "service/exports/fastmri.py",
         "service/images/files.py",
+        "service/training/packed.py",
     ),
     "finufft": ("recon/noncartesian.py",),
     "typer": ("service/",),

@@ -251,7 +251,7 @@ def test_two_processes_train_one_network(data: list[ImageFile], tmp_path: Path) 
         "torch.set_num_threads(1)\n"
         "config = training.TrainingConfig.model_validate_json(sys.argv[1])\n"
         "with Process.join(torch.device('cpu')) as process:\n"
-        "    run = training._Run(config, Path(sys.argv[3]), process)\n"
+        "    run = training.TrainingRun(config, Path(sys.argv[3]), process)\n"
         "    data = training.SliceSet([ImageFile(Path(sys.argv[2]))])\n"
         "    lines = list(run.follow(data, []))\n"
         "    total = [float(p.double().abs().sum()) for p in run.network.parameters()]\n"
