@@ -25,6 +25,7 @@ from service.commands.help import Help, HelpGroup
 from service.commands.info import info
 from service.commands.models import model_app
 from service.commands.reconstruct import EXAMPLE, reconstruct
+from service.commands.region import region
 from service.commands.scanner import gateway, stream
 from service.commands.scans import simulate, undersample
 from service.commands.server import keys_app, openapi, serve, settings, submit
@@ -66,7 +67,17 @@ def _options(
 
 
 _HEADINGS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Scans and results": (info, reconstruct, evaluate, export, undersample, simulate, demo, doctor),
+    "Scans and results": (
+        info,
+        reconstruct,
+        evaluate,
+        region,
+        export,
+        undersample,
+        simulate,
+        demo,
+        doctor,
+    ),
     "Many scans, and a service": (
         batch,
         serve,

@@ -16,7 +16,7 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import file_digest
@@ -31,6 +31,9 @@ from service.products import RESULT
 from service.report import Progress, Report
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from recon.arrays import Posterior
 
 _BLOCK = 1 << 20
@@ -68,6 +71,36 @@ class Reconstruction(BaseModel):
     def ended(self) -> bool:
         """Whether it can change no more."""
         return self.finished_at is not None
+
+
+class Interval(BaseModel):
+    """A number and how sure it is, in the units of the result."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    mean: float
+    std: float
+    low: float
+    high: float
+    """Ends of the 90 % interval for the true value."""
+    mc_error: float
+    samples: int
+    method: str
+
+
+class RegionAnswer(BaseModel):
+    """The mean of a region; of the second; and their difference, region minus reference."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    pixels: int
+    slices: int
+    joint: bool
+    """Whether samples hold together from slice to slice; where not, intervals of regions over
+    several slices are too narrow."""
+    region: Interval
+    reference: Interval | None
+    difference: Interval | None
 
 
 @dataclass(frozen=True)
@@ -227,6 +260,31 @@ class Client:
         with tempfile.TemporaryDirectory(prefix="mri-posterior-") as folder:
             return open_result(self.download(job, Path(folder) / "result.h5"))
 
+    def region(
+        self,
+        job_id: str,
+        region: NDArray[np.bool_] | Sequence[tuple[float, float]],
+        reference: NDArray[np.bool_] | Sequence[tuple[float, float]] | None = None,
+        *,
+        slice: int,
+        through: int | None = None,
+    ) -> RegionAnswer:
+        """The mean of a region, the difference to a second one, and how sure they are.
+
+        A region is a boolean mask or a polygon of corners (row, column), in one slice or, with
+        `through`, in each from `slice` to that; a mask of (slices, rows, columns) has them all.
+
+        Raises ServiceError.
+        """
+        deep = [part for part in (region, reference) if getattr(part, "ndim", 0) == 3]
+        if through is None and deep:
+            through = slice + len(deep[0]) - 1
+        question: dict[str, Any] = {"slice": slice, "through": through, "region": _region(region)}
+        if reference is not None:
+            question["reference"] = _region(reference)
+        answer = self._ask("POST", f"/v1/reconstructions/{job_id}/roi", body=question)
+        return RegionAnswer.model_validate(answer.json())
+
     def reconstruct(
         self,
         scan: Path,
@@ -333,6 +391,14 @@ def _blocks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             yield block
+
+
+def _region(region: NDArray[np.bool_] | Sequence[tuple[float, float]]) -> dict[str, Any]:
+    import numpy as np  # lazy: most uses need none
+
+    if isinstance(region, np.ndarray) and region.dtype == np.bool_:
+        return {"mask": base64.b64encode(np.packbits(region).tobytes()).decode()}
+    return {"polygon": [[float(row), float(column)] for row, column in region]}
 
 
 def _code(problem: dict[str, Any]) -> str:

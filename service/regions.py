@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,24 +54,38 @@ def polygon_mask(corners: NDArray[np.float64], shape: tuple[int, int]) -> NDArra
     return turned
 
 
-def packed_mask(text: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Mask from Base64 of numpy.packbits over rows. Raises ValueError."""
-    packed = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
-    count = shape[0] * shape[1]
-    if packed.size != math.ceil(count / 8):
-        raise ValueError(f"a mask of {shape} has {math.ceil(count / 8)} bytes, not {packed.size}")
-    return np.unpackbits(packed, count=count).astype(bool).reshape(shape)
+def packed_mask(text: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Mask from Base64 of numpy.packbits, of a stack (slices, rows, columns) or of one slice of it.
 
-
-def region_values(samples: Path, position: int, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(samples,) mean magnitude inside the mask, one per sample of a slice.
-
-    Raises ScanError for an empty region.
+    Raises ValueError.
     """
+    packed = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
+    for wanted in (shape, shape[-2:]):
+        count = math.prod(wanted)
+        if packed.size == math.ceil(count / 8):
+            return np.unpackbits(packed, count=count).astype(bool).reshape(wanted)
+    raise ValueError(
+        f"a mask of {shape} has {math.ceil(math.prod(shape) / 8)} bytes, not {packed.size}"
+    )
+
+
+def region_values(
+    samples: Path, positions: Sequence[int], mask: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """(samples,) mean magnitude inside the mask, one per sample of the slices at `positions`.
+
+    `mask` is (rows, columns), the same in every slice, or has the slices before that. Samples of
+    the same number belong together from slice to slice. Raises ScanError for an empty region.
+    """
+    mask = np.broadcast_to(mask, (len(positions), *mask.shape[-2:]))
     if not mask.any():
         raise ScanError("empty-region", "the region holds no pixel centre; make it larger")
     stack = np.load(samples, mmap_mode="r", allow_pickle=False)
-    return np.array([np.abs(image[mask]).mean(dtype=np.float64) for image in stack[:, position]])
+    total = np.zeros(len(stack))
+    for position, inside in zip(positions, mask, strict=True):
+        if inside.any():
+            total += [np.abs(image[inside]).sum(dtype=np.float64) for image in stack[:, position]]
+    return total / np.count_nonzero(mask)
 
 
 def point_values(samples: Path, position: int, points: NDArray[np.float64]) -> NDArray[np.float64]:

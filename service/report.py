@@ -222,6 +222,11 @@ class Report(_Part):
     image: ImageReport | None = Field(None, description="null in the oldest reports")
     reached: Reached
     slices: tuple[SliceReport, ...]
+    joint: bool = Field(
+        False,
+        description="samples of neighbouring slices were drawn together, so that a sample is one "
+        "volume",
+    )
     products: tuple[ProductFile, ...] = Field(
         (), description="what was made before the report itself"
     )

@@ -1,4 +1,7 @@
-"""/v1/reconstructions/{id}/roi: how bright a region is, how sure that is, and against another."""
+"""/v1/reconstructions/{id}/roi: how bright a region is, how sure that is, and against another.
+
+A region lies in one slice, or reaches through several.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,13 @@ from service.http.problems import problems
 from service.http.results import slice_position
 from service.http.scans import Id
 from service.http.schemas import WHOLE
-from service.jobs.job import JobState
+from service.jobs.job import Job, JobState
 from service.problems import ProblemError
 from service.regions import packed_mask, polygon_mask, region_values, statistics
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["results"])
 
+_MOST_SLICES = 1024
 Coordinate = Annotated[float, Field(ge=-1e5, le=1e5, allow_inf_nan=False)]
 
 
@@ -38,7 +42,9 @@ class Region(BaseModel):
         description="corners (row, column); centres of pixels are at whole numbers",
     )
     mask: Annotated[str, StringConstraints(max_length=4 << 20)] | None = Field(
-        None, description="Base64 of numpy.packbits of the boolean mask (rows, columns)"
+        None,
+        description="Base64 of numpy.packbits of the boolean mask (rows, columns); for a question "
+        "about several slices also (slices, rows, columns)",
     )
 
     @model_validator(mode="after")
@@ -49,11 +55,18 @@ class Region(BaseModel):
 
 
 class RegionQuestion(BaseModel):
-    """Which region of which slice, and which other one to compare it with."""
+    """Which region of which slice or slices, and which other one to compare it with."""
 
     model_config = ConfigDict(extra="forbid")
 
-    slice: int = Field(ge=0, le=100_000)
+    slice: int = Field(ge=0, le=100_000, description="the slice, or the first of several")
+    through: int | None = Field(
+        None,
+        ge=0,
+        le=100_000,
+        description="the last slice of a region that reaches through several, with all between: a "
+        "polygon or a mask of one slice is taken in each [the region lies in one slice]",
+    )
     region: Region
     reference: Region | None = Field(None, description="a second region, for the difference")
     unit: Literal["voxel", "mm"] = Field(
@@ -78,7 +91,13 @@ class RegionAnswer(BaseModel):
 
     model_config = WHOLE
 
-    pixels: int
+    pixels: int = Field(description="of the region, over all of its slices")
+    slices: int = Field(1, description="of the question")
+    joint: bool = Field(
+        True,
+        description="whether samples hold together from slice to slice; where not, the intervals "
+        "of regions over several slices are too narrow",
+    )
     region: Interval
     reference: Interval | None
     difference: Interval | None
@@ -98,31 +117,47 @@ def ask_about_region(
         raise ProblemError("job-not-finished", f"the job is {job.state.value}; there is no result")
     if job.results is None:
         raise ProblemError("result-expired", "the results were removed; retry the job")
-    position = slice_position(job, question.slice)
+    positions = _positions(job, question)
     image = job.summary.image
     if image is None:
         raise ProblemError("result-expired", "the result is too old for regions; retry the job")
-    shape = image.shape
+    shape = (len(positions), *image.shape)
     spacing = image.pixel_mm if question.unit == "mm" else (1.0, 1.0)
     if spacing is None:
         raise ProblemError("invalid-parameter", "the scan's header says no pixel size; use voxels")
     samples = context.storage.product(job.place, "samples.npy")
     mask = _mask(question.region, shape, spacing)
-    values = region_values(samples, position, mask)
+    values = region_values(samples, positions, mask)
     answer = RegionAnswer(
-        pixels=int(mask.sum()), region=_interval(values), reference=None, difference=None
+        pixels=int(np.broadcast_to(mask, shape).sum()),
+        slices=len(positions),
+        joint=len(positions) == 1 or job.summary.joint,
+        region=_interval(values),
+        reference=None,
+        difference=None,
     )
     if question.reference is not None:
-        others = region_values(samples, position, _mask(question.reference, shape, spacing))
+        others = region_values(samples, positions, _mask(question.reference, shape, spacing))
         answer.reference, answer.difference = _interval(others), _interval(values - others)
     return answer
 
 
+def _positions(job: Job, question: RegionQuestion) -> list[int]:
+    last = question.slice if question.through is None else question.through
+    if not question.slice <= last < question.slice + _MOST_SLICES:
+        raise ProblemError(
+            "invalid-parameter",
+            f"`through` lies at or behind `slice`, with at most {_MOST_SLICES} slices in all",
+        )
+    return [slice_position(job, index) for index in range(question.slice, last + 1)]
+
+
 def _mask(
-    region: Region, shape: tuple[int, int], spacing: tuple[float, float]
+    region: Region, shape: tuple[int, int, int], spacing: tuple[float, float]
 ) -> NDArray[np.bool_]:
+    """(rows, columns), or all of `shape`."""
     if region.polygon is not None:
-        return polygon_mask(np.array(region.polygon) / np.array(spacing), shape)
+        return polygon_mask(np.array(region.polygon) / np.array(spacing), shape[1:])
     assert region.mask is not None
     try:
         return packed_mask(region.mask, shape)

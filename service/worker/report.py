@@ -9,6 +9,7 @@ from models.conformal_factors import ConformalFactor
 from recon.posterior import SlicePosterior
 from recon.scan import Scan
 from recon.settings import Settings
+from recon.stacks import places
 from service.conformal_scaling import applied_factor
 from service.jobs.job import Job
 from service.report import ImageReport, ProductFile, Reached, Report, SliceReport, planes_of
@@ -43,6 +44,7 @@ def report_of(
         image=ImageReport.of(scan, (rows, columns), job.parameters.voxel_mm),
         reached=_reached(job, posteriors),
         slices=tuple(SliceReport.of(posterior, planes) for posterior in posteriors),
+        joint=settings.slice_coherence > 0 and all(place is not None for place in places(scan)),
         products=tuple(products),
     )
 

@@ -13,6 +13,7 @@ from scipy.ndimage import map_coordinates
 from skimage.draw import polygon2mask
 
 from recon.errors import ScanError
+from service.client import Client, ServiceError
 from service.regions import packed_mask, point_values, polygon_mask, statistics
 from tests.service.live import ended, problem, submitted
 
@@ -81,6 +82,45 @@ def test_the_service_answers_from_the_samples(client: httpx.Client, scan: Path) 
     assert answer["difference"]["mean"] == pytest.approx(difference.mean(), rel=1e-5)
     # Neighbouring errors are shared, so this is not the root of the sum of squares.
     assert answer["difference"]["std"] == pytest.approx(difference.std(ddof=1), rel=1e-5)
+
+
+def test_a_region_reaches_through_slices(client: httpx.Client, scan: Path) -> None:
+    done = ended(client, submitted(client, scan, samples=6))
+    link = done["links"]["self"] + "/roi"
+    content = client.get(done["links"]["results"] + "/samples.npy").content
+    magnitude = np.abs(np.load(io.BytesIO(content), allow_pickle=False)).astype(np.float64)
+    count = magnitude.shape[1]
+    assert count > 1
+    region = np.random.default_rng(0).random((count, 32, 32)) < 0.2
+    other = np.zeros((32, 32), bool)
+    other[20:24, 20:24] = True
+    with Client(str(client.base_url)) as asking:
+        answer = asking.region(done["id"], region, other, slice=0)
+        prism = asking.region(done["id"], TRIANGLE, slice=0, through=count - 1)
+        with pytest.raises(ServiceError, match="at or behind"):
+            asking.region(done["id"], TRIANGLE, slice=1, through=0)
+        with pytest.raises(ServiceError, match="not reconstructed"):
+            asking.region(done["id"], TRIANGLE, slice=0, through=count)
+    values = magnitude[:, region].mean(axis=1)
+    difference = values - magnitude[:, :, other].mean(axis=(1, 2))
+    assert (answer.pixels, answer.slices) == (region.sum(), count)
+    assert answer.region.mean == pytest.approx(values.mean(), rel=1e-6)
+    assert answer.region.std == pytest.approx(values.std(ddof=1), rel=1e-5)
+    assert answer.difference is not None
+    assert answer.difference.std == pytest.approx(difference.std(ddof=1), rel=1e-4)
+    triangle = polygon2mask((32, 32), np.array(TRIANGLE))
+    expected = magnitude[:, :, triangle].mean(axis=(1, 2)).mean()
+    assert prism.region.mean == pytest.approx(expected, rel=1e-6)
+    # The scan says nothing of where its slices lie: they were sampled one by one, and it is told.
+    assert not answer.joint
+    whole = client.get(link.removesuffix("/roi")).json()["summary"]
+    assert whole["joint"] is False
+    flat = {"mask": base64.b64encode(np.packbits(region).tobytes()[:-1]).decode()}
+    problem(
+        client.post(link, json={"slice": 0, "through": count - 1, "region": flat}),
+        422,
+        "invalid-parameter",
+    )
 
 
 def test_questions_that_have_no_answer(client: httpx.Client, scan: Path) -> None:

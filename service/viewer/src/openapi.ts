@@ -1323,12 +1323,23 @@ export interface components {
                 number,
                 number
             ][] | null;
-            /** @description Base64 of numpy.packbits of the boolean mask (rows, columns) */
+            /** @description Base64 of numpy.packbits of the boolean mask (rows, columns); for a question about several slices also (slices, rows, columns) */
             mask?: string | null;
         };
         /** @description The mean of the region; of the second; and their difference, region minus reference. */
         RegionAnswer: {
+            /** @description of the region, over all of its slices */
             pixels: number;
+            /**
+             * @description of the question
+             * @default 1
+             */
+            slices: number;
+            /**
+             * @description whether samples hold together from slice to slice; where not, the intervals of regions over several slices are too narrow
+             * @default true
+             */
+            joint: boolean;
             region: components["schemas"]["Interval"];
             reference: components["schemas"]["Interval"] | null;
             difference: components["schemas"]["Interval"] | null;
@@ -1338,9 +1349,12 @@ export interface components {
              */
             level: number;
         };
-        /** @description Which region of which slice, and which other one to compare it with. */
+        /** @description Which region of which slice or slices, and which other one to compare it with. */
         RegionQuestion: {
+            /** @description the slice, or the first of several */
             slice: number;
+            /** @description the last slice of a region that reaches through several, with all between: a polygon or a mask of one slice is taken in each [the region lies in one slice] */
+            through?: number | null;
             region: components["schemas"]["Region"];
             /** @description a second region, for the difference */
             reference?: components["schemas"]["Region"] | null;
@@ -1373,6 +1387,11 @@ export interface components {
             image: components["schemas"]["ImageReport"] | null;
             reached: components["schemas"]["Reached"];
             slices: components["schemas"]["SliceReport"][];
+            /**
+             * @description samples of neighbouring slices were drawn together, so that a sample is one volume
+             * @default false
+             */
+            joint: boolean;
             /**
              * @description what was made before the report itself
              * @default []
