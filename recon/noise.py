@@ -1,13 +1,23 @@
-"""Random numbers as an argument: one stream per chain, the same whatever the batch."""
+"""Random numbers as an argument: a stream per chain, the same whatever the batch or device."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from recon.philox import Key, words, words_on
+
+_UNIT = 2.0**-31 * (1 - 2.0**-24)
+"""From a signed word of 32 bits to the open interval (-1, 1), however it is rounded."""
+_STEPS_AHEAD = 16
+_LEAST_AHEAD, _MOST_AHEAD = 1 << 10, 1 << 22
+"""Numbers are made for some steps at a time on a GPU, where launches cost more than numbers do."""
 
 
 class Band(NamedTuple):
@@ -34,43 +44,46 @@ class NoiseKey(NamedTuple):
 class NoiseStreams:
     """Independent streams of standard normal numbers, one per chain.
 
-    Numbers are drawn on the CPU and moved, so that a seed means the same on every device.
+    A stream's n-th number is a function of its key and n, made where it is needed: a seed means
+    the same on every device (up to the last bits of a device's inverse error function).
     """
 
     def __init__(
         self,
-        generators: Sequence[torch.Generator],
+        keys: Sequence[Key],
         pooled: int = 0,
         bands: Sequence[tuple[float, Sequence[tuple[float, NoiseStreams]]]] = (),
     ) -> None:
-        self._generators = tuple(generators)
+        self._keys = tuple(keys)
         self._pooled = pooled
         self._bands = tuple(bands)
+        self._position = 0
+        self._ahead: _Ahead | None = None
 
     @classmethod
     def keyed(cls, seed: int, purpose: str, chains: Sequence[int]) -> Self:
         """Streams keyed by (seed, purpose, chain); `purpose` names the slice and the run."""
-        return cls([torch.Generator().manual_seed(_key(seed, purpose, n)) for n in chains])
+        return cls([_key(seed, purpose, n) for n in chains])
 
     @classmethod
     def of(cls, key: NoiseKey, chains: Sequence[int]) -> Self:
         """Streams of a slice, and those that it shares with its neighbours."""
-        generators = [torch.Generator().manual_seed(_key(*key[:2], n)) for n in chains]
+        keys = [_key(key.seed, key.purpose, n) for n in chains]
         bands = [
             (part, [(weight, cls.keyed(key.seed, name, chains)) for name, weight in fields])
             for part, fields in key.bands
         ]
-        return cls(generators, bands=bands)
+        return cls(keys, bands=bands)
 
     @classmethod
     def pooled(cls, seed: int, chains: int) -> Self:
         """One stream for all chains: fast for the thousands of chains of a statistical test."""
-        return cls([torch.Generator().manual_seed(seed)], pooled=chains)
+        return cls([_key(seed, "pooled", 0)], pooled=chains)
 
     @property
     def chains(self) -> int:
         """Number of chains served."""
-        return self._pooled or len(self._generators)
+        return self._pooled or len(self._keys)
 
     def image(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         """Normal numbers (chains, rows, columns) as `normal`, of what an image may be.
@@ -96,14 +109,53 @@ class NoiseStreams:
 
     def normal(self, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         """Complex normal numbers (chains, *shape), unit variance per real component."""
-        size = (*shape, 2)
-        if self._pooled:
-            drawn = torch.randn((self._pooled, *size), generator=self._generators[0])
+        count = math.prod(shape) * (self._pooled or 1)
+        place = torch.device(device)
+        if place.type == "cpu":
+            drawn = _normal(words(self._keys, self._position, count))
         else:
-            drawn = torch.stack([torch.randn(size, generator=g) for g in self._generators])
-        return torch.view_as_complex(drawn).to(device)
+            drawn = self._drawn_ahead(count, place)
+        self._position += count
+        return drawn.reshape(self.chains, *shape)
+
+    def skip(self, count: int) -> None:
+        """Go on after `count` more numbers of every stream."""
+        self._position += count
+
+    def _drawn_ahead(self, count: int, device: torch.device) -> Tensor:
+        """(streams, count) of what was made before, or of the next that are made."""
+        ahead = self._ahead
+        if ahead is None or self._position + count > ahead.position + ahead.numbers.shape[1]:
+            if ahead is None:
+                signed = np.array(self._keys, np.uint64).view(np.int64)
+                keys = torch.from_numpy(signed).to(device)
+            else:
+                keys = ahead.keys
+            most = min(max(_STEPS_AHEAD * count, _LEAST_AHEAD), _MOST_AHEAD // len(keys))
+            made = words_on(keys, self._position, max(count, most))
+            ahead = self._ahead = _Ahead(keys, self._position, _normal(made))
+        start = self._position - ahead.position
+        return ahead.numbers[:, start : start + count]
 
 
-def _key(seed: int, purpose: str, chain: int) -> int:
-    digest = hashlib.blake2b(f"{seed}/{purpose}/{chain}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+class _Ahead(NamedTuple):
+    """Numbers that are on the device before they are asked for."""
+
+    keys: Tensor
+    """(streams, 2) int64."""
+    position: int
+    """Of the first number in its stream."""
+    numbers: Tensor
+    """(streams, numbers) complex64."""
+
+
+def _normal(drawn: Tensor) -> Tensor:
+    """Complex normal numbers from words of 64 bits, by the inverse distribution of each half."""
+    halves = drawn.contiguous().view(torch.int32).to(torch.float32)
+    numbers = halves.mul_(_UNIT).erfinv_().mul_(math.sqrt(2))
+    return torch.view_as_complex(numbers.unflatten(-1, (-1, 2)))
+
+
+def _key(seed: int, purpose: str, chain: int) -> Key:
+    digest = hashlib.blake2b(f"{seed}/{purpose}/{chain}".encode(), digest_size=16).digest()
+    return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
