@@ -53,7 +53,7 @@ class Inpainting(ImageOperator):
     def image_shape(self) -> torch.Size:
         return self.mask.shape
 
-    @property
+    @cached_property
     def measured_components(self) -> int:
         return 2 * int(self.mask.sum())
 
@@ -114,6 +114,8 @@ class GaussianBlur(ImageOperator):
     """Rows and columns of the kernel, odd."""
     rows: int
     columns: int
+    device: torch.device | str = "cpu"
+    """Of the images."""
 
     def __post_init__(self) -> None:
         if self.std <= 0 or self.size < 1 or self.size % 2 == 0:
@@ -142,7 +144,8 @@ class GaussianBlur(ImageOperator):
     @cached_property
     def transfer(self) -> Tensor:
         """(rows, columns) float64, real as the kernel is symmetric; zero frequency first."""
-        return torch.outer(self._along(self.rows), self._along(self.columns))
+        both = torch.outer(self._along(self.rows), self._along(self.columns))
+        return both.to(self.device)
 
     def _along(self, length: int) -> Tensor:
         place = torch.arange(self.size, dtype=torch.float64) - self.size // 2
@@ -153,7 +156,7 @@ class GaussianBlur(ImageOperator):
 
     @staticmethod
     def _filter(image: Tensor, gain: Tensor) -> Tensor:
-        return torch.fft.ifft2(torch.fft.fft2(image) * gain.to(image.device, image.real.dtype))
+        return torch.fft.ifft2(torch.fft.fft2(image) * gain.to(image.real.dtype))
 
 
 @final
@@ -212,7 +215,7 @@ class FourierSolver(GaussianSolver):
         self, rhs: Tensor, white: Tensor | None, data_precision: float, shift: float
     ) -> Tensor:
         diagonal = data_precision * self.operator.transfer**2 + shift
-        diagonal = diagonal.to(rhs.device, rhs.real.dtype)
+        diagonal = diagonal.to(rhs.real.dtype)
         coefficients = torch.fft.fft2(rhs, norm="ortho") / diagonal
         if white is not None:
             coefficients = coefficients + white * diagonal.rsqrt()

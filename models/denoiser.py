@@ -86,7 +86,7 @@ class VariancePreservingParameterization(BaseModel):
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """The (fractional) timestep of each noise level, float32; clamped to the known ones."""
-        known = self.noise_levels.log().to(sigma.device)
+        known = _log_levels(self, sigma.device)
         wanted = sigma.to(torch.float64).log().clamp(known[0], known[-1])
         above = torch.searchsorted(known, wanted).clamp(1, self.timesteps - 1)
         low, high = known[above - 1], known[above]
@@ -100,6 +100,12 @@ class VariancePreservingParameterization(BaseModel):
         if self.kind == "vp-epsilon":
             return noisy - level * raw
         return shrink**2 * noisy - level * shrink * raw
+
+
+@lru_cache(maxsize=16)
+def _log_levels(of: VariancePreservingParameterization, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # kept, it may be needed outside, too
+        return of.noise_levels.log().to(device)
 
 
 Parameterization = Annotated[

@@ -8,6 +8,8 @@ that was too little, or others took the memory meanwhile, the batch is halved an
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 
 SHARE = 0.5
 """Of the free memory: the rest is for the chains, and for whoever else is there."""
+_ASKED_SECONDS = 5.0
+"""How long an answer to the question for the free memory is believed."""
 
 
 def free_bytes(device: torch.device) -> int:
@@ -37,6 +41,7 @@ class FittingParts:
         self._free = free
         self._bytes: dict[torch.Size, int] = {}
         self._most: dict[torch.Size, int] = {}
+        self._fitting: dict[torch.Size, tuple[float, int]] = {}
 
     def run(
         self, function: Callable[[Tensor, Tensor], Tensor], images: Tensor, levels: Tensor
@@ -52,10 +57,12 @@ class FittingParts:
             self._bytes[shape] = max(1, 2 * counted[0])
         size = min(self._most.get(shape, len(images)), len(images))
         if len(images) > 1:
-            size = min(size, int(SHARE * self._free(images.device)) // self._bytes[shape])
+            size = min(size, self._fits(shape, images.device))
         size = max(1, size)
         while True:
             try:
+                if size == len(images):
+                    return function(images, levels)
                 parts = zip(images.split(size), levels.split(size), strict=True)
                 return torch.cat([function(*part) for part in parts])
             except RuntimeError as error:
@@ -66,6 +73,15 @@ class FittingParts:
             self._most[shape] = size
             if images.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+    def _fits(self, shape: torch.Size, device: torch.device) -> int:
+        """Images of a shape that half of the free memory holds; asked for every few seconds."""
+        now = time.monotonic()
+        asked, most = self._fitting.get(shape, (-math.inf, 0))
+        if now - asked > _ASKED_SECONDS:
+            most = int(SHARE * self._free(device)) // self._bytes[shape]
+            self._fitting[shape] = now, most
+        return most
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

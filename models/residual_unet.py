@@ -164,7 +164,7 @@ def smooth_phase(image: Tensor, sigma: Tensor) -> Tensor:
         rows, columns = (_gaussian(width, side)[:, None] for side in image.shape[-2:])
         smooth = rows @ image.float() @ columns
         length = smooth.square().sum(1, keepdim=True).sqrt()
-        flat = torch.tensor([1.0, 0.0], device=image.device).view(1, 2, 1, 1)
+        flat = torch.cat([torch.ones_like(length), torch.zeros_like(length)], 1)
         return torch.where(length > 1e-12, smooth / length.clamp_min(1e-12), flat)
 
 

@@ -59,7 +59,9 @@ def resample(
     `taps` has an even count; its middle lies between two pixels. Beyond the rim is zero, or,
     with `padded=False`, the rim is lost.
     """
-    line = torch.tensor(taps, dtype=image.dtype, device=image.device)
+    line = torch.empty(len(taps), dtype=image.dtype, device=image.device)
+    for place, tap in enumerate(taps):  # a tensor of a list would be a copy that a GPU waits for
+        line[place].fill_(tap)
     channels = image.shape[1]
     kernel = (line[:, None] * line / line.sum() ** 2).expand(channels, 1, -1, -1)
     rim = rim_width(taps) if padded else 0

@@ -76,12 +76,17 @@ class Calibration:
 
 
 def _espirit(
-    kspace: Complex, region: tuple[int, int], settings: CalibrationSettings, sets: int
+    kspace: Complex,
+    region: tuple[int, int],
+    settings: CalibrationSettings,
+    sets: int,
+    device: torch.device,
 ) -> EigenMaps:
-    """Maps from the centre of k-space on the grid."""
+    """Maps from the centre of k-space on the grid; found on the device, given back on the CPU."""
     width = min(settings.kernel_width, min(region) // 2)
-    centre = torch.from_numpy(central(kspace, region).copy())
-    return eigen_maps(centre, (kspace.shape[1], kspace.shape[2]), width, sets)
+    centre = torch.from_numpy(central(kspace, region).copy()).to(device)
+    found = eigen_maps(centre, (kspace.shape[1], kspace.shape[2]), width, sets)
+    return EigenMaps(found.maps.cpu(), found.eigenvalues.cpu())
 
 
 def _low_resolution(kspace: Complex, maps: Complex, weights: NDArray[np.float64]) -> Complex:
@@ -91,9 +96,13 @@ def _low_resolution(kspace: Complex, maps: Complex, weights: NDArray[np.float64]
 
 
 def calibrate(
-    scan: Scan, index: int, model: NoiseModel, settings: CalibrationSettings | None = None
+    scan: Scan,
+    index: int,
+    model: NoiseModel,
+    settings: CalibrationSettings | None = None,
+    device: torch.device | str = "cpu",
 ) -> Calibration:
-    """Whitened data and coil maps of slice `index`.
+    """Whitened data and coil maps of slice `index`; `device` is where maps are estimated.
 
     Raises CalibrationError when maps must be estimated and the fully sampled centre is smaller
     than 12 x 12 samples.
@@ -121,7 +130,7 @@ def calibrate(
     else:
         sets = 2 if scan.trajectory is None and settings.second_crop < 1 else 1
         region = calibration_region(sampled, _MAXIMUM_CALIBRATION)
-        found = _espirit(grid, region, settings, sets)
+        found = _espirit(grid, region, settings, sets, torch.device(device))
         eigenvalues = found.eigenvalues.numpy()
         maps = found.maps[0].numpy() * (eigenvalues[0] > settings.map_crop)
         if sets == 2:

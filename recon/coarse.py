@@ -18,6 +18,10 @@ from recon.operators import CartesianSense, FourierOperator, fft2c, grid_radius,
 from recon.sampler import InverseProblem
 from recon.solve import conjugate_gradient
 
+_RINGS = 12
+_INNERMOST = 0.02
+"""Of the rings of k-space to which the spectrum is fitted, cycles per voxel."""
+
 
 class CoarseMethod(StrEnum):
     """How the first reconstruction is made."""
@@ -43,8 +47,13 @@ class Coarse:
         """
         magnitude = self.image.abs()
         inside = magnitude > 0.1 * torch.quantile(magnitude.flatten()[:1_000_000], 0.99)
-        error = self.error[inside] if bool(inside.any()) else self.error
-        return 2.5 * float(error.square().mean().sqrt())
+        return 2.5 * float(_mean_where(inside, self.error.square()).sqrt())
+
+
+def _mean_where(there: Tensor, values: Tensor) -> Tensor:
+    """Mean of real values where a mask of their shape is set; of all where it is nowhere."""
+    count = there.sum()
+    return torch.where(count > 0, (values * there).sum() / count.clamp_min(1), values.mean())
 
 
 def radial_spectrum(problem: InverseProblem, shape: torch.Size | None = None) -> Tensor:
@@ -58,20 +67,24 @@ def radial_spectrum(problem: InverseProblem, shape: torch.Size | None = None) ->
     shape = operator.sampled.shape if shape is None else shape
     # The coils see the image blurred by their maps, and their powers add up to the image's.
     power = measured.abs().square().sum(dim=0) / 2 - len(measured) * problem.noise_std**2
-    edges = torch.linspace(0.02, float(radius[mask].max()), 13, device=mask.device)
+    share = torch.arange(_RINGS + 1, device=mask.device) / _RINGS
+    edges = _INNERMOST + ((radius * mask).max() - _INNERMOST) * share
+    # One matrix product, and one copy to the host: on a GPU every look at a number waits.
+    rings = [mask & (radius >= low) & (radius < high) for low, high in pairwise(edges)]
+    inside = torch.stack(rings).flatten(1).to(power.dtype)
+    sums = torch.stack([inside @ power.flatten(), inside.sum(dim=1), edges[:-1], edges[1:]])
     log_radius, log_power = [], []
-    for low, high in pairwise(edges):
-        ring = mask & (radius >= low) & (radius < high)
-        mean = float(power[ring].mean()) if bool(ring.any()) else 0.0
+    for total, count, low, high in sums.T.tolist():
+        mean = total / count if count else 0.0
         if mean > 0.1 * problem.noise_std**2:
-            log_radius.append(math.log(float(low + high) / 2))
+            log_radius.append(math.log((low + high) / 2))
             log_power.append(math.log(mean))
     grid = grid_radius(shape, mask.device)
     if len(log_radius) < 2:
         return torch.full_like(grid, problem.noise_std**2)
     slope, level = np.polyfit(log_radius, log_power, 1)
     slope = min(float(slope), -1.0)
-    return torch.exp(torch.tensor(level) + slope * torch.log(grid.clamp_min(0.5 / max(shape))))
+    return torch.exp(float(level) + slope * torch.log(grid.clamp_min(0.5 / max(shape))))
 
 
 def _fourier(problem: InverseProblem) -> FourierOperator:
@@ -82,8 +95,7 @@ def _fourier(problem: InverseProblem) -> FourierOperator:
 
 def cg_sense(problem: InverseProblem, spectrum: Tensor) -> Tensor:
     """SENSE with a Tikhonov weight that expects the signal power of the unmeasured samples."""
-    unmeasured = spectrum[~_fourier(problem).sampled]
-    power = float((unmeasured if len(unmeasured) else spectrum).mean())
+    power = float(_mean_where(~_fourier(problem).sampled, spectrum))
     precision = problem.noise_std**-2
     rhs = precision * problem.backprojection
     return problem.solver.precondition(rhs[None], None, precision, 1 / power)[0]

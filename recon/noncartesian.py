@@ -2,11 +2,13 @@
 
 A^H A is a convolution with the point spread function, which a grid of twice the size holds
 exactly (Toeplitz embedding). The loop of the sampler therefore costs two ordinary transforms per
-coil, on any device; the non-uniform transform itself runs on the CPU.
+coil, on any device; the non-uniform transform itself runs on the CPU, unless its images are on a
+GPU and cufinufft is installed, whose calls are the same.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,7 +65,7 @@ class NonCartesianSense(FourierOperator):
     def measurement_shape(self, image_shape: torch.Size) -> tuple[int, ...]:
         return (*image_shape[:-2], self.coil_maps.shape[-3], *self.mask.shape)
 
-    @property
+    @cached_property
     def measured_components(self) -> int:
         return 2 * self.coil_maps.shape[-3] * int(self.mask.sum())
 
@@ -98,6 +100,12 @@ class NonCartesianSense(FourierOperator):
 def to_samples(images: Tensor, points: Tensor) -> Tensor:
     """Orthonormal Fourier transform of images (..., rows, columns) at points (..., 2)."""
     rows, columns = images.shape[-2:]
+    if _on_gpu(images):
+        row, column = _angles_on(points, images)
+        stack = images.reshape(-1, rows, columns).contiguous()
+        library = importlib.import_module("cufinufft")
+        values = library.nufft2d2(row, column, stack, eps=_PRECISION[images.dtype], isign=-1)
+        return values.reshape(*images.shape[:-2], *points.shape[:-1]) / math.sqrt(rows * columns)
     row, column = _angles(points, images.dtype)
     stack = np.ascontiguousarray(images.detach().cpu().reshape(-1, rows, columns).numpy())
     values = finufft.nufft2d2(
@@ -109,8 +117,14 @@ def to_samples(images: Tensor, points: Tensor) -> Tensor:
 
 def from_samples(values: Tensor, points: Tensor, shape: tuple[int, int]) -> Tensor:
     """Adjoint of `to_samples`: images (..., rows, columns)."""
-    row, column = _angles(points, values.dtype)
     lead = values.shape[: values.ndim - points.ndim + 1]
+    if _on_gpu(values):
+        row, column = _angles_on(points, values)
+        stack = values.reshape(-1, len(row)).contiguous()
+        library = importlib.import_module("cufinufft")
+        images = library.nufft2d1(row, column, stack, shape, eps=_PRECISION[values.dtype], isign=1)
+        return images.reshape(*lead, *shape) / math.sqrt(shape[0] * shape[1])
+    row, column = _angles(points, values.dtype)
     stack = np.ascontiguousarray(values.detach().cpu().reshape(-1, len(row)).numpy())
     images = finufft.nufft2d1(
         row, column, stack, shape, eps=_PRECISION[values.dtype], isign=1, nthreads=_threads()
@@ -187,6 +201,16 @@ def _angles(points: Tensor, dtype: torch.dtype) -> tuple[NDArray[np.floating], .
     real = np.float32 if dtype == torch.complex64 else np.float64
     flat = points.reshape(-1, 2).numpy().astype(np.float64) * (2 * np.pi)
     return tuple(np.ascontiguousarray(flat[:, axis].astype(real)) for axis in (0, 1))
+
+
+def _on_gpu(tensor: Tensor) -> bool:
+    """Whether it can be transformed where it is."""
+    return tensor.is_cuda and importlib.util.find_spec("cufinufft") is not None
+
+
+def _angles_on(points: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    row, column = (torch.from_numpy(each) for each in _angles(points, like.dtype))
+    return row.to(like.device), column.to(like.device)
 
 
 def _threads() -> int:

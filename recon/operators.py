@@ -179,7 +179,7 @@ class CartesianSense(FourierOperator):
     def measurement_shape(self, image_shape: torch.Size) -> tuple[int, ...]:
         return (*image_shape[:-2], self.coil_maps.shape[-3], *self.mask.shape)
 
-    @property
+    @cached_property
     def measured_components(self) -> int:
         return 2 * self.coil_maps.shape[-3] * int(self.mask.sum())
 

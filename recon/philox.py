@@ -49,8 +49,8 @@ def words_on(keys: Tensor, start: int, count: int) -> Tensor:
         counter = (place.expand(len(keys), -1), *torch.zeros_like(keys[:, :1]).expand(3, -1, -1))
         made = block(counter, (keys[:, :1], keys[:, 1:]))
         parts.append(torch.stack(torch.broadcast_tensors(*made), dim=-1).flatten(1))
-    made = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-    return made[:, left_out : left_out + count]
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return whole[:, left_out : left_out + count]
 
 
 def block(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, ...]:

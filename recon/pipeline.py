@@ -107,7 +107,7 @@ def reconstruct(
             yield CoarseReady(index, empty.coarse)
             yield empty
             continue
-        calibration = calibrate(scan, index, model, settings.calibration)
+        calibration = calibrate(scan, index, model, settings.calibration, device)
         raw = inverse_problem(calibration, torch.device(device))
         # The same for all slices: neighbours are not to differ by how they were mirrored.
         symmetry = (settings.seed, "slices") if settings.symmetry else None

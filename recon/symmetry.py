@@ -39,6 +39,8 @@ class RandomSymmetry:
         self._prior = prior
         self._key = (seed, f"{purpose}-symmetry")
         self._calls = 0
+        self._transposes = NoiseStreams.keyed(seed, f"{purpose}-symmetry-transpose", (0,))
+        self._chains: NoiseStreams | None = None
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -46,13 +48,13 @@ class RandomSymmetry:
 
     def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
         """As the other prior does, of (batch, rows, columns), up to how symmetric it is."""
-        seed, purpose = self._key
-        purpose, self._calls = f"{purpose}-{self._calls}", self._calls + 1
         # Decided on the CPU: it decides the shape.
-        shared = NoiseStreams.keyed(seed, f"{purpose}-transpose", (0,)).normal((1,))
-        transposed = float(shared.real) > 0
-        chains = NoiseStreams.keyed(seed, purpose, range(len(noisy)))
-        signs = torch.view_as_real(chains.normal((2,), noisy.device))[..., None, None] > 0
+        transposed = float(self._transposes.normal((1,)).real) > 0
+        if self._chains is None or self._chains.chains != len(noisy):
+            self._chains = NoiseStreams.keyed(*self._key, range(len(noisy)))
+            self._chains.skip(2 * self._calls)
+        signs = torch.view_as_real(self._chains.normal((2,), noisy.device))[..., None, None] > 0
+        self._calls += 1
         choices = (signs[:, 0, 0], signs[:, 0, 1], signs[:, 1, 0])
         asked = _flipped(noisy, *choices)
         if transposed:

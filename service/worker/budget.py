@@ -48,8 +48,13 @@ _BY_QUALITY = (
 )
 
 
-def measure_speed(events: Iterator[Event], look: Callable[[], None]) -> Speed:
-    """Run the beginning of one slice and look at the clock; `look` may stop it by raising."""
+def measure_speed(
+    events: Iterator[Event], look: Callable[[], None], wait: Callable[[], None] = lambda: None
+) -> Speed:
+    """Run the beginning of one slice and look at the clock; `look` may stop it by raising.
+
+    `wait` lets a device that works behind the host's back come to an end.
+    """
     start = perf_counter()
     fixed, first, seen = 0.0, 0.0, 0
     for event in events:
@@ -60,9 +65,11 @@ def measure_speed(events: Iterator[Event], look: Callable[[], None]) -> Speed:
         elif isinstance(event, Progress) and fixed > 0:
             seen += 1
             if seen == 1:
-                first = now  # the first evaluation also warms caches up
+                wait()
+                first = perf_counter()  # the first evaluation also warms caches up
             if seen > _PROBED_STEPS:
                 break
+    wait()
     elapsed = perf_counter() - first
     return Speed(fixed, elapsed / (2 * max(seen - 1, 1)))  # the pilot runs two chains
 

@@ -157,11 +157,13 @@ def _calibration(name: str) -> FoundFactors | None:
 def threads_of(settings: ServiceSettings, device: torch.device, cores: int) -> int:
     """CPU threads of one worker; 0 leaves them to torch, which takes all cores for itself.
 
-    Workers on CPUs share the cores out: threads that wait for one another cost many times the work.
+    Workers share the cores out, those with a GPU too, which decompose and calibrate on the CPU:
+    threads that wait for one another cost many times the work.
     """
-    if settings.worker_threads or device.type != "cpu" or settings.workers < 2:
+    workers = settings.workers or (torch.cuda.device_count() if device.type == "cuda" else 1)
+    if settings.worker_threads or workers < 2:
         return settings.worker_threads
-    return max(1, cores // settings.workers)
+    return max(1, cores // workers)
 
 
 def _live(

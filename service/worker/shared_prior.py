@@ -77,10 +77,12 @@ class SharedPrior:
     def _answer(self, current: _Round) -> None:
         try:
             counts = [len(images) for images in current.images]
-            levels = torch.tensor(current.sigmas, dtype=torch.float64).repeat_interleave(
-                torch.tensor(counts)
-            )
-            clean = self._network.denoise_each(torch.cat(current.images), levels)
+            # Filled where the images are: what comes from the host, a GPU waits for.
+            levels = [
+                torch.full((len(images),), sigma, dtype=torch.float64, device=images.device)
+                for images, sigma in zip(current.images, current.sigmas, strict=True)
+            ]
+            clean = self._network.denoise_each(torch.cat(current.images), torch.cat(levels))
             current.answers = list(clean.split(counts))
             self.calls += 1
         except Exception as error:  # noqa: BLE001 - whatever it is, all who asked must hear of it

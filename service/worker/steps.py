@@ -165,12 +165,17 @@ class JobSteps:
                 watch.look()
 
             events = reconstruct(loaded.scan, loaded.prior, settings, slices[:1], self._device)
-            speed = measure_speed(events, look)
+            speed = measure_speed(events, look, self._finish)
             left = parameters.deadline_s - (time.time() - job.created_at)
             timely = plan_for_deadline(settings, left, len(slices), speed)
             cheaper = plan is not None and _cost(plan, settings) <= _cost(timely, settings)
             plan = plan if cheaper else timely
         return plan
+
+    def _finish(self) -> None:
+        """Wait for the device, which may have been asked for more than it has done."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
     def _shares(self, slices: int) -> bool:
         """Whether so many slices are worth handing to other workers, which have nothing to do."""

@@ -68,10 +68,8 @@ def test_the_documentation_speaks_of_every_route() -> None:
 @pytest.mark.parametrize(
     ("device", "workers", "asked", "threads"),
     [("cpu", 0, 0, 0), ("cpu", 1, 0, 0), ("cpu", 3, 0, 2), ("cpu", 16, 0, 1), ("cpu", 3, 5, 5),
-     ("cuda", 3, 0, 0)],
+     ("cuda", 3, 0, 2), ("cuda", 1, 0, 0), ("cuda", 3, 5, 5)],
 )  # fmt: skip
-def test_workers_on_a_cpu_share_its_cores_out(
-    device: str, workers: int, asked: int, threads: int
-) -> None:
+def test_workers_share_the_cores_out(device: str, workers: int, asked: int, threads: int) -> None:
     settings = ServiceSettings(workers=workers, worker_threads=asked)
     assert threads_of(settings, torch.device(device), 8) == threads
