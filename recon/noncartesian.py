@@ -104,15 +104,15 @@ def to_samples(images: Tensor, points: Tensor) -> Tensor:
         row, column = _angles_on(points, images)
         stack = images.reshape(-1, rows, columns).contiguous()
         library = importlib.import_module("cufinufft")
-        values = library.nufft2d2(row, column, stack, eps=_PRECISION[images.dtype], isign=-1)
-        return values.reshape(*images.shape[:-2], *points.shape[:-1]) / math.sqrt(rows * columns)
-    row, column = _angles(points, images.dtype)
-    stack = np.ascontiguousarray(images.detach().cpu().reshape(-1, rows, columns).numpy())
+        found = library.nufft2d2(row, column, stack, eps=_PRECISION[images.dtype], isign=-1)
+        return found.reshape(*images.shape[:-2], *points.shape[:-1]) / math.sqrt(rows * columns)
+    angles = _angles(points, images.dtype)
+    samples = np.ascontiguousarray(images.detach().cpu().reshape(-1, rows, columns).numpy())
     values = finufft.nufft2d2(
-        row, column, stack, eps=_PRECISION[images.dtype], isign=-1, nthreads=_threads()
+        *angles, samples, eps=_PRECISION[images.dtype], isign=-1, nthreads=_threads()
     )
-    values = np.asarray(values).reshape(*images.shape[:-2], *points.shape[:-1])
-    return torch.from_numpy(values).to(images.device) / math.sqrt(rows * columns)
+    shaped = np.asarray(values).reshape(*images.shape[:-2], *points.shape[:-1])
+    return torch.from_numpy(shaped).to(images.device) / math.sqrt(rows * columns)
 
 
 def from_samples(values: Tensor, points: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -122,15 +122,15 @@ def from_samples(values: Tensor, points: Tensor, shape: tuple[int, int]) -> Tens
         row, column = _angles_on(points, values)
         stack = values.reshape(-1, len(row)).contiguous()
         library = importlib.import_module("cufinufft")
-        images = library.nufft2d1(row, column, stack, shape, eps=_PRECISION[values.dtype], isign=1)
-        return images.reshape(*lead, *shape) / math.sqrt(shape[0] * shape[1])
-    row, column = _angles(points, values.dtype)
-    stack = np.ascontiguousarray(values.detach().cpu().reshape(-1, len(row)).numpy())
+        found = library.nufft2d1(row, column, stack, shape, eps=_PRECISION[values.dtype], isign=1)
+        return found.reshape(*lead, *shape) / math.sqrt(shape[0] * shape[1])
+    angles = _angles(points, values.dtype)
+    samples = np.ascontiguousarray(values.detach().cpu().reshape(-1, len(angles[0])).numpy())
     images = finufft.nufft2d1(
-        row, column, stack, shape, eps=_PRECISION[values.dtype], isign=1, nthreads=_threads()
+        *angles, samples, shape, eps=_PRECISION[values.dtype], isign=1, nthreads=_threads()
     )
-    images = np.asarray(images).reshape(*lead, *shape)
-    return torch.from_numpy(images).to(values.device) / math.sqrt(shape[0] * shape[1])
+    shaped = np.asarray(images).reshape(*lead, *shape)
+    return torch.from_numpy(shaped).to(values.device) / math.sqrt(shape[0] * shape[1])
 
 
 def toeplitz_kernel(points: Tensor, weights: Tensor, shape: tuple[int, int]) -> Tensor:

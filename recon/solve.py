@@ -254,7 +254,7 @@ def hermitian_eigen(blocks: Tensor) -> tuple[Tensor, Tensor]:
         return values.to(blocks.device), vectors.to(blocks.device)
     try:
         values, vectors = torch.linalg.eigh(blocks)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         values, vectors = torch.linalg.eigh(blocks.to(torch.complex128))
         return values.to(blocks.real.dtype), vectors.to(blocks.dtype)
     wrong = ~(values.isfinite().all(-1) & torch.view_as_real(vectors).isfinite().all((-3, -2, -1)))

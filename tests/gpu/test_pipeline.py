@@ -23,6 +23,7 @@ from models.denoiser import NetworkPrior
 from models.residual_unet import ResidualUNet, ResidualUNetConfig
 from recon import coarse, schedule, solve
 from recon.chains import ChainPlan, run_chains
+from recon.noise import NoiseKey
 from recon.paths import PATHS
 from recon.phantom import simulate
 from recon.pipeline import CoarseReady, reconstruct
@@ -193,7 +194,7 @@ def test_operators_on_the_image_itself(operator: Callable[[torch.device], ImageO
         measuring = operator(device)
         problem = image_problem(measuring, measuring.forward(image.to(device)), 0.05)
         prior = NetworkPrior(network().to(device), (0.02, 50.0))
-        chains = run_chains(problem, prior, plan, image.to(device), (0, "image"), range(2))
+        chains = run_chains(problem, prior, plan, image.to(device), NoiseKey(0, "image"), range(2))
         while True:
             try:
                 next(chains)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from recon.chains import ChainPlan, run_chains
+from recon.noise import NoiseKey
 from recon.operators import CartesianSense, fft2c, ifft2c
 from recon.overlap import Overlap
 from recon.paths import PriorPath
@@ -60,7 +61,7 @@ class Tilted:
 def drawn(problem: InverseProblem, prior: Prior, chains: range) -> Tensor:
     plan = ChainPlan(replace(PRESETS["fast"], chains=4), PriorPath(), 0.3, 0.015, 100.0, 0.2)
     start = torch.zeros(problem.backprojection.shape, dtype=torch.complex64)
-    run = run_chains(problem, prior, plan, start, (3, "test"), chains)
+    run = run_chains(problem, prior, plan, start, NoiseKey(3, "test"), chains)
     while True:
         try:
             next(run)
