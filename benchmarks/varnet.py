@@ -384,7 +384,11 @@ def main(arguments: Sequence[str] = ()) -> bool:
     parser.add_argument("--no-training", action="store_true", help="compare what is there")
     parser.add_argument("--model", action="append", default=[], help="a name or a folder")
     parser.add_argument("--preset", default="standard")
-    parser.add_argument("--only", default="", help="part of a scan's and a sampling's name")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="part of a scan's and a sampling's name: rows are printed, tables stay",
+    )
     chosen = parser.parse_args(list(arguments))
     torch.set_num_threads(1)
     config, plan = Training(), read_plan(RECIPE)
@@ -399,13 +403,16 @@ def main(arguments: Sequence[str] = ()) -> bool:
         parser.error(f"there are no scans in {DATA / 'scans'}")
     settings = Settings(preset=chosen.preset, self_check=False)
     priors = chosen_priors(chosen.model)
+    if chosen.only:
+        rows_of(run.average, priors, settings, chosen.only)
+        return True
     note = (
         f"one slice, one mask each; VarNet after {run.step} steps, {run.seconds / 3600:.2f} CPU "
         f"hours; ours: {', '.join(priors)}, preset {chosen.preset}"
     )
     return publish(
         "varnet",
-        lambda: rows_of(run.average, priors, settings, chosen.only),
+        lambda: rows_of(run.average, priors, settings),
         lambda rows: Outcome((), tuple(rows), note),
         draw,
     )
