@@ -13,6 +13,7 @@ import argparse
 import csv
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -99,12 +100,14 @@ class Timed:
         return clean
 
 
-def best_l1(scan: Scan, reference: np.ndarray) -> tuple[float, np.ndarray]:
-    """Best of four L1-wavelet reconstructions of slice 0, (lambda in noise units, image)."""
+def best_l1(
+    scan: Scan, reference: np.ndarray, weights: Sequence[float] = LAMBDAS
+) -> tuple[float, np.ndarray]:
+    """Best of some L1-wavelet reconstructions of slice 0, (lambda in noise units, image)."""
     calibration = calibrate(scan, 0, model_of(scan, CalibrationSettings()))
     problem = inverse_problem(calibration, torch.device("cpu"))
     tried = []
-    for weight in LAMBDAS:
+    for weight in weights:
         found = l1_wavelet(problem, weight * calibration.noise_std, 100)
         image = calibration.unit * calibration.sensitivity.picture(found).numpy()
         tried.append((volume_scores(reference, image[None]).psnr, weight, image))
