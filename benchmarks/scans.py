@@ -180,6 +180,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", default=[], help="a name or a folder")
     parser.add_argument("--only", default="", help="part of a case's name")
     parser.add_argument("--no-self-check", action="store_true")
+    parser.add_argument("--no-symmetry", action="store_true", help="ask the prior as it comes")
     arguments = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     models = chosen_priors(arguments.model)
@@ -192,7 +193,11 @@ def main() -> None:
         full = full_scan(case.scan, arguments.scans)
         for path, (model, prior) in product(paths, models.items()):
             settings = replace(
-                Settings(preset=arguments.preset, self_check=not arguments.no_self_check),
+                Settings(
+                    preset=arguments.preset,
+                    self_check=not arguments.no_self_check,
+                    symmetry=not arguments.no_symmetry,
+                ),
                 path=PATHS[path],
             )
             row, posterior, reference = run_case(case, full, settings, prior)
