@@ -18,10 +18,10 @@ DEFAULT_MODEL = "brain-small"
 def __getattr__(name: str) -> Any:  # noqa: ANN401
     """The public names, loaded when they are asked for: they bring torch."""
     if name == "ModelError":
-        return import_module("models.errors").ModelError
+        return import_module(".errors", __name__).ModelError
     if name in __all__:
-        return getattr(import_module("models.registry"), name)
-    raise AttributeError(f"module 'models' has no attribute '{name}'")
+        return getattr(import_module(".registry", __name__), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

@@ -49,16 +49,16 @@ __all__ = [
     "write_scan",
 ]
 _HOMES = {
-    "recon.arrays": ("Posterior", "open_result", "reconstruct_array"),
-    "recon.calibration": ("CalibrationSettings",),
-    "recon.errors": ("CalibrationError", "ConvergenceError", "ReconError", "ScanError"),
-    "recon.io.files": ("read_scan", "write_scan"),
-    "recon.pipeline": ("reconstruct",),
-    "recon.posterior": ("SelfCheck", "SlicePosterior"),
-    "recon.prior": ("Prior",),
-    "recon.regions": ("Region",),
-    "recon.scan": ("Scan",),
-    "recon.settings": ("Settings",),
+    ".arrays": ("Posterior", "open_result", "reconstruct_array"),
+    ".calibration": ("CalibrationSettings",),
+    ".errors": ("CalibrationError", "ConvergenceError", "ReconError", "ScanError"),
+    ".io.files": ("read_scan", "write_scan"),
+    ".pipeline": ("reconstruct",),
+    ".posterior": ("SelfCheck", "SlicePosterior"),
+    ".prior": ("Prior",),
+    ".regions": ("Region",),
+    ".scan": ("Scan",),
+    ".settings": ("Settings",),
 }
 
 
@@ -66,8 +66,8 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
     """The public names, loaded when they are asked for: most of this package needs no torch."""
     for module, names in _HOMES.items():
         if name in names:
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module 'recon' has no attribute '{name}'")
+            return getattr(import_module(module, __name__), name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

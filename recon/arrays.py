@@ -1,7 +1,7 @@
 """The posterior of an image or of a stack of images, as one works with it in Python.
 
-from models import load_prior
-from recon import reconstruct_array
+from mri_posterior.models import load_prior
+from mri_posterior.recon import reconstruct_array
 
 posterior = reconstruct_array(kspace, mask, load_prior("brain-small"))
 low, high = posterior.interval(0.9)

@@ -217,7 +217,7 @@ def run_once(request: str, folder: Path, limits: ReadLimits) -> int:
 
 def command(entry: str) -> list[str]:
     """What starts `recon.io.read_worker` at one of its functions."""
-    package_parent = str(Path(__file__).resolve().parents[2])
+    package_parent = str(Path(__file__).resolve().parents[__name__.count(".")])
     return [sys.executable, "-I", "-c", BOOT.replace("main", entry), package_parent]
 
 

@@ -108,7 +108,7 @@ def write_images(
 
 
 def _ask_child(request: bytes, limits: ReadLimits) -> bytes:
-    package_parent = str(Path(__file__).resolve().parents[2])
+    package_parent = str(Path(__file__).resolve().parents[__name__.count(".")])
     with tempfile.TemporaryFile() as answer:
         try:
             done = subprocess.run(

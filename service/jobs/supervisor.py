@@ -23,6 +23,7 @@ from typing import IO, Self
 
 import structlog
 
+import service
 from service.jobs.processes import moved_at, worker_lock
 from service.settings import ServiceSettings, SettingsError, to_environment
 from service.store.database import create_database, open_database
@@ -41,15 +42,15 @@ import models, recon, service
 del sys.path[0], sys.argv[1:3]
 runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
-_PLACE = str(Path(__file__).resolve().parents[2])
+_PLACE = str(Path(__file__).resolve().parents[__name__.count(".")])
 
 
 def _module(name: str) -> list[str]:
-    """Starts a module of this very package, whatever lies in the folder where the service runs."""
-    return [sys.executable, "-P", "-c", _BOOT, _PLACE, name]
+    """Starts a module of this very service, whatever lies in the folder where it runs."""
+    return [sys.executable, "-P", "-c", _BOOT, _PLACE, f"{service.__name__}.{name}"]
 
 
-_WORKER = _module("service.worker.process")
+_WORKER = _module("worker.process")
 _SLOTS = 64
 """Workers of one command at most; each command of a host has numbers of its own."""
 _PORT_SECONDS = 3.0
@@ -279,7 +280,7 @@ def _children(
     scanners: socket.socket | None,
     first: int,
 ) -> list[_Child]:
-    api, gateway = _module("service.http.server"), _module("service.scanner.server")
+    api, gateway = _module("http.server"), _module("scanner.server")
     return [
         _Child("api", api, sockets=(listener.fileno(),)),
         *([] if scanners is None else [_Child("gateway", gateway, sockets=(scanners.fileno(),))]),

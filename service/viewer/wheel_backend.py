@@ -51,8 +51,9 @@ def get_requires_for_build_sdist(config_settings: Settings = None) -> list[str]:
 def build_wheel(
     wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None
 ) -> str:
-    """A wheel that holds the viewer."""
+    """A wheel that holds the viewer, and nothing that an earlier build has left behind."""
     _build()
+    shutil.rmtree("build", ignore_errors=True)
     return build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)
 
 

@@ -1,16 +1,23 @@
-"""The package as others install it: its own modules alone, and the viewer in the wheel."""
+"""The package as others install it: in its own name, and the viewer in the wheel."""
 
 from __future__ import annotations
 
+import ast
+import os
 import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+import numpy
 import pytest
 
+import recon
 from service.jobs.supervisor import _module
+from tests.service.live import tiny_scan
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,9 +26,101 @@ def test_files_of_the_same_names_where_the_service_runs_do_not_shadow_it(tmp_pat
     for name in ("models", "recon", "service", "torch"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(3)")
     done = subprocess.run(
-        [*_module("service.slices")], cwd=tmp_path, capture_output=True, text=True, check=False
+        [*_module("slices")], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_installed_names_are_those_of_the_folders_here() -> None:
+    import mri_posterior.recon as longer
+    from mri_posterior.recon.errors import ScanError as Longer
+
+    import recon.errors as shorter
+
+    assert longer is recon
+    assert Longer is shorter.ScanError
+    assert shorter.__spec__.name == "recon.errors"
+    with pytest.raises(ModuleNotFoundError):
+        import_module("mri_posterior.numpy")
+    with pytest.raises(ModuleNotFoundError):
+        import_module("mri_posterior.recon.nothing")
+
+
+@pytest.mark.parametrize(
+    ("written", "becomes"),
+    [
+        ("from recon.io import files", "from mri_posterior.recon.io import files"),
+        ("    from service import x  # lazy", "    from mri_posterior.service import x  # lazy"),
+        ("import models, recon, service", "from mri_posterior import models, recon, service"),
+        ("import recon", "from mri_posterior import recon"),
+        ("from models_of_others import x", "from models_of_others import x"),
+        ("import service_identity", "import service_identity"),
+        ("# what comes from recon.io is", "# what comes from recon.io is"),
+    ],
+)
+def test_imports_are_written_anew(written: str, becomes: str) -> None:
+    """By the lines of setup.py, which runs where it is imported."""
+    source = (ROOT / "setup.py").read_text().partition("\nfound = ")[0]
+    names: dict[str, Any] = {}
+    exec(compile(source, "setup.py", "exec"), names)
+    assert names["moved"](f"{written}\n") == f"{becomes}\n"
+
+
+def shadowing(folder: Path) -> Path:
+    """A folder of a user with modules that are called as ours are."""
+    folder.mkdir()
+    for name in ("models", "recon", "service"):
+        (folder / f"{name}.py").write_text("raise SystemExit('the wrong one')")
+    return folder
+
+
+def outside(wheel: zipfile.ZipFile) -> list[str]:
+    """Imports in a wheel that lead to the names that the folders have in a checkout."""
+    found = []
+    for name in wheel.namelist():
+        if name.endswith(".py"):
+            for node in ast.walk(ast.parse(wheel.read(name))):
+                modules = []
+                if isinstance(node, ast.ImportFrom):
+                    modules = [node.module or ""]
+                elif isinstance(node, ast.Import):
+                    modules = [alias.name for alias in node.names]
+                wrong = {"recon", "models", "service"} & {m.partition(".")[0] for m in modules}
+                found += [f"{name}: {module}" for module in wrong]
+    return found
+
+
+def run_installed(wheel: Path, folder: Path) -> None:
+    """Install the wheel beside the libraries that are here, and use it where names are shadowed."""
+    python = folder / "venv/bin/python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", python.parents[1]], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps"]
+    subprocess.run([*pip, str(wheel)], check=True)
+    [packages] = python.parents[1].glob("lib/python*/site-packages")
+    (packages / "libraries.pth").write_text(f"{Path(numpy.__file__).parents[1]}\n")
+    scan = tiny_scan(folder / "scan.h5")
+    place = shadowing(folder / "user")
+    asked = [str(python.with_name("mri-posterior")), "reconstruct", str(scan), "-o", "result.h5"]
+    quick = ["--preset", "fast", "--samples", "2", "--no-self-check", "--quiet"]
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [*asked, *quick], cwd=place, env=kept, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    script = (
+        "from mri_posterior.recon import open_result; from mri_posterior.models import list_models;"
+        "import sys; print(open_result('result.h5').mean.shape, list_models());"
+        "assert not {'recon', 'models', 'service'} & set(sys.modules)"
+    )
+    used = subprocess.run(
+        [str(python), "-c", script],
+        cwd=place,
+        env=kept,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "brain-small" in used.stdout, used.stderr
 
 
 @pytest.mark.slow
@@ -36,9 +135,15 @@ def test_a_wheel_holds_the_viewer_and_an_sdist_what_a_wheel_needs(tmp_path: Path
     assert made.returncode == 0, made.stderr[-2000:]
     [wheel] = tmp_path.glob("mri_posterior-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"service/viewer/dist/index.html", "recon/py.typed", "service/py.typed"} <= names
+    wanted = ("service/viewer/dist/index.html", "recon/py.typed", "service/py.typed", "py.typed")
+    assert {f"mri_posterior/{name}" for name in wanted} <= names
+    assert {name.partition("/")[0] for name in names if "dist-info" not in name} == {
+        "mri_posterior"
+    }
+    assert outside(zipfile.ZipFile(wheel)) == []
     assert any(name.endswith("weights.safetensors") for name in names)
     assert not any("node_modules" in name or name.startswith("tests/") for name in names)
+    run_installed(wheel, tmp_path)
     script = (
         "import sys; sys.path[:0] = ['service/viewer']; import wheel_backend as b; "
         "print(b.build_sdist(sys.argv[1]))"
