@@ -21,6 +21,8 @@ from recon.solve import conjugate_gradient
 _RINGS = 12
 _INNERMOST = 0.02
 """Of the rings of k-space to which the spectrum is fitted, cycles per voxel."""
+_L1_WEIGHT = 0.5
+"""Regularisation of L1-wavelet images over the noise level."""
 
 
 class CoarseMethod(StrEnum):
@@ -171,6 +173,16 @@ def l1_wavelet(problem: InverseProblem, regularisation: float, iterations: int =
     return image if overlap is None else overlap.padded(image)
 
 
+def classical_image(problem: InverseProblem) -> Tensor | None:
+    """L1-wavelet image at the weight that a coarse image has; None off the grid, where it is not.
+
+    What is known without a learned prior: it invents nothing that a wavelet basis would not.
+    """
+    if not isinstance(problem.operator, CartesianSense):
+        return None
+    return l1_wavelet(problem, _L1_WEIGHT * problem.noise_std)
+
+
 def coarse_reconstruction(
     problem: InverseProblem, method: CoarseMethod, noise: NoiseStreams
 ) -> Coarse:
@@ -185,7 +197,7 @@ def coarse_reconstruction(
     elif method is CoarseMethod.CG_SENSE:
         image = linear
     else:
-        image = l1_wavelet(problem, 0.5 * problem.noise_std)
+        image = l1_wavelet(problem, _L1_WEIGHT * problem.noise_std)
     if image.shape != spectrum.shape:  # with a strip for what folds over the edges
         spectrum = radial_spectrum(problem, image.shape)
     draws = gaussian_model_draws(problem, spectrum, noise)

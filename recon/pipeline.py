@@ -11,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recon.alarm import TypicalScans
 from recon.calibration import calibrate, scaled
 from recon.chains import Advance, run_chains
 from recon.coarse import CoarseMethod, coarse_reconstruction
 from recon.errors import CalibrationError, ScanError
+from recon.evidence import energy_of, physics_of, surprise, with_check
 from recon.noise import NoiseKey, NoiseStreams
 from recon.paths import PriorPath
 from recon.posterior import TOO_FEW_LINES, SlicePosterior
@@ -33,7 +35,8 @@ from recon.schedule import Preset
 from recon.selfcheck import hold_out, hold_out_readouts, judge
 from recon.settings import Settings
 from recon.stacks import noise_key, places
-from recon.summary import nothing_found, summarise
+from recon.summary import judged, nothing_found, summarise
+from recon.verdict import SURPRISE_SIGMAS, Evidence
 
 _Result = TypeVar("_Result")
 _LARGE_PIXEL_MM = 1.5
@@ -69,11 +72,13 @@ def reconstruct(
     settings: Settings | None = None,
     slices: Sequence[int] | None = None,
     device: str | torch.device = "cpu",
+    typical: TypicalScans | None = None,
 ) -> Iterator[Event]:
     """Posteriors of the chosen slices (all by default), as a stream of events.
 
     Cancelling is not asking for the next event. The result of a slice depends on the scan, the
-    prior and the settings alone, not on which other slices are reconstructed.
+    prior and the settings alone, not on which other slices are reconstructed. `typical` is what
+    the prior makes of right scans: without it verdicts do not say whether it knows such images.
 
     Raises:
         ScanError: a slice that is not there.
@@ -130,9 +135,14 @@ def reconstruct(
             shown=True,
         )
         posterior = summarise(current, draws)
+        evidence = physics_of(current, draws.images[:, -1], model)
         if settings.self_check:
+            evidence = yield from budget.follow(
+                _examine(current, prior, settings, draws.images[:, -1], evidence),
+                _examination(settings),
+            )
             posterior = yield from _self_check(current, sliced, settings, posterior, budget)
-        yield posterior
+        yield judged(current, with_check(posterior, evidence), typical)
 
 
 def _large_pixels(scan: Scan) -> tuple[str, ...]:
@@ -149,8 +159,13 @@ def _large_pixels(scan: Scan) -> tuple[str, ...]:
 
 def work(settings: Settings) -> int:
     """Network evaluations per slice, over all chains; a fitted noise level adds to them."""
-    runs = [PILOT, settings.resolved] + [_CHECK] * settings.self_check
+    runs = [PILOT, settings.resolved] + [_CHECK, _examination(settings)] * settings.self_check
     return sum(run.chains * run.evaluations for run in runs)
+
+
+def _examination(settings: Settings) -> Preset:
+    """Evaluations that ask the prior about its own draws again."""
+    return Preset(settings.resolved.chains, len(SURPRISE_SIGMAS), 0, 0, 0)
 
 
 class _Budget:
@@ -185,6 +200,26 @@ class _Budget:
             self.fraction = max(self.fraction, min(self.done / self.total, 0.99))
             estimates = self.picture(advance.denoised) if shown else None
             yield Progress(self.index, advance.stage, self.fraction, estimates)
+
+
+def _examine(
+    current: PreparedSlice,
+    prior: Prior,
+    settings: Settings,
+    draws: Tensor,
+    evidence: Evidence,
+) -> Generator[Advance, None, Evidence]:
+    """What the prior itself says of its draws (chains, rows, columns)."""
+    overlap = current.problem.operator.overlap
+    images = draws if overlap is None else overlap.split(draws)[0].contiguous()
+    found = []
+    for done, sigma in enumerate(SURPRISE_SIGMAS, start=1):
+        key = f"surprise-{current.index}-{sigma:g}"
+        streams = NoiseStreams.keyed(settings.seed, key, range(len(images)))
+        ratio, denoised = surprise(prior, images, streams, sigma)
+        found.append(ratio)
+        yield Advance("examination", done, denoised)
+    return replace(evidence, energy=energy_of(images), surprise=tuple(found))
 
 
 def _self_check(

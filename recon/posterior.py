@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from recon.verdict import NOTHING_KNOWN, Evidence, Trust, Verdict
 
 UNITS = "root sum of squares of the coils as received"
 """Of every magnitude in a result."""
@@ -33,6 +39,12 @@ class SelfCheck:
     """Standard deviation of (measured - predicted mean) / predicted std; 1 when honest."""
     coverage_50: float
     coverage_90: float
+    ratio: float = math.nan
+    """Mean squared error over its expectation, both weighted alike; 1 when honest. NaN in old
+    results."""
+    freedom: float = math.nan
+    """Independent real components that the ratio rests on: when all is as assumed it is nearly
+    chi^2 / freedom with as many degrees of freedom."""
 
 
 @dataclass(frozen=True)
@@ -77,3 +89,76 @@ class SlicePosterior:
     converged: bool
     warnings: tuple[str, ...]
     self_check: SelfCheck | None
+    evidence: Evidence = NOTHING_KNOWN
+    """For and against what was assumed of the scan."""
+    verdict: Verdict | None = None
+    """Whether the slice may be trusted; None in results that were made before there was one."""
+    classical: NDArray[np.complex64] | None = None
+    """L1-wavelet reconstruction, without the learned prior, of slices that are not trusted."""
+
+    @property
+    def difference(self) -> NDArray[np.float32] | None:
+        """Magnitude of the mean less that of the classical image, where there is one."""
+        if self.classical is None:
+            return None
+        return np.abs(self.mean) - np.abs(self.classical)
+
+
+class Shown(StrEnum):
+    """What is delivered as the image of a slice."""
+
+    POSTERIOR = "posterior"
+    CLASSICAL = "classical"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What is delivered of slices that are not trusted."""
+
+    fallback: bool = False
+    """The classical image in place of the posterior mean."""
+    accept_refused: bool = False
+    """The posterior also where it was refused; otherwise the image of such a slice is empty."""
+
+    @property
+    def attributes(self) -> dict[str, int]:
+        """What a result file says of it: nothing of what was not chosen."""
+        return {name: 1 for name, chosen in vars(self).items() if chosen}
+
+    @classmethod
+    def of(cls, attributes: Mapping[str, str | int | float]) -> Self:
+        """As a result file says it."""
+        return cls(*(bool(attributes.get(name, 0)) for name in cls.__dataclass_fields__))
+
+    def shows(self, posterior: SlicePosterior) -> Shown:
+        """What of this slice."""
+        trust = Trust.TRUSTED if posterior.verdict is None else posterior.verdict.trust
+        if trust is not Trust.TRUSTED and self.fallback and posterior.classical is not None:
+            return Shown.CLASSICAL
+        if trust is Trust.REFUSED and not self.accept_refused:
+            return Shown.NOTHING
+        return Shown.POSTERIOR
+
+
+PLAIN = Delivery()
+
+
+class Delivered(NamedTuple):
+    """The image of a slice as other programs get it, float32 (rows, columns) in input units."""
+
+    image: NDArray[np.float32]
+    """Magnitude."""
+    std: NDArray[np.float32]
+    """Zero where it is not known."""
+    shown: Shown
+
+
+def delivered(posterior: SlicePosterior, delivery: Delivery = PLAIN) -> Delivered:
+    """The posterior mean and its standard deviation, unless they are not trusted."""
+    shown, empty = delivery.shows(posterior), np.zeros(posterior.mean.shape, np.float32)
+    if shown is Shown.CLASSICAL and posterior.classical is not None:
+        return Delivered(np.abs(posterior.classical), empty, shown)
+    if shown is Shown.NOTHING:
+        return Delivered(empty, empty, shown)
+    return Delivered(np.abs(posterior.mean), posterior.magnitude_std, shown)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -73,13 +75,49 @@ def judge(problem: InverseProblem, draws: Tensor, held_out: Tensor) -> SelfCheck
     mean = predicted.mean(dim=0)
     variance = (predicted - mean).abs().square().sum(dim=0) / (2 * (count - 1))
     total = (variance * (1 + 1 / count) + problem.noise_std**2).sqrt()
-    scores = torch.view_as_real((measured - mean) / total).cpu().numpy()
+    error = measured - mean
+    scores = torch.view_as_real(error / total).cpu().numpy()
+    # Of each sample's place the coils share one weight: their spreads are alike, and few draws know
+    # the spread of each alone too badly to divide by it.
+    weight = total.square().mean(dim=0).rsqrt()
     return SelfCheck(
         lines=_count(held_out),
         residual_std=float(np.sqrt(np.mean(scores**2))),
         coverage_50=float(np.mean(np.abs(scores) < stats.norm.ppf(0.75))),
         coverage_90=float(np.mean(np.abs(scores) < stats.norm.ppf(0.95))),
+        ratio=float((weight * error).abs().square().mean() / 2),
+        freedom=independent_components(
+            weight * (predicted - mean) * (1 + 1 / count) ** 0.5, weight * problem.noise_std
+        ),
     )
+
+
+def independent_components(deviations: Tensor, noise_std: Tensor) -> float:
+    """How many independent real components an error has that is one more such deviation, and noise.
+
+    `deviations` (n, ...) are of n complex draws from their mean, `noise_std` (of the last axes) is
+    that of white noise per real component. For a covariance C the mean square is distributed
+    nearly as chi^2 / n with n = 2 (tr C)^2 / tr C^2 (Satterthwaite). Of few draws the square of the
+    sample covariance S is too large: with m = n - 1, E tr S^2 = tr C^2 + (tr C)^2 / m and
+    E (tr S)^2 = (tr C)^2 + tr C^2 / m, which gives both without bias. NaN of fewer than 3 draws.
+    """
+    freedom = len(deviations) - 1
+    if freedom < 2:
+        return math.nan
+    flat = deviations.flatten(1).to(torch.complex128)
+    noise = (2 * noise_std.double().square()).expand(deviations.shape[1:]).flatten()
+    gram = flat @ flat.mH / freedom
+    trace = float(gram.diagonal().real.sum())
+    square = float(gram.abs().square().sum())
+    unbias = freedom**2 / (freedom**2 - 1)
+    squared_trace = unbias * (trace**2 - square / freedom)
+    # No fewer components than one, no more than there are.
+    trace_of_square = unbias * (square - trace**2 / freedom)
+    trace_of_square = min(max(trace_of_square, squared_trace / flat.shape[1]), squared_trace)
+    crossed = 2 * float((flat.abs().square().sum(dim=0) / freedom * noise).sum())
+    white = float(noise.sum())
+    total = squared_trace + 2 * trace * white + white**2
+    return 2 * total / max(trace_of_square + crossed + float(noise.square().sum()), 1e-300)
 
 
 def _count(held_out: Tensor) -> int:

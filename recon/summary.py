@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from recon import convergence, diagnostics
+from recon.alarm import NO_SIGNAL, TypicalScans, verdict_of
 from recon.chains import Draws
+from recon.coarse import classical_image
 from recon.posterior import QUANTILE_LEVELS, TOO_FEW_DRAWS, SlicePosterior
 from recon.preparation import PreparedSlice
 from recon.receivers import NoiseModel
 from recon.scan import Scan
+from recon.verdict import Cause, Trust, Verdict
 
 _CONSISTENT_BAND = (0.8, 1.3)
 _MOST_ERROR = 0.4
@@ -37,7 +42,7 @@ def summarise(current: PreparedSlice, draws: Draws) -> SlicePosterior:
     chi2 = _numpy(diagnostics.chi2_per_coil(current.problem, draws.images[:, -1]))
     error = convergence.mean_error(magnitude)
     doubt = _ratio(error, std, inside)
-    converged, warnings = _verdict(rhat[inside], doubt, chi2)
+    converged, warnings = _convergence(rhat[inside], doubt, chi2)
     if draws.step < current.plan.step:
         warnings = (*warnings, "The chains were unstable once and were run with half the step.")
     scale = current.input_scale
@@ -62,6 +67,20 @@ def summarise(current: PreparedSlice, draws: Draws) -> SlicePosterior:
         warnings=current.warnings + warnings,
         self_check=None,
     )
+
+
+def judged(
+    current: PreparedSlice, posterior: SlicePosterior, typical: TypicalScans | None
+) -> SlicePosterior:
+    """The posterior with its verdict, and a classical image beside it where that is no trust."""
+    verdict = verdict_of(posterior.evidence, typical)
+    if verdict.trust is Trust.TRUSTED:
+        return replace(posterior, verdict=verdict)
+    image = classical_image(current.problem)
+    picture = posterior.coarse
+    if image is not None:
+        picture = current.in_input_units(current.picture(image))
+    return replace(posterior, verdict=verdict, classical=picture)
 
 
 def nothing_found(
@@ -92,6 +111,7 @@ def nothing_found(
         converged=False,
         warnings=(*warnings, "This slice holds no signal, only noise: its picture is left empty."),
         self_check=None,
+        verdict=Verdict(Trust.REFUSED, NO_SIGNAL, Cause.SIGNAL),
     )
 
 
@@ -101,10 +121,10 @@ def _ratio(error: Tensor, std: Tensor, inside: NDArray[np.bool_]) -> float:
     return float((error[place].square().sum() / std[place].square().sum()).sqrt())
 
 
-def _verdict(
+def _convergence(
     rhat: NDArray[np.float32], doubt: float, chi2: NDArray[np.float32]
 ) -> tuple[bool, tuple[str, ...]]:
-    """Whether the slice may be trusted, and why not in plain words."""
+    """Whether the chains have found the posterior, and why not in plain words."""
     warnings = []
     known = rhat[np.isfinite(rhat)]
     mixed = float((known < 1.1).mean()) if known.size else 0.0

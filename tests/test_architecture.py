@@ -25,9 +25,12 @@ FLOORS = (
     ("service.cli",),
     ("service.commands",),
     ("service.http", "service.scanner", "service.training", "service.worker"),
-    ("service.archives", "service.delivery", "service.exports", "service.images", "service.intake"),
+    (
+        *("service.archives", "service.delivery", "service.exports", "service.images"),
+        *("service.intake", "service.typical_measurement"),
+    ),
     ("service.conformal_measurement", "service.jobs", "service.runs"),
-    ("service.conformal_scaling", "service.finished_slices", "service.store"),
+    ("service.conformal_scaling", "service.finished_slices", "service.store", "service.verdicts"),
     ("service.settings",),
     (
         *(

@@ -42,14 +42,14 @@ from recon.io.mrd_readouts import HEAD, Readouts
 from recon.io.mrd_scan import scan_from_readouts, shape_of_readouts
 from recon.io.placement import placed
 from recon.io.read_limits import ReadLimits
-from recon.posterior import SlicePosterior
+from recon.posterior import PLAIN, Delivery, SlicePosterior
 from recon.scan import Scan
 
 _DEFAULT_LIMITS = ReadLimits()
 _MASK_BYTES = 64 << 20
 _SAME_VIEW = 0.01
 """Relative difference of fields of view that means nothing."""
-_RESERVED = frozenset({"schema", "warnings", "not_for_diagnostic_use"})
+_RESERVED = frozenset({"schema", "warnings", "verdicts", "not_for_diagnostic_use"})
 
 Attributes = Mapping[str, str | int | float | bool]
 
@@ -302,19 +302,21 @@ def write_result(
     *,
     mask: NDArray[np.bool_] | None = None,
     uncalibrated: Sequence[SlicePosterior] | None = None,
+    delivery: Delivery = PLAIN,
 ) -> None:
     """Write one result file for all slices.
 
-    `reconstruction`, the magnitude of the mean cut to `recon_shape` (rows, columns), is what
-    fastMRI's evaluation reads. `mask` (rows, columns) records what was sampled. Where intervals
-    and standard deviations were multiplied by a conformal factor, `uncalibrated` are the posteriors
-    before it. `provenance` becomes root attributes; `created` is the time of writing unless it is
-    among them. Raises ValueError on reserved names or unequal slices.
+    `reconstruction`, the magnitude of what is delivered (`recon.posterior.delivered`) cut to
+    `recon_shape` (rows, columns), is what fastMRI's evaluation reads. `mask` (rows, columns)
+    records what was sampled. Where intervals and standard deviations were multiplied by a conformal
+    factor, `uncalibrated` are the posteriors before it. `provenance` becomes root attributes;
+    `created` is the time of writing unless it is among them. Raises ValueError on reserved names or
+    unequal slices.
     """
     taken = _RESERVED & set(provenance)
     if taken:
         raise ValueError(f"these attributes belong to the result itself: {sorted(taken)}")
-    arrays = result_layout.result_arrays(posteriors, recon_shape)
+    arrays = result_layout.result_arrays(posteriors, recon_shape, delivery)
     if mask is not None:
         arrays["mask"] = mask
     if uncalibrated is not None:
@@ -328,6 +330,9 @@ def write_result(
         file.attrs["schema"] = result_layout.SCHEMA
         file.attrs["not_for_diagnostic_use"] = 1
         file.attrs["warnings"] = result_layout.warnings_text(posteriors)
+        file.attrs["verdicts"] = result_layout.verdicts_text(posteriors)
+        file["quality/evidence"].attrs["columns"] = ",".join(result_layout.EVIDENCE_COLUMNS)
+        file.attrs.update(delivery.attributes)
         file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
         file.attrs.update(provenance)
 
@@ -335,10 +340,15 @@ def write_result(
 def read_result(
     path: Path, limits: ReadLimits = _DEFAULT_LIMITS
 ) -> tuple[list[SlicePosterior], dict[str, str | int | float]]:
-    """The posteriors of a result file and its root attributes but `warnings`. Raises ScanError."""
-    contents = read_in_child(path, result_layout.ARRAYS, limits=limits)
+    """The posteriors of a result file, and its root attributes but warnings and verdicts.
+
+    Raises ScanError.
+    """
+    wanted = (*result_layout.ARRAYS, *result_layout.OPTIONAL)
+    contents = read_in_child(path, wanted, limits=limits)
     posteriors = result_layout.posteriors_from_layout(contents.arrays, contents.attributes)
-    attributes = {name: value for name, value in contents.attributes.items() if name != "warnings"}
+    of_slices = ("warnings", "verdicts")
+    attributes = {n: value for n, value in contents.attributes.items() if n not in of_slices}
     return posteriors, attributes
 
 

@@ -19,7 +19,14 @@ from recon.errors import ScanError
 from recon.io.files import read_result, read_result_mask, write_result, write_scan
 from recon.posterior import SelfCheck, SlicePosterior
 from recon.scan import Scan, centre_crop
+from recon.verdict import Cause, Evidence, Trust, Verdict
 from tests.recon.scan_files import HEADER, assert_same, noise
+
+VERDICTS = (
+    Verdict(Trust.TRUSTED, "Nothing speaks against it.", None, 0.5),
+    Verdict(Trust.DOUBTFUL, "The noise: loud.", Cause.NOISE, 0.125),
+    Verdict(Trust.REFUSED, "No signal.", Cause.SIGNAL, 0.0),
+)
 
 
 def posterior(index: int, rows: int, columns: int, *, samples: int = 3) -> SlicePosterior:
@@ -49,7 +56,10 @@ def posterior(index: int, rows: int, columns: int, *, samples: int = 3) -> Slice
         evaluations=100 + index,
         converged=index % 2 == 0,
         warnings=("first ü", "second") if index % 2 else (),
-        self_check=SelfCheck(5, 1.02, 0.5, 0.875) if index % 2 else None,
+        self_check=SelfCheck(5, 1.02, 0.5, 0.875, 1.1, 77.5) if index % 2 else None,
+        evidence=Evidence(*rng.random(8), surprise=tuple(rng.random(4))),
+        verdict=VERDICTS[index % 3],
+        classical=noise(rows, columns, seed=index + 2) if index % 3 == 1 else None,
     )
 
 
