@@ -22,6 +22,7 @@ from models.model_folder import (
     MAX_CARD_BYTES,
     MAX_CONFIG_BYTES,
     MAX_WEIGHTS_BYTES,
+    TYPICAL_FILE,
     ModelConfig,
     ModelDescription,
     WeightsDtype,
@@ -43,6 +44,7 @@ from models.registry import (
     user_folder,
 )
 from models.residual_unet import ResidualUNetConfig
+from models.typical_scans import MAX_TYPICAL_BYTES, parse_typical
 
 
 class _TrainingRun(BaseModel):
@@ -192,6 +194,12 @@ def add_model(folder: Path, name: str | None = None) -> Path:
             calibration, MAX_FACTORS_BYTES, "calibration-size", follow_links=False
         )
         parse_factors(files[FACTORS_FILE], config.weights_sha256, str(calibration))
+    typical = folder / TYPICAL_FILE
+    if typical.exists() or typical.is_symlink():
+        files[TYPICAL_FILE] = read_capped(
+            typical, MAX_TYPICAL_BYTES, "typical-size", follow_links=False
+        )
+        parse_typical(files[TYPICAL_FILE], config.weights_sha256, str(typical))
     return _install(user_folder(), config, files, smoke_tested=True)
 
 
@@ -208,7 +216,9 @@ def remove_model(name: str) -> Path:
     if folder.is_symlink():
         raise ModelError("not-a-folder", f"{folder} is a link; delete the link itself")
     foreign = sorted(
-        entry.name for entry in folder.iterdir() if entry.name not in (*FILES, FACTORS_FILE)
+        entry.name
+        for entry in folder.iterdir()
+        if entry.name not in (*FILES, FACTORS_FILE, TYPICAL_FILE)
     )
     if foreign:
         raise ModelError(

@@ -1,6 +1,7 @@
 """A model on disk: a folder of `config.json`, `weights.safetensors` and, for people, `README.md`.
 
-`calibration.json` may lie beside them (`models.conformal_factors`).
+`calibration.json` (`models.conformal_factors`) and `typical.json` (`models.typical_scans`) may lie
+beside them.
 
 Nothing in it is ever executed. Order of the checks: kind and size of the files, SHA-256, format,
 then names, shapes and types against the network that the configuration describes, then values.
@@ -40,6 +41,8 @@ from models.residual_unet import ResidualUNetConfig
 FILES = ("config.json", "weights.safetensors", "README.md")
 FACTORS_FILE = "calibration.json"
 """Not part of a model, but of its folder where there is one."""
+TYPICAL_FILE = "typical.json"
+"""The same."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,63}$"
 MAX_CONFIG_BYTES = 64 * 1024
 MAX_CARD_BYTES = 256 * 1024

@@ -28,6 +28,7 @@ from models.model_folder import (
     read_config_file,
     read_model,
 )
+from models.typical_scans import TypicalTable, read_typical_file
 
 SHIPPED_FOLDER = Path(__file__).parent / "weights"
 USER_FOLDER_VARIABLE = "MRI_POSTERIOR_MODELS"
@@ -78,6 +79,15 @@ def read_factors(name: str) -> FoundFactors | None:
     """The checked calibration of a model, or None where it has none. Raises ModelError."""
     folder = find_model(name)
     return read_factors_file(folder, read_config_file(folder).weights_sha256)
+
+
+def read_typical(name: str) -> TypicalTable | None:
+    """The checked table of what a model makes of right scans, or None where it has none.
+
+    Raises ModelError.
+    """
+    folder = find_model(name)
+    return read_typical_file(folder, read_config_file(folder).weights_sha256)
 
 
 def check_name(name: str) -> None:
@@ -184,12 +194,13 @@ def smoke_test(prior: NetworkPrior, name: str) -> SmokeTest:
 
 
 def verify_model(name: str) -> tuple[Model, SmokeTest]:
-    """All checks of a model, its calibration too, and a run of its network on the CPU.
+    """All checks of a model and what lies beside it, and a run of its network on the CPU.
 
     Raises ModelError.
     """
     model = read_model(find_model(name))
     read_factors(name)
+    read_typical(name)
     return model, smoke_test(build_prior(model, "cpu", torch.float32), name)
 
 

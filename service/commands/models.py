@@ -22,7 +22,7 @@ from service.commands.outputs import require_writable
 model_app = typer.Typer(
     cls=HelpGroup,
     no_args_is_help=True,
-    help="Learned priors: list, show, verify, add, remove, package, convert.",
+    help="Learned priors: list, show, verify, typical, add, remove, package, convert.",
 )
 console = Console(stderr=True)
 output = Console()
@@ -161,6 +161,34 @@ def sample(
             bar.update(task, completed=share)
     save_samples(out, images)
     output.print(f"written: {out}")
+
+
+@model_app.command(cls=Help)
+def typical(
+    name: Name,
+    data: Annotated[
+        list[Path], typer.Argument(help="Images of the kind that the prior is for, as for `train`.")
+    ],
+    images: Annotated[int, typer.Option(min=40, max=2000, help="Images to denoise.")] = 96,
+    scans: Annotated[
+        int, typer.Option(min=12, max=500, help="Of these, to reconstruct from simulated coils.")
+    ] = 16,
+    about: Annotated[str | None, typer.Option(help="What the images are.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="typical.json [the model's own].")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    device: Device = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Measure what a model makes of right images and scans: what its verdicts go by.
+
+    The table belongs to the weights and lies beside them. Without one, verdicts do not say whether
+    a model knows images like those of a scan.
+    """
+    from service.commands.typical_run import run_typical  # lazy: loads torch
+
+    run_typical(name, data, images, scans, about, out, seed, device, quiet=quiet)
 
 
 @model_app.command(cls=Help)
