@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,6 +131,11 @@ class Delivery:
         """As a result file says it."""
         return cls(*(bool(attributes.get(name, 0)) for name in cls.__dataclass_fields__))
 
+    def beyond(self, attributes: Mapping[str, str | int | float]) -> Delivery:
+        """This, and what a result file says already."""
+        kept = Delivery.of(attributes)
+        return Delivery(self.fallback or kept.fallback, self.accept_refused or kept.accept_refused)
+
     def shows(self, posterior: SlicePosterior) -> Shown:
         """What of this slice."""
         trust = Trust.TRUSTED if posterior.verdict is None else posterior.verdict.trust
@@ -144,21 +149,21 @@ class Delivery:
 PLAIN = Delivery()
 
 
-class Delivered(NamedTuple):
-    """The image of a slice as other programs get it, float32 (rows, columns) in input units."""
+def delivered(posterior: SlicePosterior, delivery: Delivery = PLAIN) -> SlicePosterior:
+    """The slice as other programs get it: mean, samples and standard deviation as chosen.
 
-    image: NDArray[np.float32]
-    """Magnitude."""
-    std: NDArray[np.float32]
-    """Zero where it is not known."""
-    shown: Shown
-
-
-def delivered(posterior: SlicePosterior, delivery: Delivery = PLAIN) -> Delivered:
-    """The posterior mean and its standard deviation, unless they are not trusted."""
-    shown, empty = delivery.shows(posterior), np.zeros(posterior.mean.shape, np.float32)
+    Zero where nothing is delivered; with the classical image only the mean is not.
+    """
+    shown = delivery.shows(posterior)
+    if shown is Shown.POSTERIOR:
+        return posterior
+    mean = np.zeros_like(posterior.mean)
     if shown is Shown.CLASSICAL and posterior.classical is not None:
-        return Delivered(np.abs(posterior.classical), empty, shown)
-    if shown is Shown.NOTHING:
-        return Delivered(empty, empty, shown)
-    return Delivered(np.abs(posterior.mean), posterior.magnitude_std, shown)
+        mean = posterior.classical
+    return replace(
+        posterior,
+        mean=mean,
+        samples=np.zeros_like(posterior.samples),
+        magnitude_std=np.zeros_like(posterior.magnitude_std),
+        quantiles=np.zeros_like(posterior.quantiles),
+    )

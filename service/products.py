@@ -27,6 +27,8 @@ _ARRAY = "application/octet-stream"
 _NIFTI = "application/gzip"
 _PLACELESS = "the scan does not say where its images lie or how large they are; give voxel_mm"
 
+_TRUSTED = "all slices are trusted: there is nothing to look at beside the posterior"
+
 RESULT = "result.h5"
 DICOM = "dicom.zip"
 BIDS = "bids.zip"
@@ -58,6 +60,20 @@ PRODUCTS = {
         Product("std.npy", _ARRAY, "standard deviation of the magnitude, NumPy", "magnitude_std"),
         Product("samples.npy", _ARRAY, "all samples, complex, NumPy", "samples"),
         Product("coarse.npy", _ARRAY, "first reconstruction, complex, NumPy", "coarse"),
+        Product(
+            "classical.npy",
+            _ARRAY,
+            "L1-wavelet image, of slices that are not trusted, complex, NumPy",
+            "classical",
+            absent=_TRUSTED,
+        ),
+        Product(
+            "difference.npy",
+            _ARRAY,
+            "magnitude of the mean less that of the classical image, NumPy",
+            "difference",
+            absent=_TRUSTED,
+        ),
         Product(MARKER, "application/json", "what was asked, chosen and reached, JSON"),
     )
 }

@@ -8,6 +8,7 @@ ignored.
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import ClassVar, Literal
 
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from recon.planes import ATTRIBUTE, ImagePlane, ImageStack
-from recon.posterior import LEFT_OUT, SelfCheck, SlicePosterior
+from recon.posterior import LEFT_OUT, PLAIN, Delivery, SelfCheck, Shown, SlicePosterior
 from recon.scan import Scan
+from recon.verdict import Cause, Trust, Verdict
 
 _OBLIQUE = 0.26
 """Sine of 15 degrees: what a direction must lean to another axis to be named after it too."""
@@ -135,18 +137,57 @@ class SelfCheckReport(_Part):
     residual_std: float = Field(description="of error over predicted deviation; 1 when honest")
     coverage_50: float = Field(description="share inside the 50 % intervals")
     coverage_90: float = Field(description="share inside the 90 % intervals")
+    ratio: float | None = Field(
+        None, description="squared error over what was expected of it; null in old reports"
+    )
+    freedom: float | None = Field(
+        None, description="independent components that the ratio rests on; null in old reports"
+    )
 
     @classmethod
     def of(cls, check: SelfCheck | None) -> SelfCheckReport | None:
         """None where there was none."""
-        return None if check is None else cls(**vars(check))
+        if check is None:
+            return None
+        return cls(**{n: v if math.isfinite(v) else None for n, v in vars(check).items()})
+
+
+class VerdictReport(_Part):
+    """How far a slice, or the whole scan, may be trusted, and if not what to do."""
+
+    trust: Trust = Field(
+        description="`doubtful`: something speaks against the prior, the coil maps, the noise or "
+        "the patient; `refused`: nothing to reconstruct, or the result contradicts the scan"
+    )
+    cause: Cause | None = Field(description="what is not as it was assumed; null: nothing is known")
+    sentence: str = Field(description="which of these it is, and what to do")
+    p_value: float | None = Field(
+        description="how often chance alone finds as much against a right scan; null: not tested"
+    )
+
+    @classmethod
+    def of(cls, verdict: Verdict | None) -> VerdictReport | None:
+        """None where there was none."""
+        if verdict is None:
+            return None
+        known = math.isfinite(verdict.p_value)
+        return cls(
+            trust=verdict.trust,
+            cause=verdict.cause,
+            sentence=verdict.sentence,
+            p_value=verdict.p_value if known else None,
+        )
 
 
 class SliceReport(_Part):
     """Whether one slice may be trusted, and how it is shown."""
 
     slice: int = Field(description="its number in the scan")
-    converged: bool = Field(description="R-hat and residual allow trust")
+    converged: bool = Field(description="the chains agree and the residual is as the noise")
+    verdict: VerdictReport | None = Field(None, description="null in old reports")
+    shown: Shown = Field(
+        Shown.POSTERIOR, description="what other programs get as the image of this slice"
+    )
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = Field(
         (), description="checks that could not be made, which says nothing against the scan"
@@ -164,12 +205,16 @@ class SliceReport(_Part):
     self_check: SelfCheckReport | None = None
 
     @classmethod
-    def of(cls, posterior: SlicePosterior, planes: ImageStack | None) -> SliceReport:
+    def of(
+        cls, posterior: SlicePosterior, planes: ImageStack | None, delivery: Delivery = PLAIN
+    ) -> SliceReport:
         """What is said of one slice."""
         known = posterior.rhat[posterior.object_mask & np.isfinite(posterior.rhat)]
         return cls(
             slice=posterior.index,
             converged=posterior.converged,
+            verdict=VerdictReport.of(posterior.verdict),
+            shown=delivery.shows(posterior),
             warnings=tuple(text for text in posterior.warnings if text not in LEFT_OUT),
             notes=tuple(text for text in posterior.warnings if text in LEFT_OUT),
             edges=None if planes is None else Edges.of(planes.planes[posterior.index]),
@@ -221,6 +266,7 @@ class Report(_Part):
     not_for_diagnostic_use: Literal[True] = True
     image: ImageReport | None = Field(None, description="null in the oldest reports")
     reached: Reached
+    verdict: VerdictReport | None = Field(None, description="on the scan; null in old reports")
     slices: tuple[SliceReport, ...]
     joint: bool = Field(
         False,

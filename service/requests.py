@@ -142,6 +142,16 @@ class ReconstructionChoices(Reading):
         description="multiply intervals and standard deviations by the model's conformal factor; "
         "refused where it has none for this preset, number of samples and acceleration",
     )
+    fallback: bool = Field(
+        False,
+        description="deliver the classical image (L1-wavelet) in place of the posterior mean where "
+        "the verdict is not `trusted`: in `reconstruction`, DICOM and NIfTI",
+    )
+    accept_refused: bool = Field(
+        False,
+        description="deliver the posterior mean also where the verdict is `refused`; otherwise the "
+        "image of such a slice is empty",
+    )
     compress_above: int = Field(12, ge=0, le=1024, description="coil compression above; 0: never")
     priority: Priority = Field(Priority.INTERACTIVE, description="scanner, interactive, archive")
     deadline_s: float | None = Field(

@@ -28,12 +28,13 @@ from recon.io.files import (
 from recon.io.layouts import parse_axes
 from recon.pipeline import Event, reconstruct
 from recon.planes import ATTRIBUTE as IMAGE_PLANES
-from recon.posterior import UNITS, SlicePosterior
+from recon.posterior import PLAIN, UNITS, Delivery, SlicePosterior
 from recon.reference import Combination, Reference, reference_of
 from recon.scan import Scan, averaged
 from recon.settings import Settings
 from service.conformal_scaling import attributes_of, factor_for, sentence_of, widen_all
 from service.finished_slices import FinishedSlices, choices_digest
+from service.verdicts import typical_of
 
 
 def choose_device(name: str) -> torch.device:
@@ -105,6 +106,7 @@ def reconstruct_file(
     *,
     calibrated: bool = False,
     resume: bool = False,
+    delivery: Delivery = PLAIN,
 ) -> tuple[list[SlicePosterior], ConformalFactor | None]:
     """Reconstruct and write the result file; returns its posteriors, and the factor in them.
 
@@ -122,14 +124,15 @@ def reconstruct_file(
     watch = watch or (lambda _: None)
     for posterior in found.values():
         watch(posterior)
-    for event in reconstruct(scan, prior, settings, left, device) if left else ():
+    typical = typical_of(model)
+    for event in reconstruct(scan, prior, settings, left, device, typical) if left else ():
         watch(event)
         if isinstance(event, SlicePosterior):
             found[event.index] = event
             if len(slices) > 1:
                 kept.write(event)
     posteriors = [found[index] for index in slices]
-    write_reconstruction(result, posteriors, scan, settings, prior, model, device, entry)
+    write_reconstruction(result, posteriors, scan, settings, prior, model, device, entry, delivery)
     kept.remove()
     return widen_all(posteriors, entry), entry
 
@@ -143,11 +146,12 @@ def write_reconstruction(
     model: str,
     device: torch.device,
     entry: ConformalFactor | None = None,
+    delivery: Delivery = PLAIN,
 ) -> None:
     """Write the result file of a finished reconstruction, with all that made it.
 
     With an `entry`, intervals and standard deviations are multiplied by its factor, and the plain
-    ones lie beside them.
+    ones lie beside them. `delivery` says what other programs get of slices that are not trusted.
     """
     kept = ("acquisition", IMAGE_PLANES)
     about = provenance(scan, settings, model, prior, device)
@@ -160,6 +164,7 @@ def write_reconstruction(
         recon_shape=scan.geometry.recon_shape,
         mask=scan.sampled,
         uncalibrated=None if entry is None else posteriors,
+        delivery=delivery,
     )
 
 

@@ -72,7 +72,7 @@ def measure(
     done = 0
     for number, raw in enumerate(chosen):
         random = np.random.default_rng((seed, number))
-        image = _prepared(raw, _LARGEST_PIXEL**-random.random(), random)
+        image = _prepared(raw, _LARGEST_PIXEL ** -random.random(), random)
         done += 1
         yield Measured(done, total, surprise=_surprise_of(image, prior, random, device))
         if number % every == 0:  # of the smallest size: it is the time that this takes

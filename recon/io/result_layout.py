@@ -94,8 +94,9 @@ def result_arrays(
             [np.abs(nothing) if p.difference is None else p.difference for p in posteriors]
         )
     shown = [delivered(p, delivery) for p in posteriors]
-    arrays["reconstruction"] = centre_crop(np.stack([one.image for one in shown]), recon_shape)
-    arrays["reconstruction_std"] = centre_crop(np.stack([one.std for one in shown]), recon_shape)
+    images, stds = (np.stack([np.abs(p.mean) for p in shown]), [p.magnitude_std for p in shown])
+    arrays["reconstruction"] = centre_crop(images, recon_shape)
+    arrays["reconstruction_std"] = centre_crop(np.stack(stds, dtype=np.float32), recon_shape)
     return arrays
 
 

@@ -181,7 +181,15 @@ class ArchiveRun:
             part.unlink(missing_ok=True)
 
 
-_LATER = {"calibrated", "bids_name", "layout", "axes", "calibration_scan_id"}
+_LATER = {
+    "accept_refused",
+    "axes",
+    "bids_name",
+    "calibrated",
+    "calibration_scan_id",
+    "fallback",
+    "layout",
+}
 
 
 def _numbers(asked: dict[str, Any]) -> dict[str, Any]:

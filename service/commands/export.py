@@ -16,6 +16,7 @@ from service.commands.options import Overwrite
 from service.commands.outputs import about, require_folder, require_writable
 
 if TYPE_CHECKING:
+    from recon.posterior import Delivery
     from service.exports.images import ResultImages
 
 output = Console()
@@ -37,6 +38,20 @@ UidKey = Annotated[
         envvar="MRI_POSTERIOR_UID_KEY",
         metavar="TEXT",
         help="Secret of the UIDs; the same key, the same UIDs [random].",
+        rich_help_panel=_IMAGES,
+    ),
+]
+
+
+Fallback = Annotated[
+    bool,
+    typer.Option("--fallback", help="Not trusted: the classical image.", rich_help_panel=_IMAGES),
+]
+AcceptRefused = Annotated[
+    bool,
+    typer.Option(
+        "--accept-refused",
+        help="Refused: the posterior all the same, not an empty image.",
         rich_help_panel=_IMAGES,
     ),
 ]
@@ -84,6 +99,8 @@ def export(
     ] = None,
     voxel: Voxel = None,
     uid_key: UidKey = None,
+    fallback: Fallback = False,
+    accept_refused: AcceptRefused = False,
     overwrite: Overwrite = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No list of files.")] = False,
 ) -> None:
@@ -102,14 +119,17 @@ def export(
         require_folder(out)
     elif out is not None:
         require_writable(_files(to, out), (result,), overwrite=overwrite)
+    from recon.posterior import Delivery  # lazy: loads numpy
+
+    delivery = Delivery(fallback, accept_refused)
     with about(result):
         if out is not None and to in (Format.BART, Format.FASTMRI):
-            written = _arrays(result, to, out)
+            written = _arrays(result, to, out, delivery)
         elif out is not None and to is not Format.DICOM:
-            images = _load(result, identified=identified, voxel=voxel)
+            images = _load(result, delivery, identified=identified, voxel=voxel)
             written = _images(images, to, out, bids_name or "")
         else:
-            images = _load(result, identified=identified, voxel=voxel)
+            images = _load(result, delivery, identified=identified, voxel=voxel)
             written = _dicom(images, out, push, _key(uid_key), parametric_map=parametric_map,
                              overview=overview, quiet=quiet)  # fmt: skip
     if written and not quiet:
@@ -124,11 +144,15 @@ def _files(to: Format, out: Path) -> list[Path]:
 
 
 def _load(
-    result: Path, *, identified: bool, voxel: tuple[float, float, float] | None
+    result: Path,
+    delivery: Delivery,
+    *,
+    identified: bool,
+    voxel: tuple[float, float, float] | None,
 ) -> ResultImages:
     from service.exports.images import load_images  # lazy: slow to load
 
-    return load_images(result, identified=identified, voxel_mm=voxel)
+    return load_images(result, identified=identified, voxel_mm=voxel, delivery=delivery)
 
 
 def _dicom(
@@ -162,13 +186,16 @@ def _images(images: ResultImages, to: Format, out: Path, bids_name: str) -> list
     return write_nifti(images, out) if to is Format.NIFTI else write_mrd(images, out)
 
 
-def _arrays(result: Path, to: Format, out: Path) -> list[Path]:
+def _arrays(result: Path, to: Format, out: Path, delivery: Delivery) -> list[Path]:
     """Formats that say nothing of the patient's space."""
     from recon.io.files import read_result, read_result_header  # lazy: slow to load
+    from recon.posterior import delivered  # lazy: the same
     from service.exports.bart import write_bart  # lazy: the same
     from service.exports.fastmri import write_fastmri  # lazy: the same
 
     posteriors, attributes = read_result(result)
+    chosen = delivery.beyond(attributes)
+    posteriors = [delivered(posterior, chosen) for posterior in posteriors]
     if to is Format.BART:
         return write_bart(posteriors, attributes, out)
     return write_fastmri(posteriors, read_result_header(result), out)

@@ -13,7 +13,7 @@ from models import DEFAULT_MODEL
 from recon.choices import COHERENCE, CoarseName, PathName, PresetName
 from recon.errors import ScanError
 from recon.presets import PRESETS
-from service.commands.export import Identified, UidKey, Voxel
+from service.commands.export import AcceptRefused, Fallback, Identified, UidKey, Voxel
 from service.commands.help import EXPERT
 from service.commands.options import (
     Axes,
@@ -74,6 +74,8 @@ def reconstruct(
     identified: Identified = False,
     voxel: Voxel = None,
     uid_key: UidKey = None,
+    fallback: Fallback = False,
+    accept_refused: AcceptRefused = False,
     mask: Annotated[
         Path | None,
         typer.Option(help="Sampling mask (.npy, .h5), not the scan's.", rich_help_panel=EXPERT),
@@ -135,6 +137,7 @@ def reconstruct(
     from recon.calibration import CalibrationSettings  # lazy: loads torch
     from recon.coarse import CoarseMethod  # lazy: the same
     from recon.paths import PATHS  # lazy: the same
+    from recon.posterior import Delivery  # lazy: loads numpy
     from recon.settings import Settings  # lazy: the same
     from service.commands.export import require_exportable, write_exports  # lazy: the same
     from service.commands.terminal import print_posteriors, print_summary, watching  # lazy: same
@@ -175,11 +178,12 @@ def reconstruct(
         calibration=CalibrationSettings(compress_above=compress_above),
     )
     chosen = parse_slices(slices, read.kspace.shape[0])
+    delivery = Delivery(fallback, accept_refused)
     try:
         with watching(len(chosen), console, quiet=quiet) as watch, about(scan):
             posteriors, entry = reconstruct_file(
                 read, out, settings, model, target, chosen, watch,
-                calibrated=calibrated, resume=resume,
+                calibrated=calibrated, resume=resume, delivery=delivery,
             )  # fmt: skip
     except KeyboardInterrupt as stop:
         done = len(finished(out))

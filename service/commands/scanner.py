@@ -136,6 +136,7 @@ def _engine(model: str, device: str, configs: dict[str, Choice]) -> Engine:
     from models.registry import load_prior  # lazy: loads torch
     from service.runs import choose_device, provenance  # lazy: the same
     from service.scanner.pipe import Engine  # lazy: the same
+    from service.verdicts import typical_of  # lazy: the same
 
     chosen = choose_device(device)
     prior = load_prior(model, chosen)
@@ -144,4 +145,5 @@ def _engine(model: str, device: str, configs: dict[str, Choice]) -> Engine:
         device=chosen,
         describe=lambda scan, settings: provenance(scan, settings, model, prior, chosen),
         configs=configs,
+        typical=typical_of(model),
     )

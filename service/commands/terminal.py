@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # progress alone needs no torch
 _LINE_SECONDS = 10.0
 """Least time between two lines of progress where there is no terminal."""
 
+_COLOURS = {"trusted": "green", "doubtful": "bold yellow", "refused": "bold red"}
 _KNOWN = 0.03
 """Share of the work from which the time left is told: the first steps load what others have."""
 
@@ -123,7 +124,7 @@ def print_posteriors(
     posteriors: Sequence[SlicePosterior], console: Console, applied: str | None = None
 ) -> None:
     """One line per slice, then the warnings in plain words, then the factor that was applied."""
-    table = Table("slice", "χ²", "R̂ < 1.1", "ESS", "self-check", "noise/signal", "converged")
+    table = Table("slice", "χ²", "R̂ < 1.1", "ESS", "self-check", "noise", "chains", "verdict")
     for posterior in posteriors:
         inside = posterior.object_mask
         rhat, effective = posterior.rhat[inside], posterior.effective_samples[inside]
@@ -135,9 +136,15 @@ def print_posteriors(
             f"{effective.mean():.0f}" if effective.size else "-",
             f"{check.residual_std:.2f}, 90 % holds {check.coverage_90:.0%}" if check else "-",
             f"{posterior.noise_std / posterior.scale:.4f}",
-            "yes" if posterior.converged else "[bold red]no[/]",
+            "agree" if posterior.converged else "[bold red]-[/]",
+            _trust(posterior),
         )
     console.print(table)
+    for posterior in posteriors:
+        if posterior.verdict is not None and posterior.verdict.trust != "trusted":
+            told = escape(posterior.verdict.sentence)
+            trust = f"{_trust(posterior)}, slice {posterior.index}:"
+            console.print(f"{trust} {told}", highlight=False)
     for posterior in posteriors:
         for warning in posterior.warnings:
             console.print(f"[yellow]slice {posterior.index}:[/] {warning}")
@@ -153,11 +160,15 @@ def print_summary(
     console: Console,
 ) -> None:
     """The end of a run: how long, whether to believe it, where it is, what to look at next."""
+    from recon.alarm import scan_verdict  # lazy: loads scipy
+
+    found = scan_verdict([one.verdict for one in posteriors])
     count = f"{len(posteriors)} slices" if len(posteriors) > 1 else "1 slice"
     result = files[0]
     for name, told in (
         ("done", f"{count} in {duration(seconds)} ({how})"),
-        ("verdict", verdict(posteriors)),
+        ("verdict", "-" if found is None else f"{found.trust}: {found.sentence}"),
+        ("chains", chains(posteriors)),
         ("written", ", ".join(str(file) for file in files)),
         ("next", f"mri-posterior export {result} --to nifti -o image.nii.gz"),
         ("", f"mri-posterior evaluate {result} --reference FULL.h5, if there is a full scan"),
@@ -166,8 +177,16 @@ def print_summary(
         console.print(f"[bold]{label}[/]{escape(told)}", highlight=False, soft_wrap=True)
 
 
-def verdict(posteriors: Sequence[SlicePosterior]) -> str:
-    """Whether a result may be believed, in a line."""
+def _trust(posterior: SlicePosterior) -> str:
+    """How far a slice may be trusted, in its colour."""
+    if posterior.verdict is None:
+        return "-"
+    trust = posterior.verdict.trust
+    return f"[{_COLOURS[trust]}]{trust}[/]"
+
+
+def chains(posteriors: Sequence[SlicePosterior]) -> str:
+    """Whether the chains have found the posterior, in a line."""
     unsure = [one.index for one in posteriors if not one.converged]
     warned = sum(len(one.warnings) for one in posteriors)
     unchecked = all(not np.isfinite(one.rhat[one.object_mask]).any() for one in posteriors)
@@ -177,7 +196,7 @@ def verdict(posteriors: Sequence[SlicePosterior]) -> str:
     if unchecked:
         return "not checked: too few draws to say whether chains agree; a look, not a measurement"
     which = "it has" if len(posteriors) == 1 else f"slices {', '.join(map(str, unsure))} have"
-    return f"doubtful: {which} not converged; the warnings above say why and what helps"
+    return f"{which} not converged; the warnings above say why and what helps"
 
 
 def print_evaluation(evaluation: Evaluation, console: Console, applied: str | None = None) -> None:

@@ -29,6 +29,7 @@ from service.products import DicomSeries
 
 _PEAK = 65535
 _UNEVEN_MM = 0.05
+_LONGEST_TEXT = 10240
 _NO_UNITS = Code("1", "UCUM", "no units")
 _MEAN = Code("373098007", "SCT", "Mean")
 _STD = Code("386136009", "SCT", "Standard Deviation")
@@ -98,7 +99,7 @@ def _mr_image(
     _identify(dataset, images, series, index, suffix, key)
     dataset.SOPClassUID = MRImageStorage
     dataset.ImageType = ["DERIVED", "PRIMARY", "OTHER", "MEAN" if of_mean else "STD_DEVIATION"]
-    _describe(dataset, images)
+    _describe(dataset, images, images.verdicts[index] if images.verdicts else "")
     _place(dataset, images, index, (values.shape[0], values.shape[1]))
     shown = turned(values, upright(images.stack.planes[index]))
     pixels = np.clip(np.rint(shown / slope), 0, _PEAK).astype("<u2")
@@ -153,11 +154,12 @@ def _identify(
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
 
 
-def _describe(dataset: Dataset, images: ResultImages) -> None:
-    """Derivation, warning and equipment."""
+def _describe(dataset: Dataset, images: ResultImages, verdict: str) -> None:
+    """Derivation, warning, verdict and equipment."""
     dataset.DerivationDescription = images.derivation[:1024]
     place = "" if images.located else " ORIENTATION ASSUMED, NOT MEASURED."
-    dataset.ImageComments = f"{NOT_FOR_DIAGNOSIS}.{place} Research reconstruction."
+    comments = f"{NOT_FOR_DIAGNOSIS}.{place} Research reconstruction. {verdict}".strip()
+    dataset.ImageComments = comments[:_LONGEST_TEXT]
     dataset.BurnedInAnnotation = "NO"
     equipment = highdicom.ContributingEquipment(
         manufacturer="mri-posterior",

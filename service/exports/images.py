@@ -17,12 +17,17 @@ from recon.io.files import read_result, read_result_header
 from recon.io.mrd_header import parse_header
 from recon.io.scan_layout import parse_geometry
 from recon.planes import ATTRIBUTE, ImageStack, axial
-from recon.posterior import SlicePosterior
+from recon.posterior import PLAIN, Delivery, Shown, SlicePosterior, delivered
 from recon.scan import Geometry
 from service.conformal_scaling import sentence_of
 
 NOT_FOR_DIAGNOSIS = "NOT FOR DIAGNOSTIC USE"
 _SPACE_LABELS = ("slice", "partition")
+_SHOWN = {
+    Shown.POSTERIOR: "",
+    Shown.CLASSICAL: ", classical image in place of the posterior mean",
+    Shown.NOTHING: ", left empty",
+}
 
 Attributes = dict[str, str | int | float]
 
@@ -47,6 +52,9 @@ class ResultImages:
     """Whether the header's names, dates and numbers are the patient's own."""
     located: bool
     """False where planes are assumed, not known."""
+    verdicts: tuple[str, ...] = ()
+    """Of each image: how far it may be trusted, why, and what is shown of it; empty where that is
+    not known."""
 
     @property
     def derivation(self) -> str:
@@ -79,7 +87,11 @@ class ResultImages:
 
 
 def load_images(
-    path: Path, *, identified: bool = False, voxel_mm: tuple[float, float, float] | None = None
+    path: Path,
+    *,
+    identified: bool = False,
+    voxel_mm: tuple[float, float, float] | None = None,
+    delivery: Delivery = PLAIN,
 ) -> ResultImages:
     """What a result file holds for other formats.
 
@@ -88,11 +100,13 @@ def load_images(
         identified: Pass on who was scanned, where and when; otherwise this is left out.
         voxel_mm: Assume axial images of this voxel size where the result does not say where its
             images lie.
+        delivery: What to take of slices that are not trusted, beyond what the result says.
 
     Raises:
         ScanError: No result, or no geometry and no `voxel_mm`.
     """
     posteriors, attributes = read_result(path)
+    attributes |= delivery.beyond(attributes).attributes
     return images_of(posteriors, attributes, read_result_header(path), identified, voxel_mm)
 
 
@@ -104,8 +118,10 @@ def images_of(
     voxel_mm: tuple[float, float, float] | None = None,
 ) -> ResultImages:
     """The same from posteriors in memory. Raises ScanError."""
-    mean = np.stack([np.abs(posterior.mean) for posterior in posteriors])
-    std = np.stack([posterior.magnitude_std for posterior in posteriors])
+    delivery = Delivery.of(attributes)
+    shown = [delivered(posterior, delivery) for posterior in posteriors]
+    mean = np.stack([np.abs(posterior.mean) for posterior in shown])
+    std = np.stack([posterior.magnitude_std for posterior in shown])
     coarse = np.stack([np.abs(posterior.coarse) for posterior in posteriors])
     text = attributes.get(ATTRIBUTE)
     voxel_mm = voxel_mm or (None if xml is None else voxel_of(parse_geometry(xml)))
@@ -134,7 +150,15 @@ def images_of(
         header=header,
         identified=identified,
         located=isinstance(text, str),
+        verdicts=tuple(_verdict(each, delivery.shows(each)) for each in posteriors),
     )
+
+
+def _verdict(posterior: SlicePosterior, shown: Shown) -> str:
+    """What an image says of its trust; nothing for results that are older than verdicts."""
+    if posterior.verdict is None:
+        return ""
+    return f"{posterior.verdict.trust.upper()}{_SHOWN[shown]}: {posterior.verdict.sentence}"
 
 
 def without_identity(header: ismrmrdHeader) -> ismrmrdHeader:

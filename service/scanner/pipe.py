@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from recon.alarm import TypicalScans
 from recon.errors import ReconError, ScanError
 from recon.io.mrd_readouts import Readouts, joined, only_noise
 from recon.io.mrd_scan import scans_from_readouts
@@ -54,6 +55,8 @@ class Engine:
     """What the names of configs stand for. Other names are refused."""
     base: Settings = field(default_factory=Settings)
     """What the client cannot set."""
+    typical: TypicalScans | None = None
+    """What the prior makes of right scans."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,13 @@ class Session:
         shown = -1.0
         count = scan.kspace.shape[0]
         events = _in_thread(
-            reconstruct(scan, self.engine.prior, settings, device=self.engine.device)
+            reconstruct(
+                scan,
+                self.engine.prior,
+                settings,
+                device=self.engine.device,
+                typical=self.engine.typical,
+            )
         )
         async with asyncio.timeout(self.most_seconds), contextlib.aclosing(events):
             async for event in events:

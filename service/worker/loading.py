@@ -11,6 +11,7 @@ import torch
 from models import DEFAULT_MODEL
 from models.denoiser import NetworkPrior
 from models.registry import load_prior
+from recon.alarm import TypicalScans
 from recon.io.files import read_calibration, read_scan
 from recon.prior import Prior
 from recon.scan import Scan
@@ -20,6 +21,7 @@ from service.runs import parse_selection
 from service.settings import ServiceSettings
 from service.store.archive import archived_file
 from service.store.files import Storage
+from service.verdicts import typical_of
 from service.worker.shared_prior import SharedPrior
 
 
@@ -32,6 +34,8 @@ class Loaded:
     network: NetworkPrior
     prior: Prior
     """The network, or its share of it."""
+    typical: TypicalScans | None
+    """What it makes of right scans."""
 
 
 class Loader:
@@ -42,7 +46,7 @@ class Loader:
         self._storage = storage
         self._device = device
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
-        self._priors: dict[str, tuple[NetworkPrior, Prior]] = {}
+        self._priors: dict[str, tuple[NetworkPrior, Prior, TypicalScans | None]] = {}
         self._lock = threading.Lock()
 
     def load(self, job: Job) -> Loaded:
@@ -54,7 +58,7 @@ class Loader:
             while len(self._loaded) >= self._settings.jobs_at_once:  # more may be too many
                 self._loaded.popitem(last=False)
         model = job.parameters.model or self._settings.default_model or DEFAULT_MODEL
-        network, prior = self._prior(model)
+        network, prior, typical = self._prior(model)
         text = job.parameters.select
         select = None if text is None else parse_selection(text.split(","))
         with archived_file(self._storage, job.scan_sha256, job.source) as file:
@@ -70,7 +74,7 @@ class Loader:
         if job.calibration_sha256 is not None:
             with archived_file(self._storage, job.calibration_sha256, None) as file:
                 scan = read_calibration(file, scan, **reading)
-        loaded = Loaded(scan, model, network, prior)
+        loaded = Loaded(scan, model, network, prior, typical)
         with self._lock:
             self._loaded[job.id] = loaded
         return loaded
@@ -80,10 +84,11 @@ class Loader:
         with self._lock:
             self._loaded.pop(job_id, None)
 
-    def _prior(self, model: str) -> tuple[NetworkPrior, Prior]:
+    def _prior(self, model: str) -> tuple[NetworkPrior, Prior, TypicalScans | None]:
         with self._lock:
             if model not in self._priors:
                 network = load_prior(model, self._device)
                 shared = self._settings.share_batches
-                self._priors = {model: (network, SharedPrior(network) if shared else network)}
+                prior = SharedPrior(network) if shared else network
+                self._priors = {model: (network, prior, typical_of(model))}
             return self._priors[model]

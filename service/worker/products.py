@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recon.posterior import SlicePosterior
+from recon.posterior import Delivery, SlicePosterior
 from recon.settings import Settings
 from service.conformal_scaling import factor_for, widen_all
 from service.jobs.job import Job
@@ -42,7 +42,15 @@ def write_products(
         entry = factor_for(loaded.model, chosen, loaded.scan)
     with storage.producing(job.place, RESULT) as path:
         write_reconstruction(
-            path, posteriors, loaded.scan, chosen, loaded.network, loaded.model, device, entry
+            path,
+            posteriors,
+            loaded.scan,
+            chosen,
+            loaded.network,
+            loaded.model,
+            device,
+            entry,
+            Delivery(job.parameters.fallback, job.parameters.accept_refused),
         )
     made = {RESULT, *_write_arrays(storage, job.place, widen_all(posteriors, entry))}
     made |= set(write_images(settings, storage, job, loaded.scan))
@@ -65,12 +73,22 @@ def _with_marker(storage: Storage, job: Job, report: Report) -> Made:
 
 
 def _write_arrays(storage: Storage, place: str, posteriors: Sequence[SlicePosterior]) -> list[str]:
-    """Fields of the posteriors as plain arrays, slices first (samples: sample, slice)."""
-    arrays = {name: kind.array for name, kind in PRODUCTS.items() if kind.array is not None}
-    for name, field in arrays.items():
-        stack = np.stack([getattr(posterior, field) for posterior in posteriors], axis=-3)
+    """Fields of the posteriors as plain arrays, slices first (samples: sample, slice).
+
+    What no slice has is not written; where some slices have it, those that do not are zero.
+    """
+    written = []
+    for name, kind in PRODUCTS.items():
+        if kind.array is None:
+            continue
+        found = [getattr(posterior, kind.array) for posterior in posteriors]
+        like = next((each for each in found if each is not None), None)
+        if like is None:
+            continue
+        stack = np.stack([np.zeros_like(like) if each is None else each for each in found], axis=-3)
         storage.write_product(place, name, partial(_save, array=stack))
-    return list(arrays)
+        written.append(name)
+    return written
 
 
 def _save(file: IO[bytes], array: NDArray[Any]) -> None:

@@ -6,13 +6,22 @@ import time
 from collections.abc import Sequence
 
 from models.conformal_factors import ConformalFactor
-from recon.posterior import SlicePosterior
+from recon.alarm import scan_verdict
+from recon.posterior import Delivery, SlicePosterior
 from recon.scan import Scan
 from recon.settings import Settings
 from recon.stacks import places
 from service.conformal_scaling import applied_factor
 from service.jobs.job import Job
-from service.report import ImageReport, ProductFile, Reached, Report, SliceReport, planes_of
+from service.report import (
+    ImageReport,
+    ProductFile,
+    Reached,
+    Report,
+    SliceReport,
+    VerdictReport,
+    planes_of,
+)
 from service.worker.budget import reached_error
 
 
@@ -30,6 +39,7 @@ def report_of(
     `posteriors` are the plain ones, `entry` is the conformal factor that the files were given.
     """
     planes = planes_of(scan)
+    delivery = Delivery(job.parameters.fallback, job.parameters.accept_refused)
     rows, columns = posteriors[0].mean.shape
     return Report(
         id=job.id,
@@ -43,7 +53,8 @@ def report_of(
         not_for_diagnostic_use=True,
         image=ImageReport.of(scan, (rows, columns), job.parameters.voxel_mm),
         reached=_reached(job, posteriors),
-        slices=tuple(SliceReport.of(posterior, planes) for posterior in posteriors),
+        verdict=VerdictReport.of(scan_verdict([one.verdict for one in posteriors])),
+        slices=tuple(SliceReport.of(posterior, planes, delivery) for posterior in posteriors),
         joint=settings.slice_coherence > 0 and all(place is not None for place in places(scan)),
         products=tuple(products),
     )

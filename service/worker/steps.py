@@ -129,7 +129,9 @@ class JobSteps:
         settings = settings_of(job.parameters, plan)
         made = None
         with self.runner.turn():
-            for event in reconstruct(loaded.scan, loaded.prior, settings, [index], self._device):
+            for event in reconstruct(
+                loaded.scan, loaded.prior, settings, [index], self._device, loaded.typical
+            ):
                 self.runner.moved()
                 watch.see(event)
                 if isinstance(event, SlicePosterior):
@@ -137,7 +139,10 @@ class JobSteps:
         assert made is not None
         digest = self._storage.write_slice(job.id, made)
         watch.end_slice()
-        self._jobs.report(job.id, "slice", {"slice": index, "converged": made.converged})
+        told = {"slice": index, "converged": made.converged}
+        if made.verdict is not None:
+            told["verdict"] = made.verdict.trust.value
+        self._jobs.report(job.id, "slice", told)
         share = self._shares(count - position - 1)
         return {"sha256": digest, "converged": made.converged, "share": share}
 

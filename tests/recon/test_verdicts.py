@@ -54,7 +54,7 @@ def test_a_right_scan_is_trusted(right: Scan) -> None:
     assert 0.3 < found.held_out < 3
     assert 20 < found.held_out_freedom <= 2 * 4 * SIZE * SIZE
     assert all(0.3 < ratio < 5 for ratio in found.surprise)
-    assert delivered(posterior).shown is Shown.POSTERIOR
+    assert PLAIN.shows(posterior) is Shown.POSTERIOR
 
 
 def test_a_wrong_noise_scan_makes_doubt_and_the_classical_image(
@@ -84,7 +84,8 @@ def test_a_wrong_noise_scan_makes_doubt_and_the_classical_image(
         back, attributes = read_result(path)
         assert back[0].verdict == verdict
         assert Delivery.of(attributes) == delivery
-    assert not delivered(posterior, Delivery(fallback=True)).std.any()
+    assert not delivered(posterior, Delivery(fallback=True)).magnitude_std.any()
+    assert delivered(posterior) is posterior
 
 
 def test_a_scan_that_contradicts_itself_is_refused_and_its_image_left_empty(right: Scan) -> None:
@@ -94,11 +95,12 @@ def test_a_scan_that_contradicts_itself_is_refused_and_its_image_left_empty(righ
     verdict = posterior.verdict
     assert verdict is not None
     assert verdict.trust is Trust.REFUSED, (verdict, posterior.evidence)
-    plain = delivered(posterior)
-    assert plain.shown is Shown.NOTHING
-    assert not plain.image.any()
-    assert delivered(posterior, Delivery(accept_refused=True)).shown is Shown.POSTERIOR
-    assert delivered(posterior, Delivery(fallback=True)).shown is Shown.CLASSICAL
+    assert PLAIN.shows(posterior) is Shown.NOTHING
+    for name in ("mean", "samples", "magnitude_std", "quantiles"):
+        assert np.abs(getattr(posterior, name)).any()
+        assert not getattr(delivered(posterior), name).any()
+    assert Delivery(accept_refused=True).shows(posterior) is Shown.POSTERIOR
+    assert Delivery(fallback=True).shows(posterior) is Shown.CLASSICAL
 
 
 def test_a_coil_without_signal_is_named_as_the_cause(right: Scan) -> None:

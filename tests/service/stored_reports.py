@@ -32,10 +32,23 @@ STORED: dict[str, Any] = {
         "deadline_s": None,
         "deadline_met": None,
     },
+    "verdict": {
+        "trust": "doubtful",
+        "cause": "prior",
+        "sentence": "The prior: odd; look.",
+        "p_value": 0.01,
+    },
     "slices": [
         {
             "slice": 7,
             "converged": False,
+            "verdict": {
+                "trust": "doubtful",
+                "cause": "prior",
+                "sentence": "The prior: odd; look.",
+                "p_value": 0.01,
+            },
+            "shown": "posterior",
             "warnings": ["The chains do not agree."],
             "notes": [],
             "edges": {"top": "A", "bottom": "P", "left": "R", "right": "L"},
@@ -49,6 +62,8 @@ STORED: dict[str, Any] = {
                 "residual_std": 1.1,
                 "coverage_50": 0.5,
                 "coverage_90": 0.88,
+                "ratio": 1.2,
+                "freedom": 300.0,
             },
         }
     ],
@@ -71,14 +86,16 @@ def without(*paths: str) -> dict[str, Any]:
     return older
 
 
-PLANES = ("image/slice_sides", "slices/notes")
+VERDICT = ("verdict", "slices/verdict", "slices/shown", "slices/self_check/ratio")
+PLANES = (*VERDICT, "image/slice_sides", "slices/notes")
 FACTOR = (*PLANES, "calibration", "products")
 VIEWER = (*FACTOR, "image/slice_mm", "slices/edges", "slices/chi2_per_coil")
 AGES = {
     "today": STORED,
+    "before verdicts": without(*VERDICT),
     "before three planes": without(*PLANES),
     "before conformal factors": without(*FACTOR),
     "before the viewer": without(*VIEWER),
     "the first": without(*(path for path in VIEWER if not path.startswith("image")), "image"),
-    "from the future": STORED | {"verdict": "trusted"},
+    "from the future": STORED | {"weather": "fine"},
 }

@@ -19,6 +19,7 @@ from recon.planes import ATTRIBUTE, axial
 from recon.posterior import SelfCheck
 from recon.scan import Geometry, Scan
 from recon.settings import Settings
+from recon.verdict import Cause, Trust, Verdict
 from service.client import Reconstruction
 from service.http.context import Context
 from service.jobs.job import JobState
@@ -58,10 +59,12 @@ def test_reports_of_every_age_are_served(age: str, stored: Any) -> None:
     answer = ask(context, "GET", link).json()
     told = answer["summary"]
     for name, value in AGES[age].items():
-        if name not in ("slices", "image", "verdict"):
+        if name not in ("slices", "image", "weather"):
             assert told[name] == value
     [(old, new)] = zip(AGES[age]["slices"], told["slices"], strict=True)
-    assert new | old == new
+    check = new["self_check"] | old["self_check"]
+    assert new["self_check"] == check
+    assert new | old | {"self_check": check} == new
     assert told["image"] is None or told["image"]["shape"] == [4, 6]
     assert set(told) == set(STORED)
     assert ask(context, "GET", "/v1/reconstructions").json()["items"][0]["summary"] == told
@@ -98,8 +101,9 @@ def test_the_worker_fills_in_every_field(stored: Any) -> None:
         attributes={ATTRIBUTE: axial(1, shape, (1.0, 1.5, 4.0)).to_text()},
         geometry=Geometry(recon_shape=shape, field_of_view_mm=(4.0, 9.0, 4.0)),
     )
-    check = SelfCheck(lines=3, residual_std=1.0, coverage_50=0.5, coverage_90=0.9)
-    made = replace(posterior(0, np.ones(shape, np.float32)), self_check=check)
+    check = SelfCheck(3, 1.0, coverage_50=0.5, coverage_90=0.9, ratio=1.1, freedom=40.0)
+    verdict = Verdict(Trust.DOUBTFUL, "The prior: odd; look.", Cause.PRIOR, 0.01)
+    made = replace(posterior(0, np.ones(shape, np.float32)), self_check=check, verdict=verdict)
     entry = ConformalFactor.model_construct(
         factor=1.5, level=0.9, confidence=0.9, unit="slice", units=3, scans=2, data="d",
         date=date(2026, 1, 2),
@@ -109,7 +113,8 @@ def test_the_worker_fills_in_every_field(stored: Any) -> None:
     found = dict(parts(report))
     assert set(found) == {
         "report", "report.calibration", "report.image", "report.reached", "report.slices",
-        "report.slices.edges", "report.slices.self_check", "report.products",
+        "report.slices.edges", "report.slices.self_check", "report.slices.verdict",
+        "report.verdict", "report.products",
     }  # fmt: skip
     for name, part in found.items():
         assert part.model_fields_set == set(type(part).model_fields), name
