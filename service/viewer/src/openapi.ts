@@ -881,6 +881,11 @@ export interface components {
                 [key: string]: string;
             };
         };
+        /**
+         * @description What is not as it was assumed.
+         * @enum {string}
+         */
+        Cause: "signal" | "receivers" | "noise" | "maps" | "patient" | "prior";
         /** @description How many reconstructions are in each state. */
         Counts: {
             counts: {
@@ -1289,6 +1294,16 @@ export interface components {
              */
             calibrated: boolean;
             /**
+             * @description deliver the classical image (L1-wavelet) in place of the posterior mean where the verdict is not `trusted`: in `reconstruction`, DICOM and NIfTI
+             * @default false
+             */
+            fallback: boolean;
+            /**
+             * @description deliver the posterior mean also where the verdict is `refused`; otherwise the image of such a slice is empty
+             * @default false
+             */
+            accept_refused: boolean;
+            /**
              * @description coil compression above; 0: never
              * @default 12
              */
@@ -1386,6 +1401,8 @@ export interface components {
             /** @description null in the oldest reports */
             image: components["schemas"]["ImageReport"] | null;
             reached: components["schemas"]["Reached"];
+            /** @description on the scan; null in old reports */
+            verdict: components["schemas"]["VerdictReport"] | null;
             slices: components["schemas"]["SliceReport"][];
             /**
              * @description samples of neighbouring slices were drawn together, so that a sample is one volume
@@ -1451,13 +1468,29 @@ export interface components {
             coverage_50: number;
             /** @description share inside the 90 % intervals */
             coverage_90: number;
+            /** @description squared error over what was expected of it; null in old reports */
+            ratio: number | null;
+            /** @description independent components that the ratio rests on; null in old reports */
+            freedom: number | null;
         };
+        /**
+         * @description What is delivered as the image of a slice.
+         * @enum {string}
+         */
+        Shown: "posterior" | "classical" | "nothing";
         /** @description Whether one slice may be trusted, and how it is shown. */
         SliceReport: {
             /** @description its number in the scan */
             slice: number;
-            /** @description R-hat and residual allow trust */
+            /** @description the chains agree and the residual is as the noise */
             converged: boolean;
+            /** @description null in old reports */
+            verdict: components["schemas"]["VerdictReport"] | null;
+            /**
+             * @description what other programs get as the image of this slice
+             * @default posterior
+             */
+            shown: components["schemas"]["Shown"];
             /** @default [] */
             warnings: string[];
             /**
@@ -1478,6 +1511,22 @@ export interface components {
             /** @description magnitude to show as white: 99.7 % are below */
             window: number;
             self_check: components["schemas"]["SelfCheckReport"] | null;
+        };
+        /**
+         * @description How far a result may be believed.
+         * @enum {string}
+         */
+        Trust: "trusted" | "doubtful" | "refused";
+        /** @description How far a slice, or the whole scan, may be trusted, and if not what to do. */
+        VerdictReport: {
+            /** @description `doubtful`: something speaks against the prior, the coil maps, the noise or the patient; `refused`: nothing to reconstruct, or the result contradicts the scan */
+            trust: components["schemas"]["Trust"];
+            /** @description what is not as it was assumed; null: nothing is known */
+            cause: components["schemas"]["Cause"] | null;
+            /** @description which of these it is, and what to do */
+            sentence: string;
+            /** @description how often chance alone finds as much against a right scan; null: not tested */
+            p_value: number | null;
         };
         /** @description How to reconstruct, and under which names to find it again. */
         ReconstructionParameters: {
@@ -1563,6 +1612,16 @@ export interface components {
              * @default false
              */
             calibrated?: boolean;
+            /**
+             * @description deliver the classical image (L1-wavelet) in place of the posterior mean where the verdict is not `trusted`: in `reconstruction`, DICOM and NIfTI
+             * @default false
+             */
+            fallback?: boolean;
+            /**
+             * @description deliver the posterior mean also where the verdict is `refused`; otherwise the image of such a slice is empty
+             * @default false
+             */
+            accept_refused?: boolean;
             /**
              * @description coil compression above; 0: never
              * @default 12
@@ -1690,6 +1749,16 @@ export interface components {
              * @default false
              */
             calibrated?: boolean;
+            /**
+             * @description deliver the classical image (L1-wavelet) in place of the posterior mean where the verdict is not `trusted`: in `reconstruction`, DICOM and NIfTI
+             * @default false
+             */
+            fallback?: boolean;
+            /**
+             * @description deliver the posterior mean also where the verdict is `refused`; otherwise the image of such a slice is empty
+             * @default false
+             */
+            accept_refused?: boolean;
             /**
              * @description coil compression above; 0: never
              * @default 12

@@ -4,6 +4,7 @@ import type { Job, SliceReport } from "./api";
 import { NO_SELF_CHECK, chiSquareChart, chiSquareWords, coverageChart, mixingWords, selfCheckWords } from "./charts";
 import { fill, h } from "./elements";
 import { number } from "./format";
+import { verdictWords } from "./verdict";
 
 export class QualityPanel {
   readonly element = h("section", { class: "panel", "aria-labelledby": "quality-head" });
@@ -19,6 +20,7 @@ export class QualityPanel {
     const check = report.self_check;
     fill(
       this.body,
+      verdictWords(report),
       warnings.length
         ? h("ul", { class: "warnings" }, ...warnings)
         : h("p", { class: "good" }, "✓ No warnings"),

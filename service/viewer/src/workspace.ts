@@ -19,6 +19,7 @@ import { grown, moved } from "./regions";
 import { Saving } from "./saving";
 import { shortcutsDialog } from "./shortcuts";
 import type { Tool } from "./stage";
+import { verdictBadge } from "./verdict";
 import { firstView, fromQuery, toQuery } from "./view";
 import type { Choice, Slot, View } from "./view";
 import type { Grid, Voxel } from "./viewport";
@@ -574,6 +575,7 @@ export class Workspace {
         { class: "job-head" },
         h("h1", { title: jobName(job) }, jobName(job)),
         stateBadge(job.state),
+        verdictBadge(summary.verdict),
         warned ? h("span", { class: "badge caution" }, words) : null,
         h("span", { class: "faint" }, `${model}, ${preset}, ${samples} samples`),
         this.said,

@@ -71,7 +71,7 @@ describe("a volume", () => {
 });
 
 describe("the self-check", () => {
-  const check = { lines: 3, residual_std: 1.6, coverage_50: 0.3, coverage_90: 0.6 };
+  const check = { lines: 3, residual_std: 1.6, coverage_50: 0.3, coverage_90: 0.6, ratio: 2.5, freedom: 400 };
 
   it("says when intervals are too narrow", () => {
     expect(selfCheckWords(check)).toContain("too narrow");

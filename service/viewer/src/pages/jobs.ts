@@ -11,6 +11,7 @@ import { title } from "../page";
 import type { Page } from "../page";
 import { submitPanel } from "../submit";
 import { thumbnail } from "../thumbnails";
+import { distrust, verdictBadge } from "../verdict";
 
 const STATES: JobState[] = ["running", "queued", "succeeded", "failed", "cancelled"];
 const PRIORITIES: Priority[] = ["scanner", "interactive", "archive"];
@@ -32,6 +33,7 @@ const ORDERS: Record<string, [words: string, order: Order]> = {
   oldest: ["oldest first", (a, b) => newest(b, a)],
   name: ["by name", (a, b) => jobName(a).localeCompare(jobName(b)) || newest(a, b)],
   longest: ["longest first", (a, b) => seconds(b) - seconds(a) || newest(a, b)],
+  verdict: ["doubtful first", (a, b) => distrust(b.summary) - distrust(a.summary) || newest(a, b)],
   warnings: ["warnings first", (a, b) => warned(b) - warned(a) || newest(a, b)],
 };
 
@@ -354,6 +356,8 @@ class JobList {
 
 /** Whether the slices can be believed, in a few words. */
 function verdict(job: Job): HTMLElement {
+  const badge = verdictBadge(job.summary?.verdict);
+  if (badge !== null) return h("p", { class: "detail" }, badge);
   const count = warned(job);
   const total = job.summary?.slices.length ?? 0;
   if (count === 0) return h("p", { class: "detail fine" }, "no warnings");

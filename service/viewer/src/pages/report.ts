@@ -10,6 +10,7 @@ import { jobName, problemBox, stateBadge } from "../notices";
 import { title } from "../page";
 import type { Page } from "../page";
 import { filesTable } from "../saving";
+import { verdictBadge } from "../verdict";
 import { modelCard, modelFacts } from "./models";
 
 export const reportPage: Page = async (main, subject, signal) => {
@@ -34,7 +35,7 @@ export const reportPage: Page = async (main, subject, signal) => {
       h(
         "div",
         { class: "columns" },
-        h("div", {}, warnings(summary), worst(summary)),
+        h("div", {}, verdict(summary), warnings(summary), worst(summary)),
         h("div", {}, facts(job, summary), downloads(job, results.items)),
       ),
       slices(summary),
@@ -67,6 +68,15 @@ function unfinished(job: Job): HTMLElement {
 
 function section(name: string, ...children: Child[]): HTMLElement {
   return h("section", {}, h("h2", {}, name), ...children);
+}
+
+/** How far the scan may be trusted, and why. */
+function verdict(summary: Report): Child {
+  if (!summary.verdict) return null;
+  return section(
+    "Verdict",
+    h("div", { class: "card" }, verdictBadge(summary.verdict), h("p", {}, summary.verdict.sentence)),
+  );
 }
 
 /** Warnings in words, each with the slices it is about. */
@@ -144,11 +154,12 @@ function facts(job: Job, summary: Report): HTMLElement {
 
 /** One line per slice. */
 function slices(summary: Report): HTMLElement {
-  const heads = ["Slice", "Converged", "R̂ < 1.1", "χ²", "50 % held", "90 % held", "Error / predicted", "Warnings"];
+  const heads = ["Slice", "Verdict", "Converged", "R̂ < 1.1", "χ²", "50 % held", "90 % held", "Error / predicted", "Warnings"];
   const rows = summary.slices.map((report) => {
     const check = report.self_check;
     const cells = [
       report.slice,
+      verdictBadge(report.verdict) ?? "–",
       converged(report),
       percent(report["rhat_below_1.1"]),
       number(report.chi2),
