@@ -16,6 +16,7 @@ EXPERIMENTS = {
     "folding": "a field of view smaller than the head, with one set of coil maps and with two",
     "frontier": "evaluations that reach what `thorough` finds, and where the presets lie",
     "inverse_problems": "inpainting, super-resolution, deblurring with the shipped prior; DPS",
+    "alarm": "scans that are right, and scans of which something is not as it was assumed",
     "coverage": "true values inside the intervals, before and after the conformal factor",
     "three_steps": "coarse image, localized draw, posterior draw of an MR slice, as pictures",
     "small": "small matrices and large pixels: real scans cut in k-space",
@@ -26,6 +27,7 @@ EXPERIMENTS = {
 }
 
 SEPARATE = {
+    "alarm",
     "contrast",
     "coverage",
     "frontier",
