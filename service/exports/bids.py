@@ -141,6 +141,7 @@ def _sidecar(images: ResultImages, description: str, more: dict[str, int]) -> di
                 **images.attributes,
                 "derivation": images.derivation,
                 "orientation_known": images.located,
+                "verdicts": images.verdicts,
                 "not_for_diagnostic_use": True,
             },
         }.items()

@@ -24,7 +24,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, SecondaryCapture
 from recon.planes import turned, upright
 from service.exports.dicom_header import add_sequence, from_header
 from service.exports.images import NOT_FOR_DIAGNOSIS, Attributes, ResultImages, unique_id
-from service.exports.overview import draw_overview
+from service.exports.overview import draw_overview, overview_index
 from service.products import DicomSeries
 
 _PEAK = 65535
@@ -99,7 +99,7 @@ def _mr_image(
     _identify(dataset, images, series, index, suffix, key)
     dataset.SOPClassUID = MRImageStorage
     dataset.ImageType = ["DERIVED", "PRIMARY", "OTHER", "MEAN" if of_mean else "STD_DEVIATION"]
-    _describe(dataset, images, images.verdicts[index] if images.verdicts else "")
+    _describe(dataset, images, images.verdict(index))
     _place(dataset, images, index, (values.shape[0], values.shape[1]))
     shown = turned(values, upright(images.stack.planes[index]))
     pixels = np.clip(np.rint(shown / slope), 0, _PEAK).astype("<u2")
@@ -124,7 +124,7 @@ def _overview(images: ResultImages, key: bytes) -> Dataset:
     dataset.ImageType = ["DERIVED", "SECONDARY"]
     dataset.ConversionType = "WSD"
     dataset.PatientOrientation = None
-    _describe(dataset, images)
+    _describe(dataset, images, images.verdict(overview_index(images)))
     page = draw_overview(images)
     dataset.Rows, dataset.Columns = page.shape[:2]
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 3, "RGB"

@@ -73,6 +73,10 @@ class ResultImages:
             f"seed {say('seed', '?')}, software {say('software_version', '?')}{units}{told}"
         )
 
+    def verdict(self, index: int) -> str:
+        """Of an image; empty where there is none."""
+        return self.verdicts[index] if self.verdicts else ""
+
     def volumes(self) -> list[list[int]]:
         """Images that differ in place only, in the order of their place, volume by volume."""
         groups: dict[tuple[tuple[str, int], ...], list[int]] = {}

@@ -90,8 +90,7 @@ def _meta(
     say, plane = images.attributes.get, images.stack.planes[index]
     suffix, peak = _SUFFIXES[product], 2**bits - 1
     said = _PREVIEW if product == "preview" else images.derivation
-    if images.verdicts and images.verdicts[index]:
-        said = f"{images.verdicts[index]} {said}"
+    said = f"{images.verdict(index)} {said}".strip()
     return {
         "DataRole": "Quantitative" if product == "std" else "Image",
         "ImageType": f"DERIVED\\PRIMARY\\{_KINDS[product]}",

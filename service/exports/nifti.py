@@ -110,6 +110,7 @@ def _sidecar(images: ResultImages, name: str) -> dict[str, object]:
         "Product": "standard deviation" if name.endswith("_std") else "mean",
         "Derivation": images.derivation,
         "OrientationKnown": images.located,
+        "Verdicts": images.verdicts,
         "NotForDiagnosticUse": True,
         "Volumes": [images.stack.planes[group[0]].labels for group in images.volumes()],
     }

@@ -147,8 +147,9 @@ def _words(figure: Figure, images: ResultImages, index: int) -> None:
         + " × ".join(f"{size:.3g}" for size in images.stack.voxel_mm) + " mm",
         color=_FAINT, fontsize=11, ha="center", va="center",
     )  # fmt: skip
-    figure.text(0.02, 0.15, textwrap.fill(images.derivation, 170, max_lines=6), color=_FAINT,
-                fontsize=10, va="top")  # fmt: skip
+    told = f"{images.verdict(index)} {images.derivation}".strip()
+    figure.text(0.02, 0.15, textwrap.fill(told, 170, max_lines=6), color=_FAINT, fontsize=10,
+                va="top")  # fmt: skip
 
 
 def _top(image: NDArray[np.float32]) -> float:
