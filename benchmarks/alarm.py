@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -25,7 +26,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from benchmarks.record import RESULTS, Check, Outcome, publish
+from benchmarks.record import RESULTS, Check, Outcome, Row, publish
 from models.reduction import resized_complex
 from models.registry import load_prior, read_config
 from recon.alarm import TypicalScans, distance_tail, ratio_tail, verdict_of
@@ -38,6 +39,7 @@ from recon.kspace_centre import central, images_of
 from recon.phantom import receive
 from recon.pipeline import reconstruct
 from recon.posterior import SlicePosterior
+from recon.prior import Prior
 from recon.receivers import noise_model
 from recon.scan import Geometry, Scan
 from recon.settings import Settings
@@ -74,7 +76,7 @@ WRONG = 0.9
 ALARMS = 0.05
 """at this share of false alarms."""
 
-Complex = NDArray[np.complex64]
+Make = Callable[[], Scan]
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Case:
     name: str
     kind: str
     """`right` or what is wrong."""
-    scan: Callable[[], Scan]
+    scan: Make
 
 
 @dataclass(frozen=True)
@@ -181,83 +183,77 @@ def noise_alone(scan: Scan, number: int) -> Scan:
     return replace(scan, kspace=kspace)
 
 
-def with_coil(scan: Scan, coil: int, *, shouting: bool, number: int = 0) -> Scan:
-    """One coil dead, or in forty times its noise, which its noise scan knows nothing of."""
+def with_dead_coil(scan: Scan, coil: int) -> Scan:
+    """One coil gives nothing."""
     kspace = scan.kspace.copy()
-    if not shouting:
-        kspace[:, coil] = 0
-        return replace(scan, kspace=kspace)
-    real, imaginary = np.random.default_rng(number).standard_normal((2, *scan.mask.shape))
+    kspace[:, coil] = 0
+    return replace(scan, kspace=kspace)
+
+
+def with_shouting_coil(scan: Scan, coil: int) -> Scan:
+    """One coil in forty times its noise, which its noise scan knows nothing of."""
+    kspace = scan.kspace.copy()
+    real, imaginary = np.random.default_rng(coil).standard_normal((2, *scan.mask.shape))
     level = 40 * float(scan.attributes["noise_std"])
     kspace[:, coil] += (level * (real + 1j * imaginary) * scan.mask).astype(np.complex64)
     return replace(scan, kspace=kspace)
 
 
+def changed(change: Callable[..., Scan], make: Make, *arguments: float) -> Make:
+    """A maker of the scan that `change` makes of another one's."""
+    return lambda: change(make(), *arguments)
+
+
 def cases() -> Iterator[Case]:
     """All of them; what needs no reconstruction is refused on reading."""
     for number, (file, index) in enumerate(HEADS):
-
-        def full(file: str = file, index: int = index, number: int = number) -> Scan:
-            return received(head(file, index), number)
-
-        def seen(number: int = number, full: Callable[[], Scan] = full) -> Scan:
-            return thinned(full(), number)
-
-        def kind(
-            name: str, change: Callable[[Scan, int], Scan], label: str = f"{file} {index}",
-            number: int = number, of: Callable[[], Scan] = seen,
-        ) -> Case:  # fmt: skip
-            return Case(f"{name}, {label}", name, lambda: change(of(), number))
-
-        def made(
-            name: str, change: Callable[[Scan, int], Scan], of: Callable[[], Scan] = full,
-            label: str = f"{file} {index}", number: int = number,
-        ) -> Case:  # fmt: skip
-            return Case(f"{name}, {label}", name, lambda: thinned(change(of(), number), number))
-
-        yield Case(f"right, {file} {index}", "right", seen)
+        full: Make = partial(_of_head, file, index, number)
+        seen = changed(thinned, full, number)
+        made = {"right": seen}
         if number % 2 == 0:
-            yield Case(
-                f"inverted contrast, {file} {index}", "inverted contrast",
-                lambda file=file, index=index, number=number: thinned(
-                    received(inverted(head(file, index)), number), number
-                ),
-            )  # fmt: skip
+            odd: Make = partial(_of_inverted, file, index, number)
+            made["inverted contrast"] = changed(thinned, odd, number)
         if number % 3 == 0:
-            yield made("motion", moved)
-            yield Case(
-                f"maps shifted, {file} {index}", "maps shifted",
-                lambda full=full, seen=seen: with_maps(full(), seen(), 2),
-            )  # fmt: skip
-            yield kind("pure noise", noise_alone)
-            yield made("centre off by half", lambda scan, number: off_centre(scan, -1 - number % 2))
+            made["motion"] = changed(thinned, changed(moved, full, number), number)
+            made["maps shifted"] = partial(_with_shifted_maps, full, seen)
+            made["pure noise"] = changed(noise_alone, seen, number)
+            half = changed(off_centre, full, -1 - number % 2)
+            made["centre off by half"] = changed(thinned, half, number)
         if number % 3 == 1:
-            yield kind("noise off by two", lambda scan, n: with_noise(scan, (0.5, 2.0)[n % 2]))
-            yield kind("dead coil", lambda scan, n: with_coil(scan, n % 4, shouting=False))
-            yield kind(
-                "shouting coil", lambda scan, n: with_coil(scan, n % 4, shouting=True, number=n)
-            )
+            made["noise off by two"] = changed(with_noise, seen, (0.5, 2.0)[number % 2])
+            made["dead coil"] = changed(with_dead_coil, seen, number % 4)
+            made["shouting coil"] = changed(with_shouting_coil, seen, number % 4)
+        for kind, scan in made.items():
+            yield Case(f"{kind}, {file} {index}", kind, scan)
     for number, name in enumerate(REAL):
-        yield Case(
-            f"right, {name}", "right", lambda n=number, name=name: thinned(measured(name), n)
-        )
+        whole: Make = partial(measured, name)
+        yield Case(f"right, {name}", "right", changed(thinned, whole, number))
         if number < 2:
-            yield Case(
-                f"motion, {name}", "motion",
-                lambda n=number, name=name: thinned(moved(measured(name), n), n),
-            )  # fmt: skip
+            shaken = changed(thinned, changed(moved, whole, number), number)
+            yield Case(f"motion, {name}", "motion", shaken)
     for number, name in enumerate(PHANTOMS):
-        yield Case(
-            f"phantom, {name}", "phantom", lambda n=number, name=name: thinned(measured(name), n)
-        )
+        whole = partial(measured, name)
+        yield Case(f"phantom, {name}", "phantom", changed(thinned, whole, number))
 
 
-def examine(case: Case, prior: object) -> Judged:
+def _of_head(file: str, index: int, number: int) -> Scan:
+    return received(head(file, index), number)
+
+
+def _of_inverted(file: str, index: int, number: int) -> Scan:
+    return received(inverted(head(file, index)), number)
+
+
+def _with_shifted_maps(full: Make, seen: Make) -> Scan:
+    return with_maps(full(), seen(), 2)
+
+
+def examine(case: Case, prior: Prior) -> Judged:
     """Run a case."""
     try:
         scan = case.scan()
         require_centred(scan.kspace, scan.mask, "")
-        for event in reconstruct(scan, prior, Settings("fast"), [0]):  # type: ignore[arg-type]
+        for event in reconstruct(scan, prior, Settings("fast"), [0]):
             if isinstance(event, SlicePosterior):
                 return Judged(case.name, case.kind, event.evidence, "")
     except ReconError as error:
@@ -315,7 +311,7 @@ def outcome(found: Sequence[Judged]) -> Outcome:
     """Shares by kind, and the curve's points."""
     typical = typical_of(DEFAULT_MODEL)
     kinds = sorted({one.kind for one in found}, key=lambda kind: (kind != "right", kind))
-    rows = []
+    rows: list[Row] = []
     for kind in kinds:
         group = [one for one in found if one.kind == kind]
         count = sum(alarmed(one, typical) for one in group)

@@ -109,7 +109,7 @@ def misfit_of(problem: InverseProblem, draws: Tensor, mask: NDArray[np.bool_]) -
     axis = 0 if (mask == mask[:1]).all() else 1
     if not (mask == mask.take([0], axis=axis)).all():
         return Misfit(centre, math.nan)
-    outer = mask.take(0, axis=axis).copy()
+    outer = np.array(mask.take(0, axis=axis))
     outer[middle[1 - axis]] = False
     if np.count_nonzero(outer) < _FEWEST_LINES:
         return Misfit(centre, math.nan)

@@ -149,7 +149,8 @@ class SelfCheckReport(_Part):
         """None where there was none."""
         if check is None:
             return None
-        return cls(**{n: v if math.isfinite(v) else None for n, v in vars(check).items()})
+        known = {name: value for name, value in vars(check).items() if math.isfinite(value)}
+        return cls.model_validate({"ratio": None, "freedom": None} | known)
 
 
 class VerdictReport(_Part):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,9 +157,9 @@ def test_a_right_slice_is_trusted_and_says_what_was_not_tested() -> None:
     ],
 )
 def test_each_kind_of_evidence_makes_doubt_and_is_named(
-    change: dict[str, float], cause: Cause
+    change: dict[str, Any], cause: Cause
 ) -> None:
-    found = verdict_of(replace(RIGHT, **change), typical())
+    found = verdict_of(Evidence(**vars(RIGHT) | change), typical())
     assert (found.trust, found.cause) == (Trust.DOUBTFUL, cause)
     assert found.sentence.startswith("The ")
     assert ";" in found.sentence or "," in found.sentence
