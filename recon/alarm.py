@@ -35,6 +35,8 @@ _LINES = 12.0
 """Variance of the residual's power from line to line, over that of noise alone."""
 _OUTSIDE = 0.01
 """Share of the energy that may lie where no map is."""
+_TOLERATED = 2.0
+"""Squared error over what was expected of it that is left to a prior of which nothing is known."""
 _CONTRADICTED = 25.0
 """Squared error over what was expected of it from which on a result contradicts its scan."""
 
@@ -133,10 +135,13 @@ def _of_prior(evidence: Evidence, typical: TypicalScans | None) -> list[_Finding
     """What was tested against chance."""
     found = []
     if evidence.held_out > 0 and math.isfinite(evidence.held_out_freedom):
-        known = None if typical is None else typical.held_out
+        if typical is None:  # how far this prior's errors are off on right scans is not known
+            tail = ratio_tail(evidence.held_out / _TOLERATED, evidence.held_out_freedom)
+        else:
+            tail = ratio_tail(evidence.held_out, evidence.held_out_freedom, typical.held_out)
         found.append(
             _Finding(
-                ratio_tail(evidence.held_out, evidence.held_out_freedom, known),
+                tail,
                 Cause.PRIOR,
                 "The prior: it predicts acquired lines that it did not see "
                 f"{math.sqrt(evidence.held_out):.1f} times as badly as it says; use a model of "
