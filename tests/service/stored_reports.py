@@ -67,6 +67,7 @@ STORED: dict[str, Any] = {
             },
         }
     ],
+    "joint": False,
     "products": [
         {"name": "mean.npy", "media_type": "application/x", "bytes": 5, "sha256": "cd" * 32}
     ],
