@@ -45,7 +45,7 @@ from models.synthetic_heads import SyntheticHeads
 from models.training_data import BatchStream, ImageFile, Mixture, SliceSet
 from recon.choices import PatternName
 from recon.evaluation import evaluate, volume_scores
-from recon.operators import fft2c
+from recon.operators import fft2c, ifft2c
 from recon.phantom import receive, receiver_maps
 from recon.pipeline import reconstruct
 from recon.posterior import SlicePosterior
@@ -80,8 +80,8 @@ class Training:
     map_pools: int = 3
     side: int = 176
     """Of the images, in pixels."""
-    coils: tuple[int, ...] = (1, 4, 6, 8, 12)
-    noise: tuple[float, float] = (0.002, 0.05)
+    coils: tuple[int, ...] = (1, 4, 8)
+    noise: tuple[float, float] = (0.002, 0.02)
     """Of a real component; log-uniform."""
     learning_rate: float = 1e-3
     warmup: int = 50
@@ -105,7 +105,7 @@ class Received(NamedTuple):
     central: int
     """Columns of the fully sampled centre."""
     target: Tensor
-    """(1, rows, columns): root of the sum of squares of the coils, without noise."""
+    """(1, rows, columns): root of the sum of squares of the fully sampled coils, as measured."""
 
 
 def training_images(plan: TrainingPlan, config: Training) -> BatchStream:
@@ -153,7 +153,8 @@ def received(image: Tensor, config: Training, step: int) -> Received:
     measured = fft2c(coil_images) + level * torch.complex(*map(torch.from_numpy, noise))
     offset = int(random.integers(2**31))
     mask = undersampling_mask((rows, columns), "equispaced", ACCELERATION, CENTRE, offset)
-    target = coil_images.abs().square().sum(dim=0).sqrt()
+    # Theirs is of the fully sampled scan, noise and all, and so are the references it is held to.
+    target = ifft2c(measured).abs().square().sum(dim=0).sqrt()
     return as_received(measured.numpy(), mask, target.numpy())
 
 
@@ -296,9 +297,8 @@ def validation(folder: Path) -> list[Received]:
     made = []
     for index in _VALIDATION:
         full = receive(slices.slice(0, index).astype(np.complex64)[None], 8, 0.01, index)
-        clean = receive(slices.slice(0, index).astype(np.complex64)[None], 8, 0.0)
         mask = undersampling_mask(full.image_shape, "equispaced", ACCELERATION, CENTRE, index)
-        made.append(as_received(full.kspace[0], mask, reference_of(clean, clean.mask).images[0]))
+        made.append(as_received(full.kspace[0], mask, reference_of(full, mask).images[0]))
     return made
 
 

@@ -72,7 +72,7 @@ def test_what_coils_receive_of_an_image_is_undersampled_and_aims_at_its_coils() 
     assert given.mask.flatten()[centre].all()
     assert int(given.mask.sum()) == pytest.approx(16, abs=3)
     # Air stays air in the target, and coils do not move the head.
-    assert float(given.target[0][image.abs() == 0].abs().max()) == 0
+    assert float(given.target[0][image.abs() == 0].abs().max()) < 1e-6
     assert float(given.target[0][image.abs() > 0].min()) > 0
     other, again = received(image, quiet, 6), received(image, quiet, 5)
     assert torch.equal(given.kspace, again.kspace)
