@@ -178,8 +178,14 @@ def result_page() -> str:
     lines += [
         f"| `samples` | complex64 | {cell(said['samples'])} |",
         f"| `quality/self_check` | float64 | columns {cell(check)}; NaN without a self-check |",
-        "| `reconstruction` | float32 | magnitude of the mean, cut to the size the header asks "
-        "for: what fastMRI's evaluation reads |",
+        f"| `quality/evidence` | float64 | columns {', '.join(result_layout.EVIDENCE_COLUMNS)}: "
+        "what verdicts go by (`recon.verdict.Evidence`); NaN where it cannot be known |",
+        f"| `{result_layout.CLASSICAL}` | complex64 | {cell(said['classical'])} Zero for others; "
+        "absent where all are trusted |",
+        f"| `{result_layout.DIFFERENCE}` | float32 | magnitude of the mean less that of "
+        f"`{result_layout.CLASSICAL}`, where there is one |",
+        "| `reconstruction` | float32 | magnitude of what is delivered, of the mean unless a slice "
+        "is not trusted, cut to the size the header asks for: what fastMRI's evaluation reads |",
         "| `reconstruction_std` | float32 | `magnitude_std`, cut likewise |",
         "| `mask` | bool | (rows, columns), once for all slices: what was sampled |",
         *(
@@ -194,7 +200,7 @@ def result_page() -> str:
     ]
     lines += [
         f"| `{name}` | {meaning} |"
-        for name, meaning in (ATTRIBUTES | CARRIED_OVER | OF_CALIBRATED).items()
+        for name, meaning in (ATTRIBUTES | CARRIED_OVER | OF_CALIBRATED | OF_CHOICE).items()
     ]
     lines += [
         "",
@@ -215,6 +221,7 @@ ATTRIBUTES = {
     "schema": "name and version of this layout",
     "not_for_diagnostic_use": "always 1",
     "warnings": 'JSON: a list of `{"slice", "warning"}`, in plain words',
+    "verdicts": 'JSON: a list of `{"slice", "trust", "cause", "sentence", "p_value"}`',
     "created": "time of writing, UTC",
     "input_sha256": "SHA-256 of the scan's file",
     "model_id": "name of the prior",
@@ -239,6 +246,10 @@ ATTRIBUTES = {
 CARRIED_OVER = {
     "acquisition": "fastMRI's name of the sequence, where the scan has one",
     IMAGE_PLANES: "JSON: where each slice lies in the patient, where the scan says it",
+}
+OF_CHOICE = {
+    "fallback": "1 where the classical image is delivered of slices that are not trusted",
+    "accept_refused": "1 where the posterior is delivered of slices that were refused",
 }
 OF_CALIBRATED = {
     "conformal_factor": "what `quantiles` and `magnitude_std` were multiplied by, where asked for",
