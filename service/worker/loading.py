@@ -61,10 +61,11 @@ class Loader:
         network, prior, typical = self._prior(model)
         text = job.parameters.select
         select = None if text is None else parse_selection(text.split(","))
+        asked, axes = job.parameters, job.parameters.named_axes
         with archived_file(self._storage, job.scan_sha256, job.source) as file:
-            asked = job.parameters
-            reading = {"layout": asked.layout, "axes": asked.named_axes, "fftshift": asked.fftshift}
-            scan = read_scan(file, select=select, **reading)
+            scan = read_scan(
+                file, select=select, fftshift=asked.fftshift, layout=asked.layout, axes=axes
+            )
         if scan.sha256 != job.scan_sha256:
             raise ProblemError(
                 "invalid-scan",
@@ -73,7 +74,9 @@ class Loader:
             )
         if job.calibration_sha256 is not None:
             with archived_file(self._storage, job.calibration_sha256, None) as file:
-                scan = read_calibration(file, scan, **reading)
+                scan = read_calibration(
+                    file, scan, fftshift=asked.fftshift, layout=asked.layout, axes=axes
+                )
         loaded = Loaded(scan, model, network, prior, typical)
         with self._lock:
             self._loaded[job.id] = loaded

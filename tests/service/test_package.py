@@ -155,3 +155,10 @@ def test_a_wheel_holds_the_viewer_and_an_sdist_what_a_wheel_needs(tmp_path: Path
     with tarfile.open(tmp_path / done.stdout.split()[-1]) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
     assert {"service/viewer/dist/index.html", "service/viewer/package-lock.json"} <= inside
+
+
+def test_the_image_is_made_of_all_that_a_wheel_is() -> None:
+    for place in ("docker/Dockerfile", ".dockerignore"):
+        text = (ROOT / place).read_text()
+        for name in ("setup.py", "pyproject.toml", "mri_posterior", "recon", "models", "service"):
+            assert name in text.replace("mri-posterior", ""), (place, name)
