@@ -36,7 +36,8 @@ _LINES = 12.0
 _OUTSIDE = 0.01
 """Share of the energy that may lie where no map is."""
 _TOLERATED = 2.0
-"""Squared error over what was expected of it that is left to a prior of which nothing is known."""
+"""Squared error over what was expected of it that does not count against a prior: on real scans it
+is larger than on simulated ones, of which tables are made."""
 _CONTRADICTED = 25.0
 """Squared error over what was expected of it from which on a result contradicts its scan."""
 
@@ -135,10 +136,11 @@ def _of_prior(evidence: Evidence, typical: TypicalScans | None) -> list[_Finding
     """What was tested against chance."""
     found = []
     if evidence.held_out > 0 and math.isfinite(evidence.held_out_freedom):
-        if typical is None:  # how far this prior's errors are off on right scans is not known
-            tail = ratio_tail(evidence.held_out / _TOLERATED, evidence.held_out_freedom)
-        else:
-            tail = ratio_tail(evidence.held_out, evidence.held_out_freedom, typical.held_out)
+        # Beyond what is tolerated, and, where that is known, beyond what right scans have.
+        tail = ratio_tail(evidence.held_out / _TOLERATED, evidence.held_out_freedom)
+        if typical is not None:
+            known = ratio_tail(evidence.held_out, evidence.held_out_freedom, typical.held_out)
+            tail = max(tail, known)
         found.append(
             _Finding(
                 tail,
