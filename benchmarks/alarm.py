@@ -61,9 +61,8 @@ REAL = (
     "brain_t1_8ch",
     "brain_wrap_8ch",
     "head_t1_sagittal_1ch",
-    "brain_ge_4ch_filtered",
-    "brain_mprage_4ch_filtered",
 )
+"""With a noise floor; scans that the vendor filtered are no measure of anything."""
 PHANTOMS = (
     "phantom_16ch_cimax",
     "gre_bottle_4ch_trio",

@@ -29,7 +29,7 @@ NO_SIGNAL = (
 )
 _NOISE = 1.5
 """Factor by which a noise level, and with it every interval, may be off."""
-_CENTRE = 1.4
+_CENTRE = 2.0
 """Residual in the centre of k-space, over the noise variance, from which on maps are not right."""
 _LINES = 12.0
 """Variance of the residual's power from line to line, over that of noise alone."""
