@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from models.memory_fitting import FittingParts
 from models.noise_experts import NoiseExperts
 from models.reduction import SIGMA_DATA, edm_scales
+from models.replay import Replayed, record_graph, wanted
 
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 
@@ -167,6 +168,9 @@ class NetworkPrior:
         self.scale = scale
         parts = network.parts if isinstance(network, NoiseExperts) else (network,)
         self._batches = {part: FittingParts(part) for part in parts}
+        self._replayed = {
+            part: Replayed(partial(self._denoise, part), record_graph) for part in parts
+        }
 
     @torch.inference_mode()
     def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
@@ -188,7 +192,9 @@ class NetworkPrior:
         return clean
 
     def _run(self, network: nn.Module, noisy: Tensor, levels: Tensor) -> Tensor:
-        return self._batches[network].run(partial(self._denoise, network), noisy, levels)
+        replayed = wanted(noisy.device)
+        function = self._replayed[network] if replayed else partial(self._denoise, network)
+        return self._batches[network].run(function, noisy, levels)
 
     def _denoise(self, network: nn.Module, noisy: Tensor, levels: Tensor) -> Tensor:
         channels = self.scale * torch.view_as_real(noisy).movedim(-1, 1)

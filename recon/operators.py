@@ -18,6 +18,9 @@ _AXES = (-2, -1)
 _CACHED = 1 << 19
 """Complex numbers worked on at a time on a CPU: measured, 2.4 times faster than 8 times as many."""
 
+_AT_ONCE = 1 << 27
+"""The same on a GPU, for its memory: 1 GiB, of which a transform holds up to four."""
+
 
 def fft2c(image: Tensor) -> Tensor:
     """Centred orthonormal 2-D Fourier transform over the last two axes, for odd sizes too."""
@@ -147,12 +150,17 @@ class CartesianSense(FourierOperator):
     def _in_parts(self, act: Callable[[Tensor], Tensor], batch: Tensor, one: torch.Size) -> Tensor:
         """`act` on a batch of things of shape `one`, whose results are images.
 
-        On a CPU as many at a time as fit the processor's cache with all of their coils.
+        As many at a time as fit with all of their coils: the processor's cache on a CPU, a small
+        part of the memory on a GPU.
         """
         leading = batch.shape[: -len(one)]
-        if batch.device.type != "cpu" or self.coil_maps.dim() != 3 or not leading:
+        if self.coil_maps.dim() != 3 or not leading:
             return act(batch)
-        parts = batch.reshape(-1, *one).split(max(1, _CACHED // self.coil_maps.numel()))
+        most = _CACHED if batch.device.type == "cpu" else _AT_ONCE
+        size = max(1, most // self.coil_maps.numel())
+        if size >= leading.numel():
+            return act(batch)
+        parts = batch.reshape(-1, *one).split(size)
         return torch.cat([act(part) for part in parts]).unflatten(0, leading)
 
     def _normal_shifted(self, image: Tensor) -> Tensor:

@@ -37,6 +37,10 @@ _BATCHED_ON_GPU = 32
 the host is quicker (https://github.com/pytorch/pytorch/issues/175585: 1.8 ms each at 100 x 100)."""
 
 
+_BYTES_AT_ONCE = 1 << 28
+"""Of the matrices of lines that are decomposed together."""
+
+
 def _dot(left: Tensor, right: Tensor) -> Tensor:
     product = torch.view_as_real(left) * torch.view_as_real(right)
     return product.flatten(-3).sum(dim=-1)[..., None, None]
@@ -220,7 +224,7 @@ def row_solver(mask: Tensor, maps: Tensor, overlap: Overlap | None) -> RowSolver
     """The exact solver of one slice's SENSE, or None when the mask is truly two-dimensional.
 
     `mask` is (rows, columns) bool, `maps` (coils, rows, columns). None, too, where the field of
-    view folds across the lines.
+    view folds across the lines, and where the eigenvectors do not fit into a GPU's memory.
     """
     if bool((mask == mask[:1]).all()):
         along_rows, pattern, lines = False, mask[0], maps.permute(1, 2, 0)
@@ -237,9 +241,38 @@ def row_solver(mask: Tensor, maps: Tensor, overlap: Overlap | None) -> RowSolver
             return None
         index = torch.cat([index, overlap.positions])
     circulant = kernel[(index[:, None] - index[None, :]) % size]
-    blocks = circulant * (lines.conj() @ lines.mT)
-    values, vectors = hermitian_eigen(blocks)
-    return RowSolver(values.clamp_min(0).to(maps.real.dtype), vectors, along_rows)
+    values, vectors = [], []
+    try:
+        for some in lines.split(lines_at_once(lines.shape[1])):
+            found = hermitian_eigen(circulant * (some.conj() @ some.mT))
+            values.append(found[0].clamp_min(0).to(maps.real.dtype))
+            vectors.append(found[1])
+        return RowSolver(_joined(values), _joined(vectors), along_rows)
+    except torch.OutOfMemoryError:
+        return None
+
+
+def eigenvector_bytes(lines: int, size: int) -> int:
+    """What a `RowSolver` keeps of `lines` lines of `size` voxels, in single precision."""
+    return lines * size * size * torch.complex64.itemsize
+
+
+def lines_at_once(size: int) -> int:
+    """Lines that are decomposed together: what passes by is a few times their matrices."""
+    return max(1, _BYTES_AT_ONCE // eigenvector_bytes(1, size))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """The parts one after the other; each is let go of when it has been copied."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = parts[0].new_empty((sum(map(len, parts)), *parts[0].shape[1:]))
+    place = 0
+    while parts:
+        part = parts.pop(0)
+        whole[place : place + len(part)] = part
+        place += len(part)
+    return whole
 
 
 def hermitian_eigen(blocks: Tensor) -> tuple[Tensor, Tensor]:

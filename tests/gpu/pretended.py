@@ -12,6 +12,7 @@ Below Python the tensors are on torch's `meta` device, which is what composite o
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,10 +22,11 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import nn
 from torch.utils import _device
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
+
+from models.replay import VARIABLE
 
 ROOT = Path(__file__).parents[2]
 OURS = tuple(f"{ROOT / folder}/" for folder in ("recon", "models", "service", "benchmarks"))
@@ -199,7 +201,8 @@ def pretended_gpu() -> Iterator[Ledger]:
         "memory_allocated": lambda *_: 0,
     }
     overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
-    with mock.patch.multiple(torch.cuda, **patches), _Mode(ledger):
+    no_graphs = mock.patch.dict(os.environ, {VARIABLE: "0"})
+    with no_graphs, mock.patch.multiple(torch.cuda, **patches), _Mode(ledger):
         torch._C._set_only_lift_cpu_tensors(True)
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         try:
@@ -207,11 +210,6 @@ def pretended_gpu() -> Iterator[Ledger]:
         finally:
             torch._C._set_only_lift_cpu_tensors(False)
             torch.__future__.set_overwrite_module_params_on_conversion(overwrites)
-
-
-def moved(network: nn.Module) -> nn.Module:
-    """The network on the GPU."""
-    return network.to(GPU)
 
 
 def _held(values: Any) -> Any:
