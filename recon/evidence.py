@@ -34,20 +34,21 @@ _SMALLEST = 1e-12
 
 def surprise(
     prior: Prior, draws: Tensor, streams: NoiseStreams, sigma: float
-) -> tuple[float, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Squared error of denoising `draws` (n, rows, columns) over that which the prior expects.
 
     For images x of the prior the posterior variance given x + sigma e is sigma^2 div D (Tweedie),
     and E <e, D(x + sigma e)> is sigma E div D (Stein): so E |D - x|^2 = sigma E <e, D - x>,
     whatever the image's size and brightness. For other images the error is larger. The mean of both
-    is over all draws. The second is the denoised images, for those who watch.
+    is over all draws. The first is one number, left on its device; the second the denoised images,
+    for those who watch.
     """
     noise = streams.normal(draws.shape[-2:], draws.device)
     denoised = prior.denoise(draws + sigma * noise, sigma)
     error = denoised - draws
-    found = float(error.abs().square().mean())
-    expected = sigma * float((noise.conj() * error).real.mean())
-    return found / max(expected, _SMALLEST * sigma**2), denoised
+    expected = sigma * (noise.conj() * error).real.mean()
+    ratio = error.abs().square().mean() / expected.clamp_min(_SMALLEST * sigma**2)
+    return ratio, denoised
 
 
 def energy_of(draws: Tensor) -> float:

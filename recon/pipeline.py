@@ -219,7 +219,7 @@ def _examine(
         ratio, denoised = surprise(prior, images, streams, sigma)
         found.append(ratio)
         yield Advance("examination", done, denoised)
-    return replace(evidence, energy=energy_of(images), surprise=tuple(found))
+    return replace(evidence, energy=energy_of(images), surprise=tuple(torch.stack(found).tolist()))
 
 
 def _self_check(

@@ -138,7 +138,7 @@ def _surprise_of(
     streams = NoiseStreams.keyed(int(random.integers(2**31)), "typical", range(_LOOKS))
     clean = torch.from_numpy(image).to(device)
     draws = clean + left * streams.normal(image.shape, device)
-    found = [surprise(prior, draws, streams, sigma)[0] for sigma in SURPRISE_SIGMAS]
+    found = [float(surprise(prior, draws, streams, sigma)[0]) for sigma in SURPRISE_SIGMAS]
     return tuple(round(math.log(value), 4) for value in (energy_of(draws), *found))
 
 

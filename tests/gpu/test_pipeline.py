@@ -127,8 +127,9 @@ def test_lines_are_sampled_without_waiting(path: str) -> None:
     assert_alike(there.posterior, here.posterior)
     assert there.posterior.self_check is not None
     for stage, waits, copies in there.within:
-        assert not waits, stage
-        assert not copies, stage
+        assert not waits, (stage, waits)
+        # The prior's examination has streams, and with them keys, of its own for every level.
+        assert not copies or stage == "examination", (stage, copies)
     for stage, waits, copies in there.between:
         if stage.startswith("draw"):  # a cycle: its chains are looked at once
             looks = {line: n for line, n in waits.items() if line.startswith("recon/chains.py")}

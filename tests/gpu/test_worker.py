@@ -44,7 +44,7 @@ def slice_on(
     steps = JobSteps(settings, jobs, storage, "worker", device)
     network = load_prior("tiny", device)
     shared = SharedPrior(network)
-    loaded = Loaded(read_scan(file), "tiny", network, shared)
+    loaded = Loaded(read_scan(file), "tiny", network, shared, None)
     monkeypatch.setattr(Loader, "load", lambda *_: loaded)
     job = Mock(spec=Job, id="job", output=None)
     job.parameters = ReconstructionParameters(model="tiny", preset="fast", fit_noise=False)
