@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from inspect import getsourcelines
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -28,16 +27,15 @@ from recon.paths import PATHS
 from recon.phantom import simulate
 from recon.pipeline import CoarseReady, reconstruct
 from recon.posterior import SlicePosterior
-from recon.presets import Preset
 from recon.scan import Scan
 from recon.settings import Settings
 from recon.solve import Solution, conjugate_gradient
 from recon.undersampling import undersample, undersampling_mask
+from tests.gpu.comparison import TINY, assert_alike
 from tests.gpu.pretended import GPU, Ledger, pretended_gpu
 from tests.problems import folded_scan
 from tests.radial import phantom_scan, spokes
 
-TINY = Preset(chains=2, localization=2, annealing=6, cycles=2, cycle=3)
 UNCHECKED = Settings(preset="tiny", fit_noise=False, self_check=False)
 
 
@@ -103,19 +101,6 @@ def run(scan: Scan, settings: Settings, ledger: Ledger | None = None) -> Run:
             stage = event.stage
             ledger.clear()
     return Run(found[0], first_picture, within, between)
-
-
-def assert_alike(there: SlicePosterior, here: SlicePosterior) -> None:
-    for name in ("mean", "coarse", "samples", "magnitude_std", "quantiles", "sensitivity"):
-        expected = getattr(here, name)
-        error = np.abs(getattr(there, name) - expected).max() / np.abs(expected).max()
-        assert error < 2e-3, name
-    assert there.warnings == here.warnings
-    assert there.converged == here.converged
-    if here.self_check is not None:
-        assert there.self_check is not None
-        assert there.self_check.lines == here.self_check.lines
-        assert abs(there.self_check.residual_std - here.self_check.residual_std) < 1e-2
 
 
 @pytest.mark.parametrize("path", list(PATHS))

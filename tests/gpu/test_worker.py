@@ -21,8 +21,8 @@ from service.store.files import Storage
 from service.worker.loading import Loaded, Loader
 from service.worker.shared_prior import SharedPrior
 from service.worker.steps import JobSteps
+from tests.gpu.comparison import TINY, assert_alike
 from tests.gpu.pretended import GPU, Ledger, pretended_gpu
-from tests.gpu.test_pipeline import TINY, assert_alike
 from tests.service.live import tiny_model, tiny_scan
 
 
