@@ -23,6 +23,7 @@ EXPERIMENTS = {
     "contrast": "contrasts that the prior was never taught",
     "truth": "scans whose truth is known without noise",
     "varnet": "fastMRI's supervised network, taught an hour on the prior's images, on other masks",
+    "gpu": "a GPU: equality with the CPU, times, memory, others; eight minutes (--device, --small)",
     "peers": "our samplers and other people's on the same scans, maps, noise and prior; hours",
 }
 
@@ -31,6 +32,7 @@ SEPARATE = {
     "contrast",
     "coverage",
     "frontier",
+    "gpu",
     "inverse_problems",
     "peers",
     "small",
@@ -42,6 +44,8 @@ SEPARATE = {
 
 def main(names: list[str]) -> int:
     """0 when all numbers were met, 1 when one was not, 2 for a name that is not there."""
+    if names[:1] == ["gpu"] and names[1:2] and names[1].startswith("-"):  # its options follow
+        return 0 if importlib.import_module("benchmarks.gpu").main(names[1:]) else 1
     unknown = [name for name in names if name not in EXPERIMENTS and name != "all"]
     if unknown or not names:
         if unknown:

@@ -141,7 +141,7 @@ def dps_of_deepinv(
         weight=weight,
         guidance=guidance,
         dtype=torch.float32,
-        rng=torch.Generator().manual_seed(_seed(noise)),
+        rng=torch.Generator(problem.measurement.device).manual_seed(_seed(noise)),
     )
     shape = (noise.chains, 2, *problem.backprojection.shape)
     found = sampler(_measured(problem, noise.chains), _physics(problem), x_init=shape)

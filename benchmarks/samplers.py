@@ -65,7 +65,7 @@ class _Differentiable:
         if not (noisy.requires_grad and isinstance(prior, NetworkPrior)):
             # The network's answer is an inference tensor, which no later gradient could pass.
             return self.prior.denoise(noisy, sigma).clone()
-        levels = torch.full((len(noisy),), prior.scale * sigma)
+        levels = torch.full((len(noisy),), prior.scale * sigma, device=noisy.device)
         channels = prior.scale * torch.view_as_real(noisy).movedim(-1, 1)
         clean = prior.parameterization.denoise(prior.network, channels, levels)
         return torch.view_as_complex(clean.movedim(1, -1).contiguous()) / prior.scale
