@@ -42,6 +42,7 @@ FOLDERS = "recon|models|service|tests|benchmarks|docs|docker"
 VARIABLE = re.compile(r"MRI_POSTERIOR_[A-Z_]+")
 OTHER_VARIABLES = {
     "MRI_POSTERIOR_CONFIG",
+    "MRI_POSTERIOR_CUDA_GRAPHS",
     "MRI_POSTERIOR_KEY",
     "MRI_POSTERIOR_MODELS",
     "MRI_POSTERIOR_UID_KEY",
