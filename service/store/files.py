@@ -40,6 +40,7 @@ from recon.io.result_layout import (
     SCHEMA,
     posteriors_from_layout,
     result_arrays,
+    verdicts_text,
     warnings_text,
 )
 from recon.posterior import SlicePosterior
@@ -48,6 +49,9 @@ from service.report import ProductFile
 from service.settings import ServiceSettings
 from service.store.durable import replacing, sync
 from service.store.objects import ObjectStore, is_url
+
+_TEXTS = {"warnings": warnings_text, "verdicts": verdicts_text}
+"""What a checkpoint says in words, as a result file does."""
 
 _ID = re.compile(r"[0-9A-Za-z]{1,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -179,8 +183,8 @@ class Storage:
         """Checkpoint one slice; returns the file's SHA-256."""
         arrays = result_arrays([posterior], None)
         buffer = BytesIO()
-        warnings = np.array(warnings_text([posterior]))
-        np.savez(buffer, allow_pickle=False, warnings=warnings, **arrays)
+        texts = {name: np.array(text([posterior])) for name, text in _TEXTS.items()}
+        np.savez(buffer, allow_pickle=False, **texts, **arrays)
         content = buffer.getvalue()
         self._write(_slice_key(job_id, posterior.index), content)
         return sha256(content).hexdigest()
@@ -194,8 +198,8 @@ class Storage:
         content = BytesIO(self._read(_slice_key(job_id, index)))
         with np.load(content, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        text = str(arrays.pop("warnings"))
-        (posterior,) = posteriors_from_layout(arrays, {"schema": SCHEMA, "warnings": text})
+        texts = {name: str(arrays.pop(name, "[]")) for name in _TEXTS}
+        (posterior,) = posteriors_from_layout(arrays, {"schema": SCHEMA, **texts})
         return posterior
 
     def remove_checkpoints(self, job_id: str) -> None:

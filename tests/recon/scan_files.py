@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,5 +47,8 @@ def assert_same(left: object, right: object) -> None:
         if isinstance(a, np.ndarray):
             assert a.dtype == b.dtype, item.name
             np.testing.assert_array_equal(a, b, err_msg=item.name)
+        elif is_dataclass(a) and type(a) is type(b):
+            assert_same(a, b)
         else:
-            assert a == b, item.name
+            # NaN, which is not equal to itself, is as good as another.
+            np.testing.assert_equal(a, b, err_msg=item.name)
