@@ -68,7 +68,7 @@ def join_pieces(folder: Path, stem: str, out: Path) -> Path:
     )
     if hashlib.sha256(content).hexdigest() != found.sha256:
         raise ModelError(
-            "weights-digest", f"the pieces of {stem} are not those that {stem}.json describes"
+            "pieces-digest", f"the pieces of {stem} are not those that {stem}.json describes"
         )
     out.mkdir(parents=True, exist_ok=True)
     (out / "training.json").write_text(found.training.model_dump_json(indent=2) + "\n")

@@ -276,7 +276,8 @@ class Client:
 
         Raises ServiceError.
         """
-        deep = [part for part in (region, reference) if getattr(part, "ndim", 0) == 3]
+        parts = [part for part in (region, reference) if part is not None]
+        deep = [part for part in parts if getattr(part, "ndim", 0) == 3]
         if through is None and deep:
             through = slice + len(deep[0]) - 1
         question: dict[str, Any] = {"slice": slice, "through": through, "region": _region(region)}

@@ -17,24 +17,24 @@ Slices = Annotated[str | None, typer.Option(metavar="TEXT", help="3, 3:5 or 0,2,
 SliceCoherence = Annotated[
     float,
     typer.Option(min=0, max=1000, metavar="PIXELS",
-                 help="How far samples hold together along a stack; 0: not.",
+                 help="Samples hold together along a stack; 0: not.",
                  rich_help_panel=EXPERT),
 ]  # fmt: skip
 FftShift = Annotated[
     bool | None,
     typer.Option(
-        help="Move a zero frequency in the corner to the middle [refuse such scans].",
+        help="Zero frequency from corner to middle [refuse].",
         rich_help_panel=EXPERT,
     ),
 ]
 Layout = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Layout of the arrays in the file [what it holds says].",
+    typer.Option(metavar="NAME", help="Layout of the file's arrays [as it looks].",
                  rich_help_panel=EXPERT),
 ]  # fmt: skip
 Axes = Annotated[
     str | None,
-    typer.Option(metavar="NAMES", help="What axes count, as slice,row,column,coil [by layout].",
+    typer.Option(metavar="NAMES", help="As slice,row,column,coil [by layout].",
                  rich_help_panel=EXPERT),
 ]  # fmt: skip
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]

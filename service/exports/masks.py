@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from recon.errors import ScanError
@@ -58,6 +59,8 @@ def read_nifti_mask(
     group = volumes[chosen]
     try:
         image = nibabel.load(path)
+        if not isinstance(image, SpatialImage):
+            raise ValueError(f"it holds a {type(image).__name__}")
         own, affine = image.shape, np.asarray(image.affine)
         grid = (*images.mean.shape[1:], len(group))
         if own == grid and np.allclose(affine, affine_of(images, group), atol=_APART_MM):

@@ -15,6 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from recon.choices import COHERENCE
 from service.jobs.job import ACTIVE, Job, JobState, job_of_row
 from service.jobs.job_table import record_ends
 from service.problems import Problem
@@ -28,10 +29,11 @@ _LOCK = 0x62617463  # any number, the same for all processes
 _CHUNK = 250
 _RELEVANT = {
     "preset", "samples", "seed", "slices", "coarse", "path", "fit_noise", "self_check",
-    "slice_coherence", "compress_above", "deadline_s", "target_mc_error",
+    "compress_above", "deadline_s", "target_mc_error",
 }  # fmt: skip
 _RELEVANT_IF_SET = (
-    "fftshift", "select", "identified", "voxel_mm", "bids_name", "layout", "axes"
+    "fftshift", "select", "identified", "voxel_mm", "bids_name", "layout", "axes", "fallback",
+    "accept_refused",
 )  # fmt: skip
 """What came later: outputs made without it keep their names."""
 
@@ -115,6 +117,8 @@ def output_digest(
     settings |= {name: value for name, value in later.items() if value not in (None, False)}
     if parameters.fftshift is False:  # not the same as unsaid
         settings["fftshift"] = False
+    if parameters.slice_coherence != COHERENCE:
+        settings["slice_coherence"] = parameters.slice_coherence
     if lines_sha256 is not None:
         settings["calibration"] = lines_sha256
     made_of = {"scan": scan_sha256, "model": model_sha256, "settings": settings, "owner": owner}

@@ -139,7 +139,7 @@ class JobSteps:
         assert made is not None
         digest = self._storage.write_slice(job.id, made)
         watch.end_slice()
-        told = {"slice": index, "converged": made.converged}
+        told: dict[str, object] = {"slice": index, "converged": made.converged}
         if made.verdict is not None:
             told["verdict"] = made.verdict.trust.value
         self._jobs.report(job.id, "slice", told)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import ismrmrd
@@ -52,11 +53,19 @@ def answered(session: Session, content: bytes) -> bytes:
 
 
 def test_a_pipe_gets_the_header_back_and_what_a_reconstruction_of_the_same_scan_gives() -> None:
-    content = answered(Session(ENGINE, echo_header=True), GOOD)
+    # With the planes of the stream's header: where a slice lies says what noise it shares.
+    seen: list[Scan] = []
+    engine = replace(
+        ENGINE,
+        describe=lambda scan, settings: seen.append(scan) or ENGINE.describe(scan, settings),
+    )
+    content = answered(Session(engine, echo_header=True), GOOD)
     found = list(ProtocolDeserializer(io.BytesIO(content)).deserialize())
     assert isinstance(found[0], ismrmrd.xsd.ismrmrdHeader)
     settings = Settings(preset="fast", samples=2, seed=5, self_check=False)
-    scan = Scan(kspace=SCAN.kspace.copy(), mask=SCAN.mask.copy())
+    [scan] = seen
+    np.testing.assert_array_equal(scan.kspace, SCAN.kspace)
+    np.testing.assert_array_equal(scan.mask, SCAN.mask)
     [expected] = [e for e in reconstruct(scan, PRIOR, settings) if isinstance(e, SlicePosterior)]
     mean, std = (item for item in found if isinstance(item, ismrmrd.Image))
     assert [image.image_series_index for image in (mean, std)] == [1, 2]
