@@ -152,7 +152,8 @@ def test_gaussian_pixels_of_every_weight() -> None:
     prior = GaussianPrior(torch.zeros(shape, dtype=torch.complex64), torch.ones(shape))
     noise = NoiseStreams.pooled(13, DRAWS)
     state = init(problem, torch.zeros(shape, dtype=torch.complex64), 6.0, noise)
-    for level in prior_path(6.0, noise_std / 4, 44, noise_std, 1.3):
+    # With 44 steps their own two per cent of variance too many are found for one seed in seven.
+    for level in prior_path(6.0, noise_std / 4, 160, noise_std, 1.3):
         state, _ = step(problem, prior, level, state, noise)
     parts = torch.view_as_real(state.image).reshape(DRAWS, -1).T
     assert uniformity(torch.view_as_real(truth).flatten(), parts) > FALSE_ALARM
