@@ -29,7 +29,7 @@ from scipy import ndimage
 from benchmarks.record import RESULTS, Check, Outcome, Row, publish
 from models.reduction import resized_complex
 from models.registry import load_prior, read_config
-from recon.alarm import TypicalScans, distance_tail, ratio_tail, verdict_of
+from recon.alarm import TypicalScans, verdict_of
 from recon.calibration import calibrate
 from recon.diagnostics import object_mask
 from recon.errors import ReconError
@@ -44,7 +44,7 @@ from recon.receivers import noise_model
 from recon.scan import Geometry, Scan
 from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
-from recon.verdict import Evidence, Trust
+from recon.verdict import Cause, Evidence, Trust
 from service.conformal_measurement import scaled_image, with_phase
 from service.runs import DEFAULT_MODEL
 from service.verdicts import typical_of
@@ -297,13 +297,9 @@ def chance(judged: Judged, typical: TypicalScans) -> float:
     if evidence is None:
         return 0.0
     found = verdict_of(evidence, typical)
-    if found.cause is not None and found.cause != "prior":
+    if found.cause not in (None, Cause.PRIOR):
         return 0.0
-    tails = [ratio_tail(evidence.held_out, evidence.held_out_freedom, typical.held_out)]
-    values = [math.log(value) for value in (evidence.energy, *evidence.surprise)]
-    tails.append(distance_tail(typical.surprises, values))
-    known = [tail for tail in tails if math.isfinite(tail)]
-    return min(1.0, len(known) * min(known))
+    return found.p_value if math.isfinite(found.p_value) else 1.0
 
 
 def outcome(found: Sequence[Judged]) -> Outcome:

@@ -32,6 +32,7 @@ from models import DEFAULT_MODEL
 from models.denoiser import NetworkPrior
 from models.registry import compute_dtype_for, load_prior
 from models.replay import VARIABLE
+from recon.choices import PatternName
 from recon.noise import NoiseStreams
 from recon.operators import CartesianSense
 from recon.phantom import receiver_maps, simulate
@@ -47,6 +48,7 @@ SECONDS = 440.0
 TOLERANCE = 1e-3
 """Largest difference of an image from the CPU's after ten steps in float32, over its maximum."""
 MATRICES = ((256, 256, 8), (320, 320, 15), (640, 368, 16))
+PATTERNS: tuple[PatternName, ...] = ("equispaced", "poisson")
 LEVEL = Level(0.3, 0.28, 1.3, 0.03)
 
 Row = dict[str, float | int | str]
@@ -64,10 +66,12 @@ class OnDevice(NoiseStreams):
         return super().normal(shape, device or self.place)
 
 
-def problem_of(matrix: tuple[int, int, int], pattern: str, device: torch.device) -> InverseProblem:
+def problem_of(
+    matrix: tuple[int, int, int], pattern: PatternName, device: torch.device
+) -> InverseProblem:
     """A slice of (rows, columns, coils) at R = 4, measured of noise."""
     rows, columns, coils = matrix
-    mask = torch.from_numpy(undersampling_mask((rows, columns), pattern, 4, 0.08, 0)).to(device)  # type: ignore[arg-type]
+    mask = torch.from_numpy(undersampling_mask((rows, columns), pattern, 4, 0.08, 0)).to(device)
     maps = torch.from_numpy(receiver_maps(coils, rows, columns)).to(device)
     operator = CartesianSense(maps, mask)
     streams = NoiseStreams.pooled(0, 1)
@@ -120,7 +124,7 @@ def marked_tests(bench: Bench) -> Iterator[Row]:
 
 def equality(bench: Bench) -> Iterator[Row]:
     """Ten steps of two chains in float32, beside the CPU's."""
-    for pattern in ("equispaced", "poisson"):
+    for pattern in PATTERNS:
         found = []
         for device in (torch.device("cpu"), bench.device):
             problem = problem_of((64, 64, 4), pattern, device)
@@ -160,7 +164,7 @@ def steps(bench: Bench) -> Iterator[Row]:
     native = compute_dtype_for(bench.device)
     modes = [(native, "1"), (native, "0"), (torch.float32, "1")]
     for matrix in matrices:
-        for pattern in ("equispaced", "poisson"):
+        for pattern in PATTERNS:
             problem = problem_of(matrix, pattern, bench.device)
             for chains in (1, 2) if bench.small else (1, 4, 16, 64):
                 for dtype, graphs in modes if chains in (1, 2, 4) else modes[:1]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import secrets
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -25,7 +23,7 @@ from pydantic import (
 )
 
 from models.errors import ModelError
-from models.model_folder import FACTORS_FILE, PlainText, printable, read_capped
+from models.model_folder import FACTORS_FILE, PlainText, printable, read_beside, write_beside
 from recon.choices import PatternName, PresetName
 
 MAX_FACTORS_BYTES = 256 * 1024
@@ -154,9 +152,9 @@ def read_factors_file(
 ) -> FoundFactors | None:
     """The checked calibration in a model's folder, or None where there is none; or ModelError."""
     file = folder / FACTORS_FILE
-    if not (file.exists() or file.is_symlink()):
+    text = read_beside(file, MAX_FACTORS_BYTES, "calibration-size", follow_links=follow_links)
+    if text is None:
         return None
-    text = read_capped(file, MAX_FACTORS_BYTES, "calibration-size", follow_links=follow_links)
     checked = parse_factors(text, weights_sha256, str(file))
     return FoundFactors(checked, hashlib.sha256(text).hexdigest())
 
@@ -197,19 +195,7 @@ def choose_factor(
 
 def write_factors(file: Path, factors: ConformalFactors) -> None:
     """Write the file whole, or leave what was there. Raises ModelError where it cannot be."""
-    aside = file.with_name(f".{FACTORS_FILE}.{secrets.token_hex(4)}.part")
-    try:
-        with aside.open("x") as out:
-            out.write(factors.model_dump_json(indent=2) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
-        aside.replace(file)
-    except OSError as error:
-        raise ModelError(
-            "not-writable", f"{file} cannot be written ({error.strerror}); give another --out"
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
+    write_beside(file, factors.model_dump_json(indent=2) + "\n")
 
 
 def _same(one: ConformalFactor, other: ConformalFactor) -> bool:

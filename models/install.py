@@ -31,6 +31,7 @@ from models.model_folder import (
     expected_tensors,
     parse_config,
     parse_safetensors,
+    read_beside,
     read_capped,
     read_model,
 )
@@ -188,18 +189,14 @@ def add_model(folder: Path, name: str | None = None) -> Path:
         if card.exists() or card.is_symlink()
         else _model_card(config).encode()
     )
-    calibration = folder / FACTORS_FILE
-    if calibration.exists() or calibration.is_symlink():
-        files[FACTORS_FILE] = read_capped(
-            calibration, MAX_FACTORS_BYTES, "calibration-size", follow_links=False
-        )
-        parse_factors(files[FACTORS_FILE], config.weights_sha256, str(calibration))
-    typical = folder / TYPICAL_FILE
-    if typical.exists() or typical.is_symlink():
-        files[TYPICAL_FILE] = read_capped(
-            typical, MAX_TYPICAL_BYTES, "typical-size", follow_links=False
-        )
-        parse_typical(files[TYPICAL_FILE], config.weights_sha256, str(typical))
+    for beside, limit, code, parse in (
+        (FACTORS_FILE, MAX_FACTORS_BYTES, "calibration-size", parse_factors),
+        (TYPICAL_FILE, MAX_TYPICAL_BYTES, "typical-size", parse_typical),
+    ):
+        found = read_beside(folder / beside, limit, code, follow_links=False)
+        if found is not None:
+            parse(found, config.weights_sha256, str(folder / beside))
+            files[beside] = found
     return _install(user_folder(), config, files, smoke_tested=True)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import secrets
 import stat
 import unicodedata
 from collections.abc import Mapping
@@ -186,6 +187,30 @@ def read_capped(file: Path, limit: int, code: str, *, follow_links: bool = True)
             return handle.read(status.st_size)
     finally:
         os.close(descriptor)
+
+
+def read_beside(file: Path, limit: int, code: str, *, follow_links: bool = True) -> bytes | None:
+    """What `read_capped` gives of a file that may lie beside a model's own; None if it does not."""
+    if not (file.exists() or file.is_symlink()):
+        return None
+    return read_capped(file, limit, code, follow_links=follow_links)
+
+
+def write_beside(file: Path, text: str) -> None:
+    """Write the file whole, or leave what was there. Raises ModelError where it cannot be."""
+    aside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
+    try:
+        with aside.open("x") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+        aside.replace(file)
+    except OSError as error:
+        raise ModelError(
+            "not-writable", f"{file} cannot be written ({error.strerror}); give another --out"
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def expected_tensors(

@@ -1,14 +1,12 @@
 """`typical.json` beside the weights: what a prior makes of images and scans that are right.
 
-It is the null distribution of the alarm (`recon.verdict`): a scan that these weights make something
+It is the null distribution of the alarm (`recon.alarm`): a scan that these weights make something
 else of is not one that they know. The file is read like the rest of a model: size capped, strict
 schema, and refused when it was written for other weights.
 """
 
 from __future__ import annotations
 
-import os
-import secrets
 from datetime import date
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +14,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from models.errors import ModelError
-from models.model_folder import TYPICAL_FILE, PlainText, printable, read_capped
+from models.model_folder import TYPICAL_FILE, PlainText, printable, read_beside, write_beside
 
 MAX_TYPICAL_BYTES = 256 * 1024
 
@@ -70,24 +68,10 @@ def read_typical_file(
 ) -> TypicalTable | None:
     """The checked table in a model's folder, or None where there is none; or ModelError."""
     file = folder / TYPICAL_FILE
-    if not (file.exists() or file.is_symlink()):
-        return None
-    text = read_capped(file, MAX_TYPICAL_BYTES, "typical-size", follow_links=follow_links)
-    return parse_typical(text, weights_sha256, str(file))
+    text = read_beside(file, MAX_TYPICAL_BYTES, "typical-size", follow_links=follow_links)
+    return None if text is None else parse_typical(text, weights_sha256, str(file))
 
 
 def write_typical(file: Path, table: TypicalTable) -> None:
     """Write the file whole, or leave what was there. Raises ModelError where it cannot be."""
-    aside = file.with_name(f".{TYPICAL_FILE}.{secrets.token_hex(4)}.part")
-    try:
-        with aside.open("x") as out:
-            out.write(table.model_dump_json(indent=1) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
-        aside.replace(file)
-    except OSError as error:
-        raise ModelError(
-            "not-writable", f"{file} cannot be written ({error.strerror}); give another --out"
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
+    write_beside(file, table.model_dump_json(indent=1) + "\n")

@@ -1,7 +1,7 @@
 """What a scan and its posterior say of the assumptions they rest on: prior, maps, noise, patient.
 
 Everything here is one number with a known or measurable distribution over scans for which the
-assumptions hold; `recon.verdict` turns them into a judgement. No ground truth is needed.
+assumptions hold; `recon.alarm` turns them into a verdict. No ground truth is needed.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict
 
 from service.products import RESULT
+from service.region_answers import RegionAnswer
 from service.report import Progress, Report
 
 if TYPE_CHECKING:
@@ -71,36 +72,6 @@ class Reconstruction(BaseModel):
     def ended(self) -> bool:
         """Whether it can change no more."""
         return self.finished_at is not None
-
-
-class Interval(BaseModel):
-    """A number and how sure it is, in the units of the result."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    mean: float
-    std: float
-    low: float
-    high: float
-    """Ends of the 90 % interval for the true value."""
-    mc_error: float
-    samples: int
-    method: str
-
-
-class RegionAnswer(BaseModel):
-    """The mean of a region; of the second; and their difference, region minus reference."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    pixels: int
-    slices: int
-    joint: bool
-    """Whether samples hold together from slice to slice; where not, intervals of regions over
-    several slices are too narrow."""
-    region: Interval
-    reference: Interval | None
-    difference: Interval | None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,23 +16,7 @@ from numpy.typing import NDArray
 
 from recon.errors import ScanError
 from recon.regions import Region
-
-
-@dataclass(frozen=True)
-class RegionStatistics:
-    """Distribution of one number over the samples."""
-
-    mean: float
-    std: float
-    """Posterior standard deviation."""
-    low: float
-    high: float
-    """Ends of the 90 % interval for the true value."""
-    mc_error: float
-    """Monte Carlo standard error of `mean`."""
-    samples: int
-    method: str
-    """How the interval was made: `quantiles` or `student-t`."""
+from service.region_answers import Interval
 
 
 def polygon_mask(corners: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -107,10 +90,6 @@ def point_values(samples: Path, position: int, points: NDArray[np.float64]) -> N
     return np.asarray(upper * (1 - down) + lower * down, np.float64)
 
 
-def statistics(values: NDArray[np.float64]) -> RegionStatistics:
+def statistics(values: NDArray[np.float64]) -> Interval:
     """Summary of one value per sample, at least two."""
-    region = Region(values)
-    low, high = region.interval(0.9)
-    return RegionStatistics(
-        region.mean, region.std, low, high, region.mc_error, values.size, region.method
-    )
+    return Interval.of(Region(values))

@@ -43,7 +43,10 @@ FLOORS = (
         *("service.prior_samples", "service.problems", "service.regions", "service.requests"),
         *("service.slices", "service.tracing", "service.volumes"),
     ),
-    ("service.bids_names", "service.offers", "service.products", "service.report"),
+    (
+        *("service.bids_names", "service.offers", "service.products", "service.region_answers"),
+        "service.report",
+    ),
     ("models",),
     ("recon.arrays",),
     ("recon.io",),

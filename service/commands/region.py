@@ -64,8 +64,12 @@ def region(
         found["difference"] = found["region"] - found["reference"]
     alone = len(posterior) > 1 and not posterior.attributes.get("slice_coherence")
     if as_json:
-        told = {name: _plain(one) for name, one in found.items()} | {"joint": not alone}
-        sys.stdout.write(json.dumps(told, indent=2) + "\n")
+        from service.region_answers import Interval  # lazy: loads pydantic
+
+        told = {name: Interval.of(one).model_dump() for name, one in found.items()} | {
+            "joint": not alone
+        }
+        sys.stdout.write(json.dumps(told | {"joint": not alone}, indent=2) + "\n")
         return
     for name, one in found.items():
         low, high = one.interval()
@@ -80,16 +84,3 @@ def region(
             "interval of a region over several slices is too narrow.",
             highlight=False,
         )
-
-
-def _plain(one: Region) -> dict[str, float | int | str]:
-    low, high = one.interval()
-    return {
-        "mean": one.mean,
-        "std": one.std,
-        "low": low,
-        "high": high,
-        "mc_error": one.mc_error,
-        "samples": int(one.values.size),
-        "method": one.method,
-    }

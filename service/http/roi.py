@@ -5,7 +5,6 @@ A region lies in one slice, or reaches through several.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -19,9 +18,9 @@ from service.http.job_answers import find_job
 from service.http.problems import problems
 from service.http.results import slice_position
 from service.http.scans import Id
-from service.http.schemas import WHOLE
 from service.jobs.job import Job, JobState
 from service.problems import ProblemError
+from service.region_answers import RegionAnswer
 from service.regions import packed_mask, polygon_mask, region_values, statistics
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["results"])
@@ -74,36 +73,6 @@ class RegionQuestion(BaseModel):
     )
 
 
-class Interval(BaseModel):
-    """A number and how sure it is, in the units of the result."""
-
-    mean: float
-    std: float
-    low: float
-    high: float
-    mc_error: float
-    samples: int
-    method: str
-
-
-class RegionAnswer(BaseModel):
-    """The mean of the region; of the second; and their difference, region minus reference."""
-
-    model_config = WHOLE
-
-    pixels: int = Field(description="of the region, over all of its slices")
-    slices: int = Field(1, description="of the question")
-    joint: bool = Field(
-        True,
-        description="whether samples hold together from slice to slice; where not, the intervals "
-        "of regions over several slices are too narrow",
-    )
-    region: Interval
-    reference: Interval | None
-    difference: Interval | None
-    level: float = Field(0.9, description="probability of the intervals")
-
-
 @router.post(
     "/{job_id}/roi",
     responses=problems("not-found", "job-not-finished", "result-expired", "upload-too-large"),
@@ -128,18 +97,18 @@ def ask_about_region(
     samples = context.storage.product(job.place, "samples.npy")
     mask = _mask(question.region, shape, spacing)
     values = region_values(samples, positions, mask)
-    answer = RegionAnswer(
+    reference = difference = None
+    if question.reference is not None:
+        others = region_values(samples, positions, _mask(question.reference, shape, spacing))
+        reference, difference = statistics(others), statistics(values - others)
+    return RegionAnswer(
         pixels=int(np.broadcast_to(mask, shape).sum()),
         slices=len(positions),
         joint=len(positions) == 1 or job.summary.joint,
-        region=_interval(values),
-        reference=None,
-        difference=None,
+        region=statistics(values),
+        reference=reference,
+        difference=difference,
     )
-    if question.reference is not None:
-        others = region_values(samples, positions, _mask(question.reference, shape, spacing))
-        answer.reference, answer.difference = _interval(others), _interval(values - others)
-    return answer
 
 
 def _positions(job: Job, question: RegionQuestion) -> list[int]:
@@ -163,7 +132,3 @@ def _mask(
         return packed_mask(region.mask, shape)
     except ValueError as error:
         raise ProblemError("invalid-parameter", f"the mask is not readable: {error}") from error
-
-
-def _interval(values: NDArray[np.float64]) -> Interval:
-    return Interval(**asdict(statistics(values)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -40,11 +42,13 @@ def test_a_mix_with_the_cpu_is_refused() -> None:
         (lambda there: torch.where(there > 0, there, 0.0).mul_(2).cumsum(0), 0, 0),
     ],
 )
-def test_what_a_gpu_would_wait_for_is_counted(ask: object, waits: int, copies: int) -> None:
+def test_what_a_gpu_would_wait_for_is_counted(
+    ask: Callable[[torch.Tensor], object], waits: int, copies: int
+) -> None:
     with pretended_gpu() as ledger:
         there = torch.ones(3, device=GPU)
         ledger.clear()
-        ask(there)  # type: ignore[operator]
+        ask(there)
         assert (ledger.waits.total(), ledger.copies.total()) == (waits, copies)
 
 
