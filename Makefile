@@ -2,6 +2,7 @@
 PYTHON ?= python3
 ACCELERATOR ?= cuda
 MINUTES ?= 30
+PROCESSES ?= 2
 SEED ?= 0
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -31,11 +32,11 @@ types: $(STAMP) ## the viewer's types of the HTTP API, from the API itself
 
 viewer: $(VIEWER) ## the viewer's bundle, by npm (the machine's, or Node.js from PyPI)
 
-test: check ## lint, types and all tests but the slow ones
+test: check ## lint, types and all tests but the slow ones, PROCESSES=2 at a time
 	@$(MAKE) --no-print-directory viewer || \
 		echo 'The viewer could not be built: the tests that need it are skipped.' >&2
 	@test ! -f $(VIEWER) || service/viewer/npm.sh test
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses $(PROCESSES) --dist loadfile
 
 proofs: $(STAMP) ## the slow tests: servers started, killed, fuzzed and under load
 	$(BIN)/python -m pytest -m slow
