@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from benchmarks.record import RESULTS, Check, Outcome, Row, publish
+from models.loading import load_prior
 from models.reduction import resized_complex
-from models.registry import load_prior, read_config
+from models.registry import read_config
 from recon.alarm import TypicalScans, verdict_of
 from recon.calibration import calibrate
 from recon.diagnostics import object_mask

@@ -30,7 +30,8 @@ from benchmarks.cluster import (
     write_scans,
 )
 from models.denoiser import NetworkPrior
-from models.network import UNet, UNetConfig
+from models.network import UNet
+from models.network_configs import UNetConfig
 from service.jobs.batches import Batches, NewItem, output_digest
 from service.jobs.job import JobState
 from service.jobs.job_table import Jobs

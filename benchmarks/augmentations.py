@@ -23,9 +23,9 @@ from safetensors.torch import load_file
 from models.architectures import build_network
 from models.augment import Augmentation
 from models.denoiser import NetworkPrior
+from models.loading import compute_dtype_for
+from models.network_configs import ResidualUNetConfig
 from models.processes import Process
-from models.registry import compute_dtype_for
-from models.residual_unet import ResidualUNetConfig
 from models.train import TrainingConfig, train
 from models.training_data import ImageFile, SliceSet
 from models.validate import denoising_psnr

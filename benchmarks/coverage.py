@@ -35,7 +35,8 @@ from numpy.typing import NDArray
 
 from benchmarks.record import Check, Outcome, publish
 from models.conformal_factors import ConformalFactors, write_factors
-from models.registry import load_prior, read_config
+from models.loading import load_prior
+from models.registry import read_config
 from recon.choices import PresetName
 from recon.conformal import Comparison, conformal_factor
 from recon.phantom import simulate

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.loading import load_prior
 from models.reduction import resized_complex
-from models.registry import load_prior
 from models.training_data import ImageFile, SliceSet
 from models.validate import SIGMAS, add_noise, denoising_psnr, psnr
 from recon.prior import Prior

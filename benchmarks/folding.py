@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.record import Check, Outcome, Row, publish
 from benchmarks.shared_slice import SCANS
-from models.registry import load_prior
+from models.loading import load_prior
 from recon.calibration import CalibrationSettings
 from recon.evaluation import evaluate
 from recon.io.files import read_scan

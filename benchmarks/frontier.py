@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmarks.record import Check, Outcome, publish
 from benchmarks.shared_slice import Case, undersampled
-from models.registry import load_prior
+from models.loading import load_prior
 from recon import convergence, diagnostics
 from recon.calibration import calibrate
 from recon.chains import Advance, Draws, run_chains

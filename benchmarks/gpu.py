@@ -30,7 +30,7 @@ from benchmarks.record import RESULTS
 from benchmarks.samplers import Denoiser, daps
 from models import DEFAULT_MODEL
 from models.denoiser import NetworkPrior
-from models.registry import compute_dtype_for, load_prior
+from models.loading import compute_dtype_for, load_prior
 from models.replay import VARIABLE
 from recon.choices import PatternName
 from recon.noise import NoiseStreams

@@ -40,8 +40,8 @@ from benchmarks.image_operators import (
 from benchmarks.record import Check, Outcome, Row, publish
 from benchmarks.samplers import Denoiser, dps
 from models.denoiser import NetworkPrior
+from models.loading import load_prior
 from models.noise_experts import NoiseExperts
-from models.registry import load_prior
 from models.training_data import ImageFile, SliceSet
 from recon.noise import NoiseStreams
 from recon.phantom import simulate

@@ -42,7 +42,7 @@ from benchmarks.shared_slice import (
     sample_scores,
 )
 from benchmarks.single_images import methods
-from models.registry import load_prior
+from models.loading import load_prior
 from recon.noise import NoiseStreams
 from recon.paths import MeasurementPath
 from recon.pipeline import CoarseReady, reconstruct

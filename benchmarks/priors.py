@@ -7,8 +7,8 @@ from pathlib import Path
 
 from models import DEFAULT_MODEL
 from models.denoiser import NetworkPrior
-from models.model_folder import read_model
-from models.registry import build_prior, load_prior
+from models.loading import build_prior, load_prior
+from models.model_weights import read_model
 
 
 def chosen_priors(chosen: Sequence[str]) -> dict[str, NetworkPrior]:

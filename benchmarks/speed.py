@@ -25,7 +25,7 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.record import Check, Outcome, Row, publish
-from models.registry import load_prior
+from models.loading import load_prior
 from recon.calibration import CalibrationSettings, calibrate
 from recon.chains import ChainPlan, run_chains
 from recon.choices import PatternName

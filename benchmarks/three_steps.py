@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.record import Check, Outcome, Row, publish
 from benchmarks.shared_slice import Case, image_scores, prepare
-from models.registry import load_prior
+from models.loading import load_prior
 from recon.coarse import CoarseMethod, coarse_reconstruction
 from recon.noise import NoiseStreams
 from recon.sampler import diffuse, init, step

@@ -40,7 +40,7 @@ from benchmarks.record import Outcome, publish
 from benchmarks.scans import ROOT, full_scan
 from models.augment import Augmentation, complex_patches
 from models.errors import ModelError
-from models.registry import compute_dtype_for
+from models.loading import compute_dtype_for
 from models.synthetic_heads import SyntheticHeads
 from models.training_data import BatchStream, ImageFile, Mixture, SliceSet
 from recon.choices import PatternName

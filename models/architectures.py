@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
 from torch import nn
 
-from models.diffusers_unet import DiffusersUNet, DiffusersUNetConfig
-from models.network import UNet, UNetConfig
-from models.noise_experts import NoiseExperts, NoiseExpertsConfig
-from models.residual_unet import ResidualUNet, ResidualUNetConfig
-from models.song_unet import SongUNet, SongUNetConfig
-
-TrainableConfig = Annotated[ResidualUNetConfig | UNetConfig, Field(discriminator="architecture")]
-"""The architectures that `models.train` trains."""
-
-NetworkConfig = Annotated[
-    ResidualUNetConfig | NoiseExpertsConfig | UNetConfig | DiffusersUNetConfig | SongUNetConfig,
-    Field(discriminator="architecture"),
-]
-"""Every architecture there is. All map (batch, 2, rows, columns) and a label (batch,) to images."""
+from models.diffusers_unet import DiffusersUNet
+from models.network import UNet
+from models.network_configs import (
+    DiffusersUNetConfig,
+    NetworkConfig,
+    NoiseExpertsConfig,
+    ResidualUNetConfig,
+    SongUNetConfig,
+    UNetConfig,
+)
+from models.noise_experts import NoiseExperts
+from models.residual_unet import ResidualUNet
+from models.song_unet import SongUNet
 
 
 def build_network(config: NetworkConfig) -> nn.Module:

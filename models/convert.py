@@ -12,11 +12,11 @@ from pathlib import Path
 from pydantic import ValidationError
 from torch import Tensor
 
-from models.architectures import NetworkConfig
-from models.denoiser import Parameterization
 from models.errors import ModelError
 from models.install import write_model
 from models.model_folder import MAX_WEIGHTS_BYTES, ModelDescription, WeightsDtype, printable
+from models.network_configs import NetworkConfig
+from models.parameterizations import Parameterization
 
 # float32 checkpoints are twice as large as what is stored of them by default.
 MAX_SOURCE_BYTES = 2 * MAX_WEIGHTS_BYTES

@@ -17,10 +17,11 @@ from models.convert import (
     unsupported,
     write_converted,
 )
-from models.denoiser import BetaSchedule, VariancePreservingParameterization
-from models.diffusers_unet import DiffusersUNetConfig
 from models.errors import ModelError
-from models.model_folder import MAX_CONFIG_BYTES, parse_safetensors, read_capped
+from models.model_folder import MAX_CONFIG_BYTES, read_capped
+from models.model_weights import parse_safetensors
+from models.network_configs import DiffusersUNetConfig
+from models.parameterizations import BetaSchedule, VariancePreservingParameterization
 from models.registry import check_name
 
 

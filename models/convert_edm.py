@@ -22,11 +22,12 @@ from models.convert import (
     unsupported,
     write_converted,
 )
-from models.denoiser import EdmParameterization
 from models.errors import ModelError
-from models.model_folder import parse_safetensors, read_capped
+from models.model_folder import read_capped
+from models.model_weights import parse_safetensors
+from models.network_configs import SongUNetConfig
+from models.parameterizations import EdmParameterization
 from models.registry import check_name
-from models.song_unet import SongUNetConfig
 
 
 def convert_edm(source: Path, out_folder: Path, about: Conversion, sigma_data: float) -> Path:

@@ -1,136 +1,20 @@
-"""A trained network as a `Prior`: preconditioning, complex images, any matrix size.
-
-Sources: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models",
-Table 1 (column "Ours") and Eq. 7; Ho et al. 2020, "Denoising Diffusion Probabilistic Models"
-(epsilon prediction, linear schedule); Salimans and Ho 2022 (v prediction); Nichol and Dhariwal
-2021 (cosine schedule).
-"""
+"""A trained network as a `Prior`: complex images of any matrix size, as many as memory holds."""
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache, partial
-from typing import Annotated, Literal, Self
+from functools import partial
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from models.memory_fitting import FittingParts
 from models.noise_experts import NoiseExperts
-from models.reduction import SIGMA_DATA, edm_scales
+from models.parameterizations import (
+    TRAINED_HERE,
+    EdmParameterization,
+    VariancePreservingParameterization,
+)
 from models.replay import Replayed, record_graph, wanted
-
-BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
-
-
-class EdmParameterization(BaseModel):
-    """Karras et al.: input, output and skip scaled to unit variance at every noise level."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["edm"] = "edm"
-    sigma_data: float = Field(
-        SIGMA_DATA, gt=0, allow_inf_nan=False, description="assumed RMS of one component"
-    )
-    noise_label: Literal["scaled-log", "quarter-log"] = Field(
-        "scaled-log", description="what the network is told: 100 (ln sigma + 7), or ln(sigma) / 4"
-    )
-
-    @property
-    def sigma_range(self) -> tuple[float, float]:
-        """Noise levels that the formulas allow, in the network's units."""
-        return 0.0, math.inf
-
-    def denoise(self, network: nn.Module, noisy: Tensor, sigma: Tensor) -> Tensor:
-        """E[clean | noisy] in the network's units; shapes as in `precondition`."""
-        sigma = sigma.to(torch.float32)
-        skip, out, into = edm_scales(sigma, self.sigma_data)
-        # MONAI's embedding resolves labels of 0 to 1000: 100 per e-fold from sigma = 0.001.
-        scaled = self.noise_label == "scaled-log"
-        label = 100 * (sigma.log() + 7) if scaled else sigma.log() / 4
-        raw = network(noisy * into, label).to(torch.float32)
-        return skip * noisy + out * raw
-
-
-class VariancePreservingParameterization(BaseModel):
-    """A network trained on a discrete variance-preserving diffusion, at any noise level.
-
-    Timestep t adds noise of `noise_levels[t]` to an image and then scales it to unit variance.
-    Between two timesteps the network is told a fraction, linear in the logarithm of sigma.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["vp-epsilon", "vp-v"]
-    beta_schedule: BetaSchedule = "linear"
-    beta_start: float = Field(1e-4, gt=0, lt=1)
-    beta_end: float = Field(0.02, gt=0, lt=1)
-    timesteps: int = Field(1000, ge=2, le=10_000)
-
-    @model_validator(mode="after")
-    def _rising(self) -> Self:
-        levels = self.noise_levels
-        if not bool(levels.isfinite().all() and (levels.diff() > 0).all()):
-            raise ValueError("the noise levels of the timesteps must be finite and rise")
-        return self
-
-    @property
-    def noise_levels(self) -> Tensor:
-        """(timesteps,) float64: the std, relative to the image, of the noise of each timestep."""
-        return _noise_levels(self.beta_schedule, self.beta_start, self.beta_end, self.timesteps)
-
-    @property
-    def sigma_range(self) -> tuple[float, float]:
-        """Noise levels of the first and the last timestep, in the network's units."""
-        return float(self.noise_levels[0]), float(self.noise_levels[-1])
-
-    def timestep(self, sigma: Tensor) -> Tensor:
-        """The (fractional) timestep of each noise level, float32; clamped to the known ones."""
-        known = _log_levels(self, sigma.device)
-        wanted = sigma.to(torch.float64).log().clamp(known[0], known[-1])
-        above = torch.searchsorted(known, wanted).clamp(1, self.timesteps - 1)
-        low, high = known[above - 1], known[above]
-        return (above - 1 + (wanted - low) / (high - low)).to(torch.float32)
-
-    def denoise(self, network: nn.Module, noisy: Tensor, sigma: Tensor) -> Tensor:
-        """E[clean | noisy] in the network's units; shapes as in `precondition`."""
-        level = sigma.to(torch.float32).view(-1, 1, 1, 1)
-        shrink = (1 + level**2).rsqrt()
-        raw = network(noisy * shrink, self.timestep(sigma)).to(torch.float32)
-        if self.kind == "vp-epsilon":
-            return noisy - level * raw
-        return shrink**2 * noisy - level * shrink * raw
-
-
-@lru_cache(maxsize=16)
-def _log_levels(of: VariancePreservingParameterization, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # kept, it may be needed outside, too
-        return of.noise_levels.log().to(device)
-
-
-Parameterization = Annotated[
-    EdmParameterization | VariancePreservingParameterization, Field(discriminator="kind")
-]
-
-
-@lru_cache(maxsize=16)
-def _noise_levels(schedule: BetaSchedule, start: float, end: float, count: int) -> Tensor:
-    # In float32 up to the product, as the networks were trained.
-    if schedule == "linear":
-        beta = torch.linspace(start, end, count, dtype=torch.float32)
-    elif schedule == "scaled_linear":
-        beta = torch.linspace(start**0.5, end**0.5, count, dtype=torch.float32) ** 2
-    else:
-        share = torch.arange(count + 1, dtype=torch.float64) / count
-        kept = torch.cos((share + 0.008) / 1.008 * math.pi / 2) ** 2
-        beta = (1 - kept[1:] / kept[:-1]).clamp(max=0.999).to(torch.float32)
-    kept = torch.cumprod(1 - beta, dim=0).to(torch.float64)
-    return ((1 - kept) / kept).sqrt()
-
-
-TRAINED_HERE = EdmParameterization()
-"""The parameterization of networks that `models.train` trains."""
 
 
 def precondition(network: nn.Module, noisy: Tensor, sigma: Tensor) -> Tensor:

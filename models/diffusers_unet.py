@@ -7,79 +7,16 @@ state dict loads unchanged. Unconditional models of two channels (real, imaginar
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.network_configs import DiffusersUNetConfig, DownBlockType, UpBlockType
 from models.padding import on_padded
 
-DownBlockType = Literal["DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D"]
-UpBlockType = Literal["UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"]
 Direction = Literal["up", "down"]
-Width = Annotated[int, Field(ge=1, le=2048)]
-
-
-class DiffusersUNetConfig(BaseModel):
-    """The options of `UNet2DModel` that its function depends on; names and defaults are its own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    architecture: Literal["diffusers-unet2d"] = "diffusers-unet2d"
-    in_channels: Literal[2]
-    out_channels: Literal[2]
-    block_out_channels: tuple[Width, ...] = Field(min_length=1, max_length=8)
-    down_block_types: tuple[DownBlockType, ...]
-    up_block_types: tuple[UpBlockType, ...]
-    layers_per_block: int = Field(2, ge=1, le=8)
-    mid_block_type: Literal["UNetMidBlock2D"] | None = "UNetMidBlock2D"
-    mid_block_scale_factor: float = Field(1.0, gt=0, allow_inf_nan=False)
-    add_attention: bool = True
-    attention_head_dim: Width | None = 8
-    attn_norm_num_groups: Width | None = None
-    norm_num_groups: Width = 32
-    norm_eps: float = Field(1e-5, gt=0, lt=1)
-    downsample_padding: Literal[0, 1] = 1
-    downsample_type: Literal["conv", "resnet"] = "conv"
-    upsample_type: Literal["conv", "resnet"] = "conv"
-    resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
-    act_fn: Literal["silu", "swish"] = "silu"
-    center_input_sample: Literal[False] = False
-    time_embedding_type: Literal["positional"] = "positional"
-    time_embedding_dim: Annotated[int, Field(ge=1, le=8192)] | None = None
-    flip_sin_to_cos: bool = True
-    freq_shift: float = Field(0, ge=0, lt=1.5)
-    class_embed_type: None = None
-    num_class_embeds: None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if not (
-            len(self.block_out_channels) == len(self.down_block_types) == len(self.up_block_types)
-        ):
-            raise ValueError("block_out_channels, down_block_types and up_block_types must match")
-        if self.block_out_channels[0] < 4:
-            raise ValueError("the first of block_out_channels must be at least 4")
-        return self
-
-    @property
-    def multiple(self) -> int:
-        """Rows and columns must be a multiple of this; `DiffusersUNet` pads up to it."""
-        return int(2 ** (len(self.block_out_channels) - 1))
-
-    @property
-    def embedding(self) -> int:
-        """Channels of the embedded timestep."""
-        return self.time_embedding_dim or 4 * self.block_out_channels[0]
-
-    def heads(self, channels: int) -> int:
-        """Attention heads of a block. Raises ValueError when the channels cannot be divided."""
-        width = self.attention_head_dim or channels
-        if channels % width:
-            raise ValueError(f"{channels} channels cannot be split into heads of {width}")
-        return channels // width
 
 
 def sinusoidal_embedding(

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
-from models.architectures import NetworkConfig, TrainableConfig
 from models.augment import Augmentation
 from models.conformal_factors import MAX_FACTORS_BYTES, parse_factors
 from models.errors import ModelError
+from models.loading import build_prior, smoke_test
 from models.model_folder import (
     FACTORS_FILE,
     FILES,
@@ -26,25 +26,20 @@ from models.model_folder import (
     ModelConfig,
     ModelDescription,
     WeightsDtype,
-    check_fit,
-    count_parameters,
-    expected_tensors,
+    parameters_in,
     parse_config,
-    parse_safetensors,
     read_beside,
     read_capped,
-    read_model,
 )
-from models.noise_experts import NoiseExpertsConfig, coarse_part, joined
-from models.registry import (
-    SHIPPED_FOLDER,
-    build_prior,
-    check_name,
-    find_model,
-    smoke_test,
-    user_folder,
+from models.model_weights import check_fit, expected_tensors, parse_safetensors, read_model
+from models.network_configs import (
+    NetworkConfig,
+    NoiseExpertsConfig,
+    ResidualUNetConfig,
+    TrainableConfig,
 )
-from models.residual_unet import ResidualUNetConfig
+from models.noise_experts import coarse_part, joined
+from models.registry import SHIPPED_FOLDER, check_name, find_model, user_folder
 from models.typical_scans import MAX_TYPICAL_BYTES, parse_typical
 
 
@@ -155,7 +150,7 @@ def write_model(
         **{key: getattr(description, key) for key in ModelDescription.model_fields},
         weights_sha256=hashlib.sha256(stored).hexdigest(),
     )
-    files = {"weights.safetensors": stored, "README.md": _model_card(config).encode()}
+    files = {"weights.safetensors": stored, "README.md": _model_card(config, stored).encode()}
     return _install(out_folder, config, files, smoke_tested=smoke_tested)
 
 
@@ -187,7 +182,7 @@ def add_model(folder: Path, name: str | None = None) -> Path:
     files[FILES[2]] = (
         read_capped(card, MAX_CARD_BYTES, "card-size", follow_links=False)
         if card.exists() or card.is_symlink()
-        else _model_card(config).encode()
+        else _model_card(config, files[FILES[1]]).encode()
     )
     for beside, limit, code, parse in (
         (FACTORS_FILE, MAX_FACTORS_BYTES, "calibration-size", parse_factors),
@@ -249,13 +244,14 @@ def _install(
     return target
 
 
-def _model_card(config: ModelDescription) -> str:
+def _model_card(config: ModelDescription, weights: bytes) -> str:
     low, high = config.sigma_range
+    parameters = parameters_in(weights, f"the weights of model '{config.name}'")
     sources = "\n".join(f"- {source}" for source in config.data_attributions) or "- none named"
     return f"""# {config.name}
 
 A learned prior of complex MR images for `mri-posterior`: a denoiser with \
-{count_parameters(config):,} parameters
+{parameters:,} parameters
 ({config.network.architecture}), for noise of {low:g} to {high:g} per real component on images whose
 99th percentile of the magnitude is 1.
 

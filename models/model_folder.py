@@ -1,25 +1,20 @@
 """A model on disk: a folder of `config.json`, `weights.safetensors` and, for people, `README.md`.
 
 `calibration.json` (`models.conformal_factors`) and `typical.json` (`models.typical_scans`) may lie
-beside them.
-
-Nothing in it is ever executed. Order of the checks: kind and size of the files, SHA-256, format,
-then names, shapes and types against the network that the configuration describes, then values.
+beside them. What is read here loads no torch; `models.model_weights` reads the weights.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
 import math
 import os
 import secrets
 import stat
 import unicodedata
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, Self
 
-import torch
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -29,15 +24,10 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from safetensors import SafetensorError
-from safetensors.torch import load
-from torch import Tensor
 
-from models.architectures import NetworkConfig, build_network
-from models.denoiser import TRAINED_HERE, EdmParameterization, Parameterization
 from models.errors import ModelError
-from models.noise_experts import NoiseExpertsConfig
-from models.residual_unet import ResidualUNetConfig
+from models.network_configs import NetworkConfig, NoiseExpertsConfig, ResidualUNetConfig
+from models.parameterizations import TRAINED_HERE, EdmParameterization, Parameterization
 
 FILES = ("config.json", "weights.safetensors", "README.md")
 FACTORS_FILE = "calibration.json"
@@ -49,8 +39,6 @@ MAX_CONFIG_BYTES = 64 * 1024
 MAX_CARD_BYTES = 256 * 1024
 MAX_WEIGHTS_BYTES = 512 * 1024**2
 MAX_HEADER_BYTES = 1024**2
-
-_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 def printable(text: str) -> str:
@@ -113,41 +101,6 @@ class ModelConfig(ModelDescription):
     weights_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Model(NamedTuple):
-    """A model whose files passed every check that does not run the network."""
-
-    config: ModelConfig
-    tensors: dict[str, Tensor]
-
-
-def read_model(folder: Path) -> Model:
-    """The model in `folder`, after every check that does not run the network.
-
-    Raises ModelError. The checks never execute anything, and allocate no more than the capped
-    files are large.
-    """
-    config = read_config_file(folder)
-    content = read_capped(folder / "weights.safetensors", MAX_WEIGHTS_BYTES, "weights-size")
-    if hashlib.sha256(content).hexdigest() != config.weights_sha256:
-        raise ModelError(
-            "weights-digest",
-            f"the weights of model '{config.name}' are not those its configuration was written "
-            "for (SHA-256 differs); install the model again",
-        )
-    tensors = parse_safetensors(content, f"the weights of model '{config.name}'")
-    check_fit(config, tensors)
-    if not all(bool(value.isfinite().all()) for value in tensors.values()):
-        raise ModelError(
-            "weights-not-finite", f"model '{config.name}' holds NaN or infinite weights"
-        )
-    return Model(config, tensors)
-
-
-def count_parameters(config: ModelDescription) -> int:
-    """Number of weights of the network, without building it in memory."""
-    return sum(math.prod(shape) for shape, _ in expected_tensors(config).values())
-
-
 def parse_config(text: bytes, origin: str) -> ModelConfig:
     """The checked content of a `config.json`; `origin` names it in the ModelError."""
     try:
@@ -168,8 +121,13 @@ def read_config_file(folder: Path) -> ModelConfig:
     return config
 
 
-def read_capped(file: Path, limit: int, code: str, *, follow_links: bool = True) -> bytes:
-    """The content of a regular file of at most `limit` bytes; ModelError with `code` if larger."""
+def read_capped(
+    file: Path, limit: int, code: str, *, follow_links: bool = True, most: int | None = None
+) -> bytes:
+    """The content of a regular file of at most `limit` bytes; ModelError with `code` if larger.
+
+    `most` asks for the first bytes only.
+    """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not make us wait
     try:
         descriptor = os.open(file, flags if follow_links else flags | os.O_NOFOLLOW)
@@ -184,7 +142,7 @@ def read_capped(file: Path, limit: int, code: str, *, follow_links: bool = True)
         if status.st_size > limit:
             raise ModelError(code, f"{file} is larger than the {limit:,} bytes allowed")
         with os.fdopen(descriptor, "rb", closefd=False) as handle:
-            return handle.read(status.st_size)
+            return handle.read(status.st_size if most is None else most)
     finally:
         os.close(descriptor)
 
@@ -213,60 +171,36 @@ def write_beside(file: Path, text: str) -> None:
         aside.unlink(missing_ok=True)
 
 
-def expected_tensors(
-    config: ModelDescription,
-) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and type of every tensor of the configured network; no memory is allocated for them.
+def count_parameters(folder: Path) -> int:
+    """Number of weights, as the header of their file says; the weights themselves are not read.
 
-    Trained weights have the configured type; constants (such as embedding frequencies, whose
-    rounding errors would be multiplied) are float32. Raises ModelError when there is no such
-    network.
+    Raises ModelError.
+    """
+    file = folder / "weights.safetensors"
+    what = f"the weights of model '{folder.name}'"
+    size = header_bytes(read_capped(file, MAX_WEIGHTS_BYTES, "weights-size", most=8), what)
+    return parameters_in(read_capped(file, MAX_WEIGHTS_BYTES, "weights-size", most=8 + size), what)
+
+
+def parameters_in(weights: bytes, what: str) -> int:
+    """Number of weights in a safetensors file, of which the header is enough.
+
+    `what` names it in the ModelError.
     """
     try:
-        with torch.device("meta"):
-            network = build_network(config.network)
-    except (ValueError, RuntimeError, ZeroDivisionError) as error:
-        raise ModelError(
-            "bad-config", f"no network can be built for model '{config.name}': {error}"
-        ) from error
-    trained = {key for key, _ in network.named_parameters()}
-    return {
-        key: (
-            tuple(value.shape),
-            _DTYPES[config.weights_dtype] if key in trained else torch.float32,
-        )
-        for key, value in network.state_dict().items()
-    }
+        header = json.loads(weights[8 : 8 + header_bytes(weights, what)])
+        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+        return sum(math.prod(map(int, shape)) for shape in shapes)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ModelError("weights-format", f"{what} are not safetensors") from error
 
 
-def check_fit(
-    config: ModelDescription, tensors: Mapping[str, Tensor], *, types: bool = True
-) -> None:
-    """Raise ModelError unless these are exactly the tensors of the configured network.
+def header_bytes(start: bytes, what: str) -> int:
+    """Length of the header of a safetensors file that starts so; `what` names it in the ModelError.
 
-    `types=False` lets tensors be of other types than they are going to be stored in.
+    It is JSON: its length is capped before anything parses it.
     """
-    expected = expected_tensors(config)
-    wrong = sorted(expected.keys() ^ tensors.keys()) + sorted(
-        key
-        for key, value in tensors.items()
-        if key in expected
-        and (tuple(value.shape) != expected[key][0] or (types and value.dtype != expected[key][1]))
-    )
-    if wrong:
-        raise ModelError(
-            "weights-mismatch",
-            f"the weights of model '{config.name}' do not fit its network: {len(wrong)} tensors "
-            f"are missing, unknown or of another shape or type, {wrong[0]!r} among them",
-        )
-
-
-def parse_safetensors(content: bytes, what: str) -> dict[str, Tensor]:
-    """All tensors of a safetensors file; `what` names it in the ModelError."""
-    # The header is JSON: its length is capped before anything parses it.
-    if int.from_bytes(content[:8], "little") > MAX_HEADER_BYTES:
+    size = int.from_bytes(start[:8], "little")
+    if size > MAX_HEADER_BYTES:
         raise ModelError("weights-format", f"{what} are not safetensors, or of too many tensors")
-    try:
-        return load(content)
-    except (SafetensorError, KeyError) as error:
-        raise ModelError("weights-format", f"{what} are not safetensors: {error}") from error
+    return size

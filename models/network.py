@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.network_configs import UNetConfig
 from models.padding import on_padded
-
-
-class UNetConfig(BaseModel):
-    """Shape of a denoising U-Net; the defaults make a network of 5 M parameters."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    architecture: Literal["monai-unet"] = "monai-unet"
-    channels: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
-        (32, 64, 96, 128), min_length=2, max_length=6
-    )
-    res_blocks: int = Field(2, ge=1, le=4)
-    norm_groups: int = Field(8, ge=1, le=64)
-    patch: int = Field(2, ge=1, le=4)
-
-    @property
-    def multiple(self) -> int:
-        """Rows and columns must be a multiple of this; `UNet` pads up to it."""
-        return int(self.patch * 2 ** (len(self.channels) - 1))
 
 
 class UNet(nn.Module):

@@ -9,24 +9,12 @@ known, and that is in the centre of k-space: the second network may work on that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from models.residual_unet import ResidualUNet, ResidualUNetConfig
-
-
-class NoiseExpertsConfig(BaseModel):
-    """Both networks, and the noise level from which on the second one is asked."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    architecture: Literal["noise-experts"] = "noise-experts"
-    fine: ResidualUNetConfig = ResidualUNetConfig()
-    coarse: ResidualUNetConfig
-    switch: float = Field(gt=0, allow_inf_nan=False, description="noise std per component")
+from models.network_configs import NoiseExpertsConfig
+from models.residual_unet import ResidualUNet
 
 
 class NoiseExperts(nn.Module):

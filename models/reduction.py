@@ -8,8 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-SIGMA_DATA = 0.25
-"""RMS of one component of a training image whose 99th percentile is 1."""
+from models.parameterizations import SIGMA_DATA, edm_scales
 
 
 def on_reduced(
@@ -31,16 +30,6 @@ def on_reduced(
     small = resized(noisy, smaller)
     clean = small_skip * small + small_out * network(small_into * small, left).float()
     return (resized(clean, shape) - skip * noisy) / out
-
-
-def edm_scales(sigma: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Factors of the skip, the output and the input, each (batch, 1, 1, 1), for `sigma` (batch,).
-
-    Karras et al. 2022, Table 1 (column "Ours").
-    """
-    level = sigma.to(torch.float32).view(-1, 1, 1, 1)
-    total = level**2 + sigma_data**2
-    return sigma_data**2 / total, level * sigma_data * total.rsqrt(), total.rsqrt()
 
 
 def resized(image: Tensor, shape: tuple[int, int]) -> Tensor:

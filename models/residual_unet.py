@@ -10,40 +10,18 @@ receiver's phase. And the noise level scales the features of every block.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.network_configs import ResidualUNetConfig
 from models.padding import on_padded
 from models.reduction import on_reduced
 
 _FREQUENCIES = 8
 _EMBEDDING = 64
 _PHASE_WIDTH = 4.0
-
-
-class ResidualUNetConfig(BaseModel):
-    """Shape of the network; the defaults make the 4 M-parameter one for CPUs."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    architecture: Literal["residual-unet"] = "residual-unet"
-    channels: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
-        (64, 96, 128, 192), min_length=2, max_length=6
-    )
-    blocks: int = Field(2, ge=1, le=8, description="residual blocks per level, down and up")
-    patch: int = Field(2, ge=1, le=4, description="side of the pixel blocks that become channels")
-    reduction: int = Field(
-        1, ge=1, le=8, description="only the central 1/n x 1/n of k-space, for much noise"
-    )
-
-    @property
-    def multiple(self) -> int:
-        """Rows and columns must be a multiple of this; `ResidualUNet` pads up to it."""
-        return int(self.patch * 2 ** (len(self.channels) - 1))
 
 
 class ResidualUNet(nn.Module):

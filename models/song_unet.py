@@ -9,46 +9,19 @@ residual encoder and the standard decoder.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.diffusers_unet import sinusoidal_embedding
+from models.network_configs import SongUNetConfig
 from models.padding import on_padded
 
-Width = Annotated[int, Field(ge=4, le=2048)]
 Direction = Literal["up", "down"]
 _SKIP_SCALE = math.sqrt(0.5)
 _EPS = 1e-6
-
-
-class SongUNetConfig(BaseModel):
-    """Shape of a DDPM++ (all defaults) or NCSN++ network."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    architecture: Literal["edm-songunet"] = "edm-songunet"
-    base_channels: Width = Field(description="channels of the first convolution")
-    channels: tuple[Width, ...] = Field(min_length=1, max_length=8, description="of each level")
-    blocks: int = Field(4, ge=1, le=8, description="residual blocks of each level, on the way down")
-    attention: tuple[bool, ...] = Field(description="which levels attend")
-    noise_channels: Width = Field(
-        multiple_of=2, description="channels of the noise level's sines and cosines"
-    )
-    embedding_channels: Width = Field(description="channels of the embedded noise level")
-    embedding: Literal["positional", "fourier"] = "positional"
-    encoder: Literal["standard", "residual"] = "standard"
-    resample_filter: Literal["box", "binomial"] = Field(
-        "box", description="[1, 1] or [1, 3, 3, 1], before normalisation"
-    )
-
-    @property
-    def multiple(self) -> int:
-        """Rows and columns must be a multiple of this; `SongUNet` pads up to it."""
-        return int(2 ** (len(self.channels) - 1))
 
 
 def resample(

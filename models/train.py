@@ -23,15 +23,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from models.architectures import TrainableConfig, build_network
+from models.architectures import build_network
 from models.augment import Augmentation, complex_patches
 from models.denoiser import NetworkPrior, precondition
 from models.errors import ModelError
+from models.loading import compute_dtype_for
+from models.network_configs import ResidualUNetConfig, TrainableConfig
 from models.optimizers import Optimizer, OptimizerName
+from models.parameterizations import SIGMA_DATA
 from models.processes import Process
-from models.reduction import SIGMA_DATA
-from models.registry import compute_dtype_for
-from models.residual_unet import ResidualUNetConfig
 from models.synthetic_heads import SyntheticHeads
 from models.training_data import BatchStream, ImageFile, Mixture, SliceSet
 from models.validate import SIGMAS, denoising_psnr

@@ -14,7 +14,8 @@ import torch
 from models import DEFAULT_MODEL as DEFAULT_MODEL
 from models.conformal_factors import ConformalFactor
 from models.denoiser import NetworkPrior
-from models.registry import load_prior, read_config
+from models.loading import load_prior
+from models.registry import read_config
 from recon.errors import ScanError
 from recon.evaluation import Evaluation, evaluate
 from recon.io.files import (

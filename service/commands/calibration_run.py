@@ -19,8 +19,9 @@ from models.conformal_factors import (
     write_factors,
 )
 from models.errors import ModelError
+from models.loading import load_prior
 from models.model_folder import FACTORS_FILE
-from models.registry import find_model, is_shipped, load_prior, read_config
+from models.registry import find_model, is_shipped, read_config
 from recon.choices import PatternName, PresetName
 from recon.conformal import fewest_scans
 from recon.errors import ScanError

@@ -145,7 +145,7 @@ def _devices() -> Finding:
 
 def _models(default: str) -> Iterator[Finding]:
     from models.errors import ModelError  # lazy: with the next
-    from models.model_folder import read_model  # lazy: loads torch
+    from models.model_weights import read_model  # lazy: loads torch
     from models.registry import find_model, list_models  # lazy: the same
 
     for name in list_models():
@@ -165,7 +165,7 @@ def _self_test(model: str) -> Finding:
     """The whole way on a small head: simulated, undersampled, reconstructed, compared."""
     import numpy as np  # lazy: with the next
 
-    from models.registry import load_prior  # lazy: loads torch
+    from models.loading import load_prior  # lazy: loads torch
     from recon.arrays import reconstruct_array  # lazy: the same
     from recon.errors import ReconError  # lazy: the same
     from recon.phantom import simulate  # lazy: the same

@@ -47,8 +47,8 @@ class Origin(StrEnum):
 def list_command(
     as_json: AsJson = False,
 ) -> None:
-    """List the priors that `--model` accepts; weights are not read (see `verify`)."""
-    from models.registry import list_models  # lazy: loads torch
+    """List the priors that `--model` accepts; weights are not checked (see `verify`)."""
+    from models.registry import list_models  # lazy: loads pydantic, NumPy
 
     found = [_summary(name) for name in list_models()]
     if as_json:
@@ -78,15 +78,15 @@ def list_command(
 
 def _summary(name: str) -> dict[str, Any]:
     """One model for people and programs; a damaged one is listed with its error's code."""
-    from models.model_folder import count_parameters  # lazy: loads torch
-    from models.registry import is_shipped, read_config  # lazy: the same
+    from models.model_folder import count_parameters  # lazy: loads pydantic, NumPy
+    from models.registry import find_model, is_shipped, read_config  # lazy: the same
 
     about = {"name": name, "default": name == DEFAULT_MODEL, "shipped": is_shipped(name)}
     try:
         config = read_config(name)
         return {
             **about,
-            "parameters": count_parameters(config),
+            "parameters": count_parameters(find_model(name)),
             **config.model_dump(
                 mode="json",
                 include={
@@ -117,7 +117,7 @@ def show(name: Name) -> None:
     """Show a model's configuration, SHA-256 and model card (which tells of its training)."""
     from rich.markdown import Markdown  # lazy: slow to load
 
-    from models.registry import read_card, read_config  # lazy: loads torch
+    from models.registry import read_card, read_config  # lazy: loads pydantic, NumPy
 
     config, card = read_config(name), read_card(name)
     told = {"training", "data_attributions"} if card else set()
@@ -147,7 +147,7 @@ def sample(
     require_writable((out,), overwrite=overwrite)
     from rich.progress import TaskProgressColumn  # lazy: slow to load
 
-    from models.registry import load_prior  # lazy: loads torch
+    from models.loading import load_prior  # lazy: loads torch
     from service.commands.terminal import progress  # lazy: loads numpy
     from service.prior_samples import draw, save_samples  # lazy: loads torch
     from service.runs import choose_device  # lazy: the same
@@ -194,7 +194,7 @@ def typical(
 @model_app.command(cls=Help)
 def verify(name: Name) -> None:
     """Check a model's files and run its network on noise; exit code 2 says that it failed."""
-    from models.registry import verify_model  # lazy: loads torch
+    from models.loading import verify_model  # lazy: loads torch
 
     (config, tensors), smoke = verify_model(name)
     output.print(

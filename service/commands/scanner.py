@@ -133,7 +133,7 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _engine(model: str, device: str, configs: dict[str, Choice]) -> Engine:
-    from models.registry import load_prior  # lazy: loads torch
+    from models.loading import load_prior  # lazy: loads torch
     from service.runs import choose_device, provenance  # lazy: the same
     from service.scanner.pipe import Engine  # lazy: the same
     from service.verdicts import typical_of  # lazy: the same

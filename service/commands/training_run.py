@@ -12,7 +12,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from models.errors import ModelError
-from models.noise_experts import NoiseExpertsConfig
+from models.network_configs import NoiseExpertsConfig
 from models.processes import Process
 from models.registry import read_config
 from models.train import Progress, TrainingConfig

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from models.conformal_factors import check_description
 from models.errors import ModelError
+from models.loading import load_prior
 from models.model_folder import TYPICAL_FILE
-from models.registry import find_model, is_shipped, load_prior
+from models.registry import find_model, is_shipped
 from models.typical_scans import write_typical
 from service.commands.terminal import counting_bar
 from service.conformal_measurement import find_files

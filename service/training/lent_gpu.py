@@ -23,9 +23,9 @@ import torch
 from rich.console import Console
 
 from models.errors import ModelError
+from models.network_configs import ResidualUNetConfig
 from models.pieces import join_pieces
 from models.processes import Process
-from models.residual_unet import ResidualUNetConfig
 from models.synthetic_heads import SyntheticHeads
 from models.timed_training import DeviceBatches, draw_pool, train_by_the_clock
 from models.train import TrainingConfig, TrainingRun

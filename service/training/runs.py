@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from models.errors import ModelError
-from models.model_folder import read_model
-from models.noise_experts import NoiseExpertsConfig, fine_part
+from models.model_weights import read_model
+from models.network_configs import NoiseExpertsConfig, ResidualUNetConfig
+from models.noise_experts import fine_part
 from models.processes import Process
 from models.registry import find_model
-from models.residual_unet import ResidualUNetConfig
 from models.synthetic_heads import SyntheticHeads
 from models.train import Progress, TrainingConfig, train
 from models.training_data import ImageFile

@@ -10,7 +10,7 @@ import torch
 
 from models import DEFAULT_MODEL
 from models.denoiser import NetworkPrior
-from models.registry import load_prior
+from models.loading import load_prior
 from recon.alarm import TypicalScans
 from recon.io.files import read_calibration, read_scan
 from recon.prior import Prior

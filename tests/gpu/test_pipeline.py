@@ -19,7 +19,8 @@ from benchmarks.image_operators import (
     image_problem,
 )
 from models.denoiser import NetworkPrior
-from models.residual_unet import ResidualUNet, ResidualUNetConfig
+from models.network_configs import ResidualUNetConfig
+from models.residual_unet import ResidualUNet
 from recon import coarse, schedule, solve
 from recon.chains import ChainPlan, run_chains
 from recon.noise import NoiseKey

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.registry import load_prior
+from models.loading import load_prior
 from recon import schedule
 from recon.io.files import read_scan
 from recon.posterior import SlicePosterior

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.song_unet import SongUNet, SongUNetConfig
+from models.network_configs import SongUNetConfig
+from models.song_unet import SongUNet
 
 OUTPUTS = Path(__file__).parent / "edm_outputs.json"
 LABEL = -0.3

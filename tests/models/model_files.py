@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.network import UNet, UNetConfig
+from models.network import UNet
+from models.network_configs import UNetConfig
 
 TINY = UNetConfig(channels=(8, 8), res_blocks=1, norm_groups=4)
 ABOUT: dict[str, Any] = {

@@ -20,7 +20,8 @@ from models.conformal_factors import (
 )
 from models.errors import ModelError
 from models.install import add_model, package, remove_model
-from models.registry import load_prior, read_config, read_factors, verify_model
+from models.loading import load_prior, verify_model
+from models.registry import read_config, read_factors
 from tests.models.factor_entries import HELD, entry
 from tests.models.model_files import ABOUT, replace_weights, write_run
 

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from models import install
 from models.convert import Conversion
 from models.convert_diffusers import convert_diffusers
-from models.denoiser import VariancePreservingParameterization
-from models.diffusers_unet import DiffusersUNet, DiffusersUNetConfig
-from models.registry import ModelError, load_prior, read_config, verify_model
+from models.diffusers_unet import DiffusersUNet
+from models.loading import load_prior, verify_model
+from models.network_configs import DiffusersUNetConfig
+from models.parameterizations import VariancePreservingParameterization
+from models.registry import ModelError, read_config
 from tests.models.diffusers_fixture import (
     BASE,
     NETWORKS,
@@ -145,7 +147,7 @@ def test_between_timesteps_the_network_is_told_a_fraction(name: str) -> None:
     parameterization = VariancePreservingParameterization(
         kind=KINDS[schedule.pop("prediction_type")], **schedule
     )
-    levels = parameterization.noise_levels
+    levels = torch.from_numpy(parameterization.noise_levels)
     middle = (levels[:-1] * levels[1:]).sqrt()
     torch.testing.assert_close(
         parameterization.timestep(middle), torch.arange(999) + 0.5, rtol=0, atol=1e-3

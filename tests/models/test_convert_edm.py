@@ -22,8 +22,10 @@ from models import convert_edm as conversion
 from models import install
 from models.convert import Conversion
 from models.convert_edm import convert_edm
-from models.denoiser import EdmParameterization, NetworkPrior
-from models.registry import ModelError, load_prior, read_config, verify_model
+from models.denoiser import NetworkPrior
+from models.loading import load_prior, verify_model
+from models.parameterizations import EdmParameterization
+from models.registry import ModelError, read_config
 from models.song_unet import SongUNet, resample
 from tests.models.edm_fixture import (
     LABEL,

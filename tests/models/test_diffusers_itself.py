@@ -12,8 +12,10 @@ import torch
 from models import install
 from models.convert import Conversion
 from models.convert_diffusers import convert_diffusers
-from models.diffusers_unet import DiffusersUNet, DiffusersUNetConfig
-from models.registry import load_prior, read_config
+from models.diffusers_unet import DiffusersUNet
+from models.loading import load_prior
+from models.network_configs import DiffusersUNetConfig
+from models.registry import read_config
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from models import install, registry
 from models.install import add_model, package, remove_model
+from models.loading import verify_model
 from models.model_folder import FACTORS_FILE, FILES
-from models.registry import ModelError, list_models, read_card, read_config, verify_model
+from models.registry import ModelError, list_models, read_card, read_config
 from tests.models.model_files import (
     ABOUT,
     replace_tensors,

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from models.denoiser import NetworkPrior
-from models.network import UNet, UNetConfig
+from models.network import UNet
+from models.network_configs import UNetConfig
 
 TINY = UNetConfig(channels=(8, 8), res_blocks=1, norm_groups=4)
 

@@ -13,16 +13,12 @@ from torch import Tensor
 from models import install, registry
 from models.denoiser import NetworkPrior, precondition
 from models.install import package
+from models.loading import load_prior, verify_model
 from models.model_folder import ModelError
-from models.noise_experts import (
-    NoiseExperts,
-    NoiseExpertsConfig,
-    coarse_part,
-    fine_part,
-    joined,
-)
-from models.registry import load_prior, read_config, verify_model
-from models.residual_unet import ResidualUNet, ResidualUNetConfig
+from models.network_configs import NoiseExpertsConfig, ResidualUNetConfig
+from models.noise_experts import NoiseExperts, coarse_part, fine_part, joined
+from models.registry import read_config
+from models.residual_unet import ResidualUNet
 from tests.models.model_files import ABOUT, replace_tensors, write_run
 
 FINE = ResidualUNetConfig(channels=(8, 12), blocks=1)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models.network_configs import ResidualUNetConfig
 from models.optimizers import Optimizer, OptimizerName
-from models.residual_unet import ResidualUNet, ResidualUNetConfig
+from models.residual_unet import ResidualUNet
 
 
 def network() -> nn.Module:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from models.denoiser import precondition
+from models.network_configs import ResidualUNetConfig
 from models.reduction import resized
-from models.residual_unet import ResidualUNet, ResidualUNetConfig
+from models.residual_unet import ResidualUNet
 
 SIDES = st.integers(1, 40)
 

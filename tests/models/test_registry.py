@@ -11,21 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models import model_folder, registry
-from models.denoiser import EdmParameterization, NetworkPrior
+from models import model_folder, model_weights, registry
+from models.denoiser import NetworkPrior
 from models.install import package
+from models.loading import compute_dtype_for, load_prior, verify_model
 from models.model_folder import count_parameters
 from models.network import UNet
-from models.registry import (
-    ModelError,
-    compute_dtype_for,
-    is_shipped,
-    list_models,
-    load_prior,
-    read_card,
-    read_config,
-    verify_model,
-)
+from models.parameterizations import EdmParameterization
+from models.registry import ModelError, is_shipped, list_models, read_card, read_config
 from tests.models.model_files import (
     ABOUT,
     TINY,
@@ -133,7 +126,7 @@ def test_tampered_weights_are_refused_unparsed(
     def parse(content: bytes) -> None:
         raise AssertionError("parsed before the digest was checked")
 
-    monkeypatch.setattr(model_folder, "load", parse)
+    monkeypatch.setattr(model_weights, "load", parse)
     assert refusal("tiny") == "weights-digest"
 
 
@@ -214,7 +207,7 @@ def test_missing_weights_are_refused(models: Path) -> None:
 
 
 def test_sizes_are_capped(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_folder, "MAX_WEIGHTS_BYTES", 1000)
+    monkeypatch.setattr(model_weights, "MAX_WEIGHTS_BYTES", 1000)
     assert refusal("tiny") == "weights-size"
     monkeypatch.setattr(model_folder, "MAX_CONFIG_BYTES", 10)
     assert refusal("tiny") == "config-size"
@@ -231,7 +224,7 @@ def test_a_long_header_is_refused_unparsed(models: Path, monkeypatch: pytest.Mon
     def parse(content: bytes) -> None:
         raise AssertionError("a header longer than allowed was parsed")
 
-    monkeypatch.setattr(model_folder, "load", parse)
+    monkeypatch.setattr(model_weights, "load", parse)
     length = model_folder.MAX_HEADER_BYTES + 1
     replace_weights(models / "tiny", struct.pack("<Q", length) + b" " * length)
     assert refusal("tiny") == "weights-format"
@@ -291,10 +284,29 @@ def test_weights_may_be_stored_in_three_types(models: Path, run_folder: Path, st
     )
 
 
-def test_parameters_are_counted_without_the_weights(models: Path) -> None:
-    (models / "tiny" / "weights.safetensors").unlink()
+def test_parameters_are_counted_from_the_header_alone(models: Path) -> None:
+    weights = models / "tiny" / "weights.safetensors"
+    content = weights.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    weights.write_bytes(content[:header])
     expected = sum(value.numel() for value in UNet(TINY).parameters())
-    assert count_parameters(read_config("tiny")) == expected
+    assert count_parameters(models / "tiny") == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\xff" * 8, (9).to_bytes(8, "little") + b"[1, 2, 3]",
+        (2).to_bytes(8, "little") + b"no",
+        (16).to_bytes(8, "little") + b'{"a": {"b": [1]}',
+        (5000).to_bytes(8, "little") + b"[" * 5000,
+    ],
+)  # fmt: skip
+def test_a_header_that_is_none_is_refused(models: Path, content: bytes) -> None:
+    (models / "tiny" / "weights.safetensors").write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        count_parameters(models / "tiny")
+    assert caught.value.code == "weights-format"
 
 
 def test_shipped_models_are_told_from_own_ones(models: Path, run_folder: Path) -> None:

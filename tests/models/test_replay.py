@@ -8,8 +8,9 @@ from torch import Tensor
 
 from models import replay
 from models.denoiser import NetworkPrior
+from models.network_configs import ResidualUNetConfig
 from models.replay import Function, Recording, Replayed, wanted
-from models.residual_unet import ResidualUNet, ResidualUNetConfig
+from models.residual_unet import ResidualUNet
 
 
 class Recorder:

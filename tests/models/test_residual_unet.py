@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.residual_unet import ResidualUNet, ResidualUNetConfig, smooth_phase
+from models.network_configs import ResidualUNetConfig
+from models.residual_unet import ResidualUNet, smooth_phase
 
 TINY = ResidualUNetConfig(channels=(8, 12, 16), blocks=1)
 LABEL = torch.tensor([400.0, 520.0])

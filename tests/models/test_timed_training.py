@@ -13,9 +13,9 @@ import torch
 from models import pieces as pieces_module
 from models.errors import ModelError
 from models.install import package
+from models.network_configs import ResidualUNetConfig
 from models.pieces import join_pieces, write_pieces
 from models.processes import Process
-from models.residual_unet import ResidualUNetConfig
 from models.synthetic_heads import SyntheticHeads
 from models.timed_training import DeviceBatches, draw_pool, fitting_batch, train_by_the_clock
 from models.train import TrainingConfig, TrainingRun

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from models import train as training
 from models.augment import Augmentation
 from models.errors import ModelError
-from models.network import UNetConfig
+from models.network_configs import UNetConfig
 from models.processes import Process
 from models.train import Progress, TrainingConfig, train
 from models.training_data import ImageFile

@@ -13,8 +13,9 @@ import pytest
 from models import registry
 from models.errors import ModelError
 from models.install import add_model, package, remove_model
+from models.loading import verify_model
 from models.model_folder import TYPICAL_FILE
-from models.registry import read_config, read_typical, verify_model
+from models.registry import read_config, read_typical
 from models.typical_scans import TypicalTable, write_typical
 from recon.verdict import SURPRISE_SIGMAS
 from service.verdicts import distributions_of, typical_of

@@ -22,7 +22,8 @@ import torch
 from safetensors.torch import save_file
 
 from models.install import package
-from models.network import UNet, UNetConfig
+from models.network import UNet
+from models.network_configs import UNetConfig
 from models.train import TrainingConfig
 from recon.io.files import write_scan
 from recon.phantom import simulate

@@ -106,6 +106,9 @@ def test_help_of_every_command_loads_nothing_heavy() -> None:
         ("reconstruct", "{folder}/missing.h5", "-o", "{folder}/out.h5"),
         ("reconstruct", "{folder}/scan.h5", "-o", "{folder}/scan.h5"),
         ("undersample", "{folder}/scan.h5", "-o", "{folder}/nowhere/out.h5"),
+        ("models", "list"),
+        ("models", "show", "brain-small"),
+        ("batch", "{folder}", "--out", "{folder}/out", "--dry-run"),
     ],
 )
 def test_commands_that_need_no_torch_do_not_load_it(
