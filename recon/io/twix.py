@@ -284,6 +284,7 @@ def _header(protocol: _Protocol, heads: NDArray[np.void], lines: Any) -> str:  #
     return (
         '<?xml version="1.0"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">'
         + _subject(protocol)
+        + _study(protocol)
         + f"<measurementInformation>{_position(protocol)}"
         + _element("protocolName", protocol.text("Meas", "tProtocolName"))
         + _element("frameOfReferenceUID", protocol.text("Config", "tFrameOfReference")[:64])
@@ -326,6 +327,12 @@ def _subject(protocol: _Protocol) -> str:
     name, number = protocol.text("Config", "tPatientName"), protocol.text("Config", "PatientID")
     inside = _element("patientName", name) + _element("patientID", number)
     return f"<subjectInformation>{inside}</subjectInformation>" if inside else ""
+
+
+def _study(protocol: _Protocol) -> str:
+    part = protocol.text("Dicom", "tBodyPartExamined")
+    inside = _element("bodyPartExamined", part[:16])
+    return f"<studyInformation>{inside}</studyInformation>" if inside else ""
 
 
 def _position(protocol: _Protocol) -> str:

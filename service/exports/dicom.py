@@ -22,7 +22,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, SecondaryCaptureImageStorage
 
 from recon.planes import turned, upright
-from service.exports.dicom_header import add_sequence, from_header
+from service.exports.dicom_header import add_body_part, add_sequence, from_header
 from service.exports.images import NOT_FOR_DIAGNOSIS, Attributes, ResultImages, unique_id
 from service.exports.overview import draw_overview, overview_index
 from service.products import DicomSeries
@@ -245,7 +245,7 @@ def _parametric_map(
         derived_pixel_contrast="STD_DEVIATION",
     )
     map_.SeriesDescription = str(first.SeriesDescription).replace("mean", "standard deviation map")
-    map_.Laterality = first.Laterality
+    add_body_part(map_, first.get("BodyPartExamined", ""))
     map_.ImageComments = first.ImageComments
     map_.DerivationDescription = first.DerivationDescription
     return map_

@@ -8,6 +8,7 @@ from typing import Any
 from highdicom.sr import CodedConcept
 from pydicom import Dataset
 
+from service.exports.body_part import UNPAIRED, body_part
 from service.exports.images import ResultImages, unique_id
 
 _UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+")
@@ -26,6 +27,7 @@ def from_header(images: ResultImages, key: bytes) -> Dataset:
     _study(dataset, images, getattr(header, "studyInformation", None), key)
     _series(dataset, images, getattr(header, "measurementInformation", None), key)
     _scanner(dataset, getattr(header, "acquisitionSystemInformation", None))
+    add_body_part(dataset, body_part(header))
     if not images.identified:
         # Archives file by these; they are the scan's own and say nothing of the patient.
         pseudonym = unique_id(key, "patient", images.attributes.get("input_sha256"))
@@ -37,6 +39,14 @@ def from_header(images: ResultImages, key: bytes) -> Dataset:
             CodedConcept("113100", "DCM", "Basic Application Confidentiality Profile")
         ]
     return dataset
+
+
+def add_body_part(dataset: Dataset, part: str) -> None:
+    """What was scanned, and that its side is not known where it may have one."""
+    if part:
+        dataset.BodyPartExamined = part
+    if part not in UNPAIRED:
+        dataset.Laterality = ""
 
 
 def _patient(dataset: Dataset, subject: Any) -> None:  # noqa: ANN401  # schema class or None
@@ -65,7 +75,7 @@ def _study(dataset: Dataset, images: ResultImages, study: Any, key: bytes) -> No
 def _series(dataset: Dataset, images: ResultImages, series: Any, key: bytes) -> None:  # noqa: ANN401
     own = _uid(getattr(series, "frameOfReferenceUID", None))
     dataset.FrameOfReferenceUID = own or unique_id(key, "frame", dataset.StudyInstanceUID)
-    dataset.PositionReferenceIndicator = dataset.Laterality = ""
+    dataset.PositionReferenceIndicator = ""
     position = getattr(series, "patientPosition", None)
     dataset.PatientPosition = _text(getattr(position, "value", position), 16)
     dataset.SeriesNumber = int(getattr(series, "initialSeriesNumber", None) or 0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from ismrmrd.xsd import ismrmrdHeader
+from ismrmrd.xsd import ismrmrdHeader, studyInformationType
 from numpy.typing import NDArray
 
 from recon.errors import ScanError
@@ -20,6 +20,7 @@ from recon.planes import ATTRIBUTE, ImageStack, axial
 from recon.posterior import PLAIN, Delivery, Shown, SlicePosterior, delivered
 from recon.scan import Geometry
 from service.conformal_scaling import sentence_of
+from service.exports.body_part import body_part
 
 NOT_FOR_DIAGNOSIS = "NOT FOR DIAGNOSTIC USE"
 _SPACE_LABELS = ("slice", "partition")
@@ -187,10 +188,11 @@ def without_identity(header: ismrmrdHeader) -> ismrmrdHeader:
         system = replace(
             system, institutionName=None, stationName=None, deviceID=None, deviceSerialNumber=None
         )
+    part = body_part(header)
     return replace(
         header,
         subjectInformation=None,
-        studyInformation=None,
+        studyInformation=studyInformationType(bodyPartExamined=part) if part else None,
         measurementInformation=measurement,
         acquisitionSystemInformation=system,
         userParameters=None,

@@ -81,6 +81,7 @@ def marked(
     *,
     repetitions: int = 1,
     identified: bool = False,
+    part: str = "BRAIN",
 ) -> ResultImages:
     """Voxel `mark_of` of the first slice is 9, all others lie between 1 and 2."""
     kept = keep or shape
@@ -109,5 +110,6 @@ def marked(
         "created": "2026-01-02T03:04:05+00:00",
         "software_version": "0.1.0",
     }
-    xml = header((*shape, 1), extra=IDENTITY)
+    body = f"<bodyPartExamined>{part}</bodyPartExamined></studyInformation>"
+    xml = header((*shape, 1), extra=IDENTITY.replace("</studyInformation>", body))
     return images_of(posteriors, attributes, xml, identified)
