@@ -7,6 +7,8 @@ export default defineConfig({
     // The policy of the page allows no inline scripts, and none are needed.
     modulePreload: { polyfill: false },
     assetsInlineLimit: 0,
+    // The bundle holds libraries of others, whose licences ask to be there with them.
+    license: { fileName: "licences.md" },
   },
   test: { include: ["tests/*.test.ts"] },
 });

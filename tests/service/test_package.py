@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import subprocess
 import sys
@@ -123,6 +124,18 @@ def run_installed(wheel: Path, folder: Path) -> None:
     assert "brain-small" in used.stdout, used.stderr
 
 
+def test_the_viewers_bundle_has_the_licences_of_what_others_wrote() -> None:
+    viewer = ROOT / "service" / "viewer"
+    if not (viewer / "dist" / "index.html").exists():
+        pytest.skip("the viewer is not built: make viewer")
+    _, *parts = (viewer / "dist" / "licences.md").read_text().split("\n## ")
+    named = {part.split(" - ")[0] for part in parts}
+    assert set(json.loads((viewer / "package.json").read_text())["dependencies"]) <= named
+    for part in parts:
+        assert "Copyright" in part, part.partition("\n")[0]
+        assert "WITHOUT WARRANTY" in part or "ANY EXPRESS OR IMPLIED WARRANTIES" in part
+
+
 @pytest.mark.slow
 def test_a_wheel_holds_the_viewer_and_an_sdist_what_a_wheel_needs(tmp_path: Path) -> None:
     """Both are built in an environment of their own, Node.js with it where there is none."""
@@ -136,7 +149,9 @@ def test_a_wheel_holds_the_viewer_and_an_sdist_what_a_wheel_needs(tmp_path: Path
     [wheel] = tmp_path.glob("mri_posterior-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     wanted = ("service/viewer/dist/index.html", "recon/py.typed", "service/py.typed", "py.typed")
+    wanted += ("service/viewer/dist/licences.md",)
     assert {f"mri_posterior/{name}" for name in wanted} <= names
+    assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
     assert {name.partition("/")[0] for name in names if "dist-info" not in name} == {
         "mri_posterior"
     }
