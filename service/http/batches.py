@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,7 +24,7 @@ from service.http.receiving import media_type
 from service.http.request_bodies import body_of
 from service.http.scans import Id, find_calibration
 from service.intake.submission import as_said, require_model
-from service.jobs.batches import Batch, Item, NewItem, output_digest
+from service.jobs.batches import Batch, EndedItems, Item, NewItem, output_digest
 from service.jobs.job import ACTIVE
 from service.offers import OfferedModel
 from service.problems import Problem, ProblemError
@@ -155,7 +156,8 @@ async def submit_batch(request: Request, context: InContext, key: Writer) -> Res
     """
     text = await body_of(request, context.settings.max_json_bytes)
     asked = _asked(media_type(request), text)
-    batch = await run_in_threadpool(_submitted, context, key, asked)
+    # Of every item it is asked whether the storage has its output.
+    batch = await run_sync(_submitted, context, key, asked, limiter=context.placing)
     return await run_in_threadpool(_answer, context, batch, 202)
 
 
@@ -237,19 +239,20 @@ async def follow_batch(
 
     `Last-Event-ID` goes on behind an item that was seen.
     """
-    last, told = int(last_event_id or 0), None
+    after, overlap = int(last_event_id or 0), context.feed.overlap
+    ended, told = EndedItems(context.batches, batch, after=after, overlap=overlap), None
     with context.feed.place():
         while not context.feed.stopping:
             counts = await run_in_threadpool(context.batches.counts, batch.id)
-            while found := await run_in_threadpool(context.batches.ended_after, batch.id, last):
+            over = not sum(counts[state.value] for state in ACTIVE)
+            while found := await run_in_threadpool(ended.more, last_look=over):
                 for event_id, item in found:
-                    last = event_id
                     data = ItemOut.of(item).model_dump(mode="json")
                     yield ServerSentEvent(event="item", id=str(event_id), data=data)
             if counts != told:
                 told = counts
                 yield ServerSentEvent(event="counts", data={"counts": counts})
-            if not sum(counts[state.value] for state in ACTIVE):
+            if over:
                 yield ServerSentEvent(event="end", data={"counts": counts})
                 return
             await asyncio.sleep(_LOOK_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from service.store.keys import Keys
 from service.store.uploads import Uploads
 
 _FEED_SECONDS = 0.2
+_AT_STORAGE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,3 +62,14 @@ async def _async_context(request: Request) -> Context:
 
 
 InContext = Annotated[Context, Depends(_async_context)]
+
+
+async def _at_storage() -> AsyncIterator[None]:
+    yield
+
+
+AT_STORAGE = Depends(_at_storage, scope="function", max_concurrency=_AT_STORAGE)
+"""Of routes that read or write files, which may lie in an object store that takes its time.
+
+So many are at it at once; others wait without one of the threads that look things up in tables.
+"""

@@ -43,7 +43,8 @@ class Feed:
     def __init__(self, history: History, seconds: float, *, overlap: bool) -> None:
         self._history = history
         self._seconds = seconds
-        self._overlap = _OVERLAP if overlap else 0
+        self.overlap = _OVERLAP if overlap else 0
+        """So many ids behind the last one may still appear."""
         self._listeners: dict[str, set[Listener]] = {}
         self._wanted = asyncio.Event()
         self._reading = asyncio.Event()
@@ -97,7 +98,7 @@ class Feed:
 
     def _there(self, last: int) -> set[int]:
         """Ids that need not be handed out: those who listen from now on look them up."""
-        return {event.id for event in self._history.after(max(0, last - self._overlap))}
+        return {event.id for event in self._history.after(max(0, last - self.overlap))}
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -113,7 +114,7 @@ class Feed:
                     seen = await run_in_threadpool(self._there, last)
                 self._reading.set()
             try:
-                found = await run_in_threadpool(self._history.after, max(0, last - self._overlap))
+                found = await run_in_threadpool(self._history.after, max(0, last - self.overlap))
             except Exception:
                 log.exception("events cannot be read")
                 found = []

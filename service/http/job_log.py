@@ -14,7 +14,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from service.http.authentication import Reader
-from service.http.context import Context, InContext
+from service.http.context import AT_STORAGE, Context, InContext
 from service.http.job_answers import find_job
 from service.http.problems import Responses, problems
 from service.http.scans import Id
@@ -31,7 +31,12 @@ _LINES: Responses = {
 }
 
 
-@router.get("/{job_id}/logs", response_class=Response, responses=_LINES | problems("not-found"))
+@router.get(
+    "/{job_id}/logs",
+    response_class=Response,
+    dependencies=[AT_STORAGE],
+    responses=_LINES | problems("not-found"),
+)
 def get_log(context: InContext, key: Reader, job_id: Id) -> Response:
     """The job's log so far, oldest line first: queued, every step begun and done, ended.
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recon.errors import ScanError
 from service.http.authentication import Reader
-from service.http.context import InContext
+from service.http.context import AT_STORAGE, InContext
 from service.http.job_answers import find_job
 from service.http.problems import problems
 from service.http.results import files_of, results_of, slice_position
@@ -51,7 +51,11 @@ class PointsAnswer(BaseModel):
     method: str
 
 
-@router.post("/{job_id}/points", responses=problems("not-found", "job-not-finished"))
+@router.post(
+    "/{job_id}/points",
+    dependencies=[AT_STORAGE],
+    responses=problems("not-found", "job-not-finished"),
+)
 def ask_about_points(
     context: InContext, key: Reader, job_id: Id, question: PointsQuestion
 ) -> PointsAnswer:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from service.delivery.delivery_table import Deliveries
 from service.http.authentication import Reader, Writer, owner_of
-from service.http.context import InContext
+from service.http.context import AT_STORAGE, InContext
 from service.http.job_answers import etag_of, find_job, job_answer, plain_answer
 from service.http.problems import problems
 from service.http.scans import Id, link_to_next, tags_of
@@ -160,7 +160,12 @@ def cancel_reconstruction(context: InContext, key: Writer, job_id: Id) -> Respon
     return plain_answer(context, changed, 202)
 
 
-@router.delete("/{job_id}", status_code=204, responses=problems("not-found", "job-not-finished"))
+@router.delete(
+    "/{job_id}",
+    status_code=204,
+    dependencies=[AT_STORAGE],
+    responses=problems("not-found", "job-not-finished"),
+)
 def delete_reconstruction(context: InContext, key: Writer, job_id: Id) -> None:
     """Delete an ended reconstruction and its results."""
     job = find_job(context, key, job_id)

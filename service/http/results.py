@@ -19,7 +19,7 @@ from starlette.responses import FileResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from service.http.authentication import Reader
-from service.http.context import Context, InContext
+from service.http.context import AT_STORAGE, Context, InContext
 from service.http.job_answers import find_job
 from service.http.problems import Responses, problem_response, problems
 from service.http.scans import Id
@@ -103,10 +103,11 @@ def list_results(context: InContext, key: Reader, job_id: Id) -> ResultList:
 @router.get(
     "/{job_id}/results/{name}",
     response_class=Response,
+    dependencies=[AT_STORAGE],
     responses=_FILE
     | problems("not-found", "job-not-finished", "result-expired", "range-not-satisfiable"),
 )
-@router.head("/{job_id}/results/{name}", include_in_schema=False)
+@router.head("/{job_id}/results/{name}", include_in_schema=False, dependencies=[AT_STORAGE])
 def get_result(
     request: Request, context: InContext, key: Reader, job_id: Id, name: str
 ) -> Response:
@@ -137,11 +138,13 @@ def get_result(
 @router.get(
     "/{job_id}/preview.png",
     response_class=Response,
+    dependencies=[AT_STORAGE],
     responses=_PICTURE | problems("not-found", "job-not-finished", "result-expired"),
 )
 @router.get(
     "/{job_id}/results/preview.png",
     response_class=Response,
+    dependencies=[AT_STORAGE],
     responses=_PICTURE | problems("not-found", "job-not-finished", "result-expired"),
 )
 def get_picture(

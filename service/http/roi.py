@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from service.http.authentication import Reader
-from service.http.context import InContext
+from service.http.context import AT_STORAGE, InContext
 from service.http.job_answers import find_job
 from service.http.problems import problems
 from service.http.results import slice_position
@@ -75,6 +75,7 @@ class RegionQuestion(BaseModel):
 
 @router.post(
     "/{job_id}/roi",
+    dependencies=[AT_STORAGE],
     responses=problems("not-found", "job-not-finished", "result-expired", "upload-too-large"),
 )
 def ask_about_region(

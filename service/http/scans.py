@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from service.http.authentication import Reader, Writer, owner_of
-from service.http.context import Context, InContext
+from service.http.context import AT_STORAGE, Context, InContext
 from service.http.idempotency import attempt, once, replay
 from service.http.problems import Responses, problems
 from service.http.receiving import (
@@ -157,7 +157,12 @@ def get_scan(context: InContext, key: Reader, scan_id: Id) -> Response:
     return _answer(find_scan(context, key, scan_id), 200)
 
 
-@router.delete("/{scan_id}", status_code=204, responses=problems("not-found", "scan-in-use"))
+@router.delete(
+    "/{scan_id}",
+    status_code=204,
+    dependencies=[AT_STORAGE],
+    responses=problems("not-found", "scan-in-use"),
+)
 def delete_scan(context: InContext, key: Writer, scan_id: Id) -> None:
     """Delete a scan; results made of it stay."""
     scan = find_scan(context, key, scan_id)

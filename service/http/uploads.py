@@ -18,6 +18,7 @@ from hashlib import file_digest
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Path, Query, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -254,7 +255,7 @@ async def _finish(context: Context, upload: Upload) -> Upload:
         upload = await run_in_threadpool(context.uploads.become, upload, sha256=digest)
     assert upload.sha256 is not None
     if not path.exists():  # it was given its place before a crash
-        path = context.storage.scan(upload.sha256)
+        path = await run_sync(context.storage.scan, upload.sha256, limiter=context.placing)
     try:
         body = Received(path, upload.sha256, upload.length)
         scan, _ = await keep_body(

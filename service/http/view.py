@@ -14,7 +14,7 @@ from starlette.staticfiles import StaticFiles
 
 import service
 from service.http.authentication import Reader, owner_of
-from service.http.context import Context, InContext
+from service.http.context import AT_STORAGE, Context, InContext
 from service.http.job_answers import find_job
 from service.http.results import PictureQuery, finished_picture, results_of
 from service.http.scans import Id
@@ -68,7 +68,7 @@ def plain_list(context: InContext, key: Reader) -> Response:
     return _html("Reconstructions", table if rows else "<p>There are none yet.</p>")
 
 
-@router.get("/plain/{job_id}")
+@router.get("/plain/{job_id}", dependencies=[AT_STORAGE])
 def plain_reconstruction(
     context: InContext, key: Reader, job_id: Id, query: Annotated[PictureQuery, Query()]
 ) -> Response:

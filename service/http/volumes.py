@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from service.http.authentication import Reader
-from service.http.context import InContext
+from service.http.context import AT_STORAGE, InContext
 from service.http.job_answers import find_job
 from service.http.problems import Responses, problems
 from service.http.results import files_of, matches, require_computed, results_of
@@ -89,6 +89,7 @@ def list_volumes(context: InContext, key: Reader, job_id: Id) -> PictureList:
 @router.get(
     "/{job_id}/volumes/{name}",
     response_class=Response,
+    dependencies=[AT_STORAGE],
     responses=_VOLUME | problems("not-found", "job-not-finished"),
 )
 def get_volume(

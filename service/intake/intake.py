@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
+from anyio import CapacityLimiter
 
 from recon.io.fork_servers import ForkServers
 from service.jobs.job_table import Jobs
@@ -17,6 +18,7 @@ from service.store.files import Storage, open_storage
 from service.store.scans import Scans
 
 _READERS = 2
+_PLACING = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ class Intake:
     fork_servers: ForkServers = field(default_factory=ForkServers)
     readers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_READERS))
     """How many child processes may look at scans at once."""
+    placing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_PLACING))
+    """Threads of their own for scans on their way into the storage, which may take its time."""
 
     def close(self) -> None:
         """End reading processes, and let go of the database."""

@@ -73,4 +73,5 @@ async def keep_scan(
     await run_sync(sync, body.path)
     place = partial(intake.storage.adopt_scan, body.path, body.sha256)
     add = partial(intake.scans.add, layout=reading.layout, axes=reading.axes)
-    return await run_sync(add, owner, body.sha256, body.bytes, shape, place, also, tags)
+    whole = partial(add, owner, body.sha256, body.bytes, shape, place, also, tags)
+    return await run_sync(whole, limiter=intake.placing)

@@ -323,6 +323,38 @@ class Batches:
         return ids
 
 
+class EndedItems:
+    """Items of a batch as they end, each told once to one follower.
+
+    PostgreSQL gives ids before it commits: the end of a job may appear behind later ones. So the
+    `overlap` ids before the last are looked at again, and all once nothing is left to end; one
+    who begins `after` an event may hear again of items just before it.
+    """
+
+    def __init__(self, batches: Batches, batch: Batch, *, after: int, overlap: int) -> None:
+        self._batches, self._batch, self._overlap = batches, batch, overlap
+        self._first, self._last = max(0, after - overlap), after
+        self._told: set[int] = set()
+
+    def more(self, *, last_look: bool) -> list[tuple[int, Item]]:
+        """Those that were not told yet, with their events; empty when there are none.
+
+        `last_look` says that no item will end from now on.
+        """
+        whole = last_look and self._overlap > 0
+        start = self._first if whole else max(self._first, self._last - self._overlap)
+        while found := self._batches.ended_after(self._batch.id, start):
+            new = [(event_id, item) for event_id, item in found if event_id not in self._told]
+            start = found[-1][0]
+            self._last = max(self._last, start)
+            if whole:
+                self._first = start
+            if new:
+                self._told.update(event_id for event_id, _ in new)
+                return new
+        return []
+
+
 def stop_batches_of(engine: sa.Engine, job_id: str) -> list[str]:
     """After a failure: cancel the batches of a job that were to stop; returns what was queued."""
     with engine.begin() as connection:

@@ -9,10 +9,10 @@ import pytest
 import sqlalchemy as sa
 
 from service.archives.report import COLUMNS, csv_text, rows_of
-from service.jobs.batches import Batch, Batches, NewItem, output_digest, stop_batches_of
+from service.jobs.batches import Batch, Batches, EndedItems, NewItem, output_digest, stop_batches_of
 from service.jobs.job_table import Jobs, JobState
 from service.requests import ReconstructionParameters
-from service.store.database import create_database, open_database
+from service.store.database import create_database, events, open_database
 from service.store.files import Storage
 
 ASKED = ReconstructionParameters(preset="fast")
@@ -143,3 +143,32 @@ def test_an_older_database_is_brought_up_to_date(tmp_path: Path) -> None:
     engine = open_database(url)
     assert Jobs(engine).uses_output("0" * 64) is False
     engine.dispose()
+
+
+def test_an_end_that_appears_behind_later_ones_is_told(batches: Batches, engine: sa.Engine) -> None:
+    """As PostgreSQL may show them: it gives ids before it commits."""
+    batch = made(batches, [item(number) for number in range(4)])
+    ids = [found.job.id for found in batches.items(batch.id) if found.job is not None]
+
+    def end(position: int, event_id: int) -> None:
+        with engine.begin() as connection:
+            values = {"id": event_id, "job_id": ids[position], "type": "end", "data": {}}
+            connection.execute(sa.insert(events).values(**values))
+
+    def told(follower: EndedItems, *, last_look: bool = False) -> list[int]:
+        return [found.position for _, found in follower.more(last_look=last_look)]
+
+    follower = EndedItems(batches, batch, after=0, overlap=8)
+    end(1, 100)
+    assert told(follower) == [1]
+    end(0, 95)
+    assert told(follower) == [0]
+    assert told(follower) == []
+    end(2, 50)  # long behind: the last look finds it
+    assert told(follower) == []
+    end(3, 120)
+    assert told(follower) == [3]
+    assert told(follower, last_look=True) == [2]
+    assert told(follower, last_look=True) == []
+    again = EndedItems(batches, batch, after=100, overlap=0)  # SQLite shows all in order
+    assert told(again, last_look=True) == [3]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sqlite3
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,20 +14,6 @@ import pytest
 from tests.service.live import HDF5, Server, ended, problem, serving, submitted, tiny_scan, wait_for
 
 pytestmark = pytest.mark.slow  # whole servers in trouble: `make proofs`
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 48 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "none", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("a small file system can only be mounted by root")
-    try:
-        yield disk
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def fill(disk: Path, leave: int) -> Path:

@@ -7,20 +7,36 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
+from service.jobs.batches import Batches, NewItem
+from service.jobs.job_table import record_ends
+from service.requests import ReconstructionParameters
+from service.settings import load_settings
+from service.store.database import jobs as job_table
+from service.store.database import open_database
+from service.store.keys import LOCAL
 from tests.service.ledgers import happened, ledger
 from tests.service.live import (
     HDF5,
     QUICK,
+    ROOT,
     Server,
+    api_alone,
     at_once,
     ended,
+    environment,
     events,
     serving,
     submitted,
@@ -180,3 +196,97 @@ def test_two_hosts_are_one_service(two_hosts: tuple[Server, Server], tmp_path: P
         answer = second.patch(link, content=content[half:], headers=part(half, b""))
         assert answer.headers["content-location"] == f"/v1/scans/{scan_id}"
         assert first.head(link, headers=TUS).headers["content-location"].endswith(scan_id)
+
+
+def documented_backup() -> list[str]:
+    """The commands of docs/service.md that save and restore a service on PostgreSQL."""
+    page = (ROOT / "docs" / "service.md").read_text()
+    block = page.partition("With PostgreSQL, its own tools")[2].split("```")[1]
+    lines = [line for line in block.splitlines()[1:] if line and not line.startswith("#")]
+    assert [line.split()[0] for line in lines] == [
+        "pg_dump", "mri-posterior", "pg_restore", "mri-posterior",
+    ]  # fmt: skip
+    return lines
+
+
+def test_a_backup_by_the_documented_commands_goes_on_elsewhere(
+    postgresql: str, tmp_path: Path, models: Path
+) -> None:
+    scan = tiny_scan(tmp_path / "scan.h5", slices=4)
+    other = postgresql.replace("/service?", "/restored?")
+    saving, restoring = documented_backup()[:2], documented_backup()[2:]
+    kept = environment(models, data=tmp_path / "data", database=postgresql)
+    kept["NEW_DATABASE"] = other
+
+    def follow(lines: list[str]) -> None:
+        for line in lines:
+            command = line.replace("mri-posterior", f"{sys.executable} -m service.cli")
+            command = command.replace("/backup/mri", str(tmp_path / "saved"))
+            command = command.replace("/new/folder", str(tmp_path / "new"))
+            done = subprocess.run(
+                ["bash", "-c", command], env=kept, cwd=ROOT, capture_output=True, text=True,
+                timeout=300, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+
+    (tmp_path / "saved").mkdir()
+    with (
+        serving(tmp_path / "data", models, database=postgresql) as server,
+        server.client() as client,
+    ):
+        finished = ended(client, submitted(client, scan))
+        digests = client.get(finished["links"]["results"]).json()["items"]
+        begun_one = submitted(client, scan, preset="thorough", samples=16)
+        waiting = submitted(client, scan, seed=5)
+        wait_for(lambda: happened(server, begun_one, "slice 0", "finished"))
+        follow(saving)
+    folder = postgresql.rpartition("=")[2]
+    subprocess.run(["createdb", "-h", folder, "-U", "postgres", "restored"], check=True, timeout=60)
+    follow(restoring)
+    with serving(tmp_path / "new", models, database=other) as server, server.client() as client:
+        assert client.get(finished["links"]["results"]).json()["items"] == digests
+        content = client.get(digests[0]["href"]).content
+        assert sha256(content).hexdigest() == digests[0]["sha256"]
+        for job in (begun_one, waiting):
+            assert ended(client, job)["state"] == "succeeded"
+
+
+def test_a_follower_of_a_batch_hears_of_an_end_that_is_committed_late(
+    postgresql: str, tmp_path: Path
+) -> None:
+    """Ids of events are given before they are committed: the first may appear after the second."""
+    with (
+        api_alone(tmp_path / "data", database=postgresql, disk_floor_bytes=0) as server,
+        server.client() as client,
+    ):
+        engine = open_database(load_settings(data=tmp_path, database=postgresql).database_url)
+        batches = Batches(engine, lambda *_: None)
+        batch = batches.create(LOCAL.id, "continue", {})
+        asked = ReconstructionParameters()
+        batches.add(batch, [NewItem(f"{n}", "", f"{n:064x}", parameters=asked) for n in range(3)])
+        batches.seal(batch)
+        jobs = [item.job.id for item in batches.items(batch.id) if item.job is not None]
+        story = {"links": {"events": f"/v1/batches/{batch.id}/events"}}
+
+        def end(connection: sa.Connection, job: str) -> None:
+            values = {"state": "cancelled", "finished_at": time.time()}
+            connection.execute(sa.update(job_table).where(job_table.c.id == job).values(**values))
+            record_ends(connection, [job])
+
+        told: list[dict[str, Any]] = []
+        listening = threading.Thread(target=lambda: told.extend(events(client, story)))
+        listening.start()
+        with engine.connect() as late:
+            end(late, jobs[0])
+            with engine.begin() as connection:
+                end(connection, jobs[1])
+            time.sleep(2)  # the follower has been told of the second
+            late.commit()
+        time.sleep(2)
+        with engine.begin() as connection:
+            end(connection, jobs[2])
+        listening.join(60)
+        engine.dispose()
+    positions = [entry["data"]["position"] for entry in told if entry["event"] == "item"]
+    assert positions == [1, 0, 2]
+    assert told[-1]["event"] == "end"
