@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Annotated, NamedTuple, NotRequired
 
 from pydantic import ConfigDict, Field, with_config
@@ -385,6 +386,11 @@ class ProblemError(Exception):
             type=f"/problems/{self.kind}", title=title, status=status, detail=self.detail
         )
         return {**told, **self.members}  # type: ignore[typeddict-item]  # others may be added
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether it says that a disk, or what somebody may use of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def problem_of(error: ReconError) -> ProblemError:

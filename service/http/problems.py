@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from recon.errors import ReconError
-from service.problems import PROBLEMS, ProblemError, problem_of
+from service.problems import PROBLEMS, ProblemError, is_full, problem_of
 
 log = structlog.get_logger()
 
@@ -111,7 +110,7 @@ def add_problem_handlers(app: FastAPI) -> None:
 
     def system(request: Request, error: Exception) -> Response:
         assert isinstance(error, OSError)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             return problem_response(request, ProblemError("storage-full", _FULL))
         raise error
 

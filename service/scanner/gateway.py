@@ -29,7 +29,7 @@ from service.intake.intake import Intake
 from service.intake.new_scans import Received, keep_scan, require_room
 from service.intake.submission import Also, Submission, submit
 from service.jobs.job import Job, JobState
-from service.problems import ProblemError
+from service.problems import ProblemError, is_full
 from service.products import RESULT
 from service.requests import Priority, ReconstructionParameters
 from service.scanner import images
@@ -85,9 +85,13 @@ class Gateway:
                 yield _refusal(error.code, error.message)
             except ProblemError as problem:
                 yield _refusal(str(problem.members.get("reason", problem.kind)), problem.detail)
-            except Exception:  # the edge: logged, and the client is told
-                log.exception("a session failed")
-                yield encode_text("ERROR", "the session failed; the server's log says why")
+            except Exception as error:  # the edge: logged, and the client is told
+                if is_full(error):
+                    log.error("a session found the disk full")
+                    yield _refusal("storage-full", "the disk of the service is full")
+                else:
+                    log.exception("a session failed")
+                    yield encode_text("ERROR", "the session failed; the server's log says why")
         yield CLOSE
 
     async def recover(self) -> int:
@@ -364,9 +368,15 @@ def _spool(folder: Path) -> Iterator[BinaryIO]:
             file.flush()
             raise
         except BaseException:
-            path.unlink(missing_ok=True)
+            _discard(path, file)
             raise
-        path.unlink(missing_ok=True)
+        _discard(path, file)
+
+
+def _discard(path: Path, file: BinaryIO) -> None:
+    path.unlink(missing_ok=True)
+    with suppress(OSError):  # what did not find room is of no use now
+        file.close()
 
 
 def _locked(file: BinaryIO) -> bool:

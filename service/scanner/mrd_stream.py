@@ -251,6 +251,8 @@ class _Reader:
     spool: BinaryIO | None
     require_room: Callable[[], None]
     taken: int = 0
+    """Bytes of the messages so far, of the last one all that it declares."""
+    written: int = 0
     looked: int = 0
 
     async def take(self, count: int) -> bytes:
@@ -270,9 +272,6 @@ class _Reader:
             raise ScanError(
                 "mrd-too-large", f"a message declares {count} bytes, more than is accepted"
             )
-        if self.taken - self.looked >= _ROOM_BYTES:
-            self.looked = self.taken
-            self.require_room()
 
     async def _piece(self, count: int) -> bytes:
         if not count:
@@ -287,6 +286,10 @@ class _Reader:
             ) from error
         if self.spool is not None:
             self.spool.write(content)
+            self.written += count
+            if self.written - self.looked >= _ROOM_BYTES:
+                self.looked = self.written
+                self.require_room()
         return content
 
     async def sized(self, most: int) -> bytes:

@@ -17,9 +17,9 @@ def archived_file(storage: Storage, sha256: str, source: str | None) -> Iterator
     """The scan's file while the block runs. Raises ProblemError when it is gone."""
     try:
         if source is None:
-            yield storage.scan(sha256)
+            yield _there(storage.scan(sha256))
         elif not is_url(source):
-            yield Path(source)
+            yield _there(Path(source))
         else:
             with tempfile.TemporaryDirectory(prefix="scan-", dir=storage.incoming) as folder:
                 copy = Path(folder) / "scan.h5"
@@ -35,6 +35,12 @@ def archived_file(storage: Storage, sha256: str, source: str | None) -> Iterator
             "the scan is no longer where it was; bring it back, or upload it again",
             reason="source-missing",
         ) from error
+
+
+def _there(path: Path) -> Path:
+    """Readers in other processes would call a file that is missing a bad one."""
+    path.stat()
+    return path
 
 
 def fetch(url: str, path: Path) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-
 import structlog
 import torch
 
 from models.errors import ModelError
 from recon.errors import ReconError
 from service.conformal_scaling import REFUSALS
-from service.problems import ProblemError, problem_of
+from service.problems import ProblemError, is_full, problem_of
 
 log = structlog.get_logger()
 
@@ -28,7 +26,7 @@ def problem_of_failure(error: Exception, job_id: str, step: str) -> ProblemError
     if isinstance(error, torch.cuda.OutOfMemoryError):
         text = "the slice does not fit; ask for fewer samples"
         return ProblemError("gpu-out-of-memory", text)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         text = "the disk of the service is full; try again when there is room"
         return ProblemError("storage-full", text)
     log.error("step failed", job=job_id, step=step, exc_info=error)

@@ -291,8 +291,9 @@ def test_a_server_starts_on_the_tables_of_an_older_version(
         assert made.returncode == 0, made.stderr
         token = next(word for word in made.stdout.split() if word.startswith("mrip_"))
         with server.client(headers={"Authorization": f"Bearer {token}"}) as client:
-            old = client.get("/v1/reconstructions/job1").json()
-            assert (old["state"], old["parameters"]["seed"]) == ("succeeded", 3)
+            answer = client.get("/v1/reconstructions/job1")
+            assert answer.json()["state"] == "succeeded"
+            assert '"seed":3' in answer.text
             assert ended(client, submitted(client, scan))["state"] == "succeeded"
 
 

@@ -21,7 +21,7 @@ import pytest
 import sqlalchemy as sa
 
 from service.jobs.batches import Batches, NewItem
-from service.jobs.job_table import record_ends
+from service.jobs.history import record
 from service.requests import ReconstructionParameters
 from service.settings import load_settings
 from service.store.database import jobs as job_table
@@ -271,7 +271,7 @@ def test_a_follower_of_a_batch_hears_of_an_end_that_is_committed_late(
         def end(connection: sa.Connection, job: str) -> None:
             values = {"state": "cancelled", "finished_at": time.time()}
             connection.execute(sa.update(job_table).where(job_table.c.id == job).values(**values))
-            record_ends(connection, [job])
+            record(connection, job, "end", {"state": "cancelled"})
 
         told: list[dict[str, Any]] = []
         listening = threading.Thread(target=lambda: told.extend(events(client, story)))
