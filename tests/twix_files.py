@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ mdb = pytest.importorskip("twixtools.mdb")
 QUATERNION = (0.5, 0.5, 0.5, 0.5)
 """Read along z, phase along y, slice along x of the patient, up to sign and order."""
 POSITION = (10.0, -20.0, 30.0)
+_LEAST_BYTES = 16384
 
 
 def protocol(
@@ -25,6 +27,8 @@ def protocol(
     dwell_ns: int = 2500,
     reference: int = 1,
     epi: int = 1,
+    software: str = "syngo MR E11",
+    part: str = "BRAIN",
     **meas: float,
 ) -> bytes:
     """The text header of a measurement."""
@@ -43,6 +47,8 @@ def protocol(
     dicom = (
         '<ParamString."Manufacturer"> { "SIEMENS" }\n'
         '<ParamString."ManufacturersModelName"> { "Prisma" }\n'
+        f'<ParamString."SoftwareVersions"> {{ "{software}" }}\n'
+        f'<ParamString."tBodyPartExamined"> {{ "{part}" }}\n'
         '<ParamDouble."flMagneticFieldStrength"> { 2.9 }\n<ParamLong."lFrequency"> { 123000000 }\n'
     )
     parts = {
@@ -55,7 +61,8 @@ def protocol(
         name.encode() + b"\0" + struct.pack("<I", len(text)) + text.encode()
         for name, text in parts.items()
     )
-    length = (8 + len(body) + 31) // 32 * 32
+    # Of VB the header is known by being long, as those of scanners are.
+    length = max((8 + len(body) + 31) // 32 * 32, _LEAST_BYTES)
     return struct.pack("<II", length, len(parts)) + body.ljust(length - 8, b"\0")
 
 
@@ -65,10 +72,14 @@ def line(
     *,
     centre: int | None = None,
     centre_line: int = 0,
+    vb: bool = False,
     **counters: int,
 ) -> object:
-    """One readout (coils, samples); counters are those of Siemens (Lin, Par, Sli, Ave, …)."""
-    block = mdb.Mdb_local(np.ascontiguousarray(samples, np.complex64))
+    """One readout (coils, samples); counters are those of Siemens (Lin, Par, Sli, Ave, …).
+
+    `vb` is of the software before VD, whose readouts have another header.
+    """
+    block = mdb.Mdb_local(np.ascontiguousarray(samples, np.complex64), version_is_ve=not vb)
     block.mdh.CenterCol = samples.shape[1] // 2 if centre is None else centre
     block.mdh.CenterLin = centre_line
     for name, value in counters.items():
@@ -90,3 +101,29 @@ def write(path: Path, *measurements: tuple[bytes, list[object]]) -> Path:
     ]
     twixtools.write_twix(scans, str(path))
     return path
+
+
+def write_vb(path: Path, header: bytes, blocks: Sequence[Any]) -> Path:
+    """A file as VA and VB have them: one measurement, no directory, a header for every channel.
+
+    Put together here from the headers of twixtools, whose own writer repeats one of them; its
+    reader takes the result.
+    """
+    end = mdb.Mdb_local(version_is_ve=False)
+    end.add_flag("ACQEND")
+    with path.open("xb") as file:
+        file.write(header)
+        for block in blocks:
+            for channel, samples in enumerate(block.data):
+                block.mdh.ChannelId = channel
+                file.write(bytes(block.mdh) + samples.tobytes())
+        file.write(bytes(end.mdh) + bytes(160))
+    return path
+
+
+def lines_of(path: Path) -> list[Any]:
+    """Readouts of the last measurement as twixtools finds them."""
+    found = twixtools.read_twix(
+        str(path), parse_prot=False, parse_pmu=False, parse_geometry=False, verbose=False
+    )
+    return list(found[-1]["mdb"])

@@ -18,7 +18,7 @@ from recon.io.read_limits import ReadLimits
 from recon.phantom import simulate
 from recon.planes import ATTRIBUTE, ImageStack
 from tests.mrd_files import fourier, noise
-from tests.twix_files import POSITION, line, protocol, write
+from tests.twix_files import POSITION, line, lines_of, protocol, write, write_vb
 
 SHARED = Path(__file__).parents[3] / "shared/data"
 GENUINE = SHARED / "raw/gre.dat"
@@ -72,6 +72,36 @@ def test_slices_averages_noise_and_oversampling(wide: Kspace, tmp_path: Path) ->
     assert (header.sequenceParameters.TR, header.sequenceParameters.TE) == ([500.0], [8.0])
     assert header.acquisitionSystemInformation is not None
     assert header.acquisitionSystemInformation.systemModel == "Prisma"
+    assert header.studyInformation is not None
+    assert header.studyInformation.bodyPartExamined == "BRAIN"
+
+
+def test_vb_and_xa_are_read_as_ve_is(wide: Kspace, tmp_path: Path) -> None:
+    """VB: one measurement without a directory, a header for every channel. XA: as VE, by name."""
+    sizes = {"flReadoutOSFactor": 2.0}
+    noisy = [line(noise(3, 96), ("NOISEADJSCAN",))]
+    known = protocol(software="syngo MR E11", **sizes)
+    ve = read_scan(write(tmp_path / "ve.dat", (known, noisy + lines(wide[0], range(COLUMNS)))))
+    newer = protocol(software="syngo MR XA30", **sizes)
+    xa = read_scan(write(tmp_path / "xa.dat", (newer, noisy + lines(wide[0], range(COLUMNS)))))
+    old = [line(noise(3, 96), ("NOISEADJSCAN",), vb=True)]
+    old += lines(wide[0], range(COLUMNS), vb=True)
+    path = write_vb(tmp_path / "vb.dat", protocol(software="syngo MR B17", **sizes), old)
+    theirs = [block for block in lines_of(path) if block.is_image_scan()]
+    assert len(theirs) == COLUMNS
+    np.testing.assert_array_equal(theirs[7].data, wide[0][..., 7])
+    assert examine_scan(path).format == "Siemens twix"
+    vb = read_scan(path)
+    for other in (xa, vb):
+        np.testing.assert_array_equal(other.kspace, ve.kspace)
+        np.testing.assert_array_equal(other.noise_samples, ve.noise_samples)
+        assert other.geometry == ve.geometry
+        assert other.attributes[ATTRIBUTE] == ve.attributes[ATTRIBUTE]
+    cut = path.with_name("cut.dat")
+    cut.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(ScanError) as caught:
+        read_scan(cut)
+    assert caught.value.code in {"twix-cut-short", "twix-damaged"}
 
 
 def test_partial_fourier_reflected_lines_and_asymmetric_echoes(
