@@ -53,7 +53,7 @@ def recognise(path: Path) -> Recognised:
             (f"it starts with {printable(repr(start.head[:12]))}",),
             runs=False,
             advice="k-space is read from fastMRI's and other layouts in HDF5, ISMRMRD, Siemens raw "
-            "data, NumPy and BART files; see docs/scanners-and-hospitals.md",
+            "data, NumPy and BART files; see docs/formats.md",
         )
     if not known.is_read:
         return Recognised(known.name, (), runs=False, advice=f"this is {known.sentence}")

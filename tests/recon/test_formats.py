@@ -14,6 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from recon.errors import ScanError
 from recon.io.files import examine_scan, read_scan
@@ -189,6 +190,16 @@ def test_what_is_no_kspace_is_said_with_what_the_file_holds(tmp_path: Path) -> N
     assert caught.value.code == "kspace-shape"
 
 
+def test_diffusion_of_fastmri_prostate_is_refused(truth: Kspace, tmp_path: Path) -> None:
+    path = prostate(tmp_path / "a.h5", truth)
+    with h5py.File(path, "a") as file:
+        file["coil_sens_maps"] = np.ones((2, 4, ROWS, COLUMNS), np.complex64)
+        file["phase_correction"] = np.ones((2, 4, ROWS, 3), np.complex64)
+    with pytest.raises(ScanError, match="regrid and phase-correct") as caught:
+        read_scan(path)
+    assert caught.value.code == "unsupported-trajectory"
+
+
 def p_file(path: Path) -> Path:
     path.write_bytes(b"\0" * 34 + b"GE_MED_NMR" + b"\0" * 4096)
     return path
@@ -215,6 +226,11 @@ def philips(path: Path) -> Path:
     return path.with_suffix(".lab")
 
 
+def bruker(path: Path) -> Path:
+    path.with_name("rawdata.job0").write_bytes(b"\0" * 600)
+    return path.with_name("rawdata.job0")
+
+
 def half(path: Path) -> Path:
     path.with_suffix(".cfl").write_bytes(b"\0" * 64)
     return path.with_suffix(".cfl")
@@ -225,6 +241,7 @@ def half(path: Path) -> Path:
     [
         (p_file, "GE P-file", "ge_to_ismrmrd"),
         (philips, "Philips raw data", "philips_to_ismrmrd"),
+        (bruker, "Bruker raw data", "bruker_to_ismrmrd"),
         (dicom, "DICOM", "raw data"),
         (nifti, "NIfTI", "raw data"),
         (old_matlab, "MATLAB before 7.3", "-v7.3"),
@@ -239,6 +256,17 @@ def test_what_is_not_read_is_named_with_what_to_do(
     with pytest.raises(ScanError, match=says) as caught:
         read_scan(path)
     assert caught.value.code == "format-not-read"
+
+
+def test_packed_files_and_pictures_are_named(tmp_path: Path) -> None:
+    (tmp_path / "scan.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path, "scan.h5")
+    shutil.make_archive(str(tmp_path / "a"), "gztar", tmp_path, "scan.h5")
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    for name, says in (("a.zip", "unpack"), ("a.tar.gz", "unpack"), ("a.png", "k-space is needed")):
+        with pytest.raises(ScanError, match=says) as caught:
+            read_scan(tmp_path / name)
+        assert caught.value.code == "format-not-read"
 
 
 def test_what_nobody_knows_is_refused(tmp_path: Path) -> None:

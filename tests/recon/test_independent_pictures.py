@@ -72,6 +72,15 @@ def look_fastmri(path: Path) -> Pictures:
     return np.asarray(fastmri.rss_complex(images, dim=1))
 
 
+def write_single_coil(path: Path, kspace: Kspace) -> Path:
+    return hdf5(path, kspace=kspace[:, 0])
+
+
+def look_single_coil(path: Path) -> Pictures:
+    images = fastmri.ifft2c(torch.view_as_real(torch.from_numpy(stored(path))))
+    return np.asarray(fastmri.complex_abs(images))
+
+
 def write_calgary(path: Path, kspace: Kspace) -> Path:
     images = sigpy.ifft(kspace, axes=(-2, -1))
     hybrid = np.moveaxis(np.fft.fftshift(np.fft.fft2(images), (-2, -1)), 1, -1)
@@ -215,6 +224,7 @@ class Reader(NamedTuple):
 
 READERS = {
     "fastMRI": Reader(write_fastmri, look_fastmri),
+    "fastMRI, single coil": Reader(write_single_coil, look_single_coil),
     "M4Raw": Reader(write_repetitions, look_repetitions),
     "fastMRI prostate": Reader(write_prostate, look_prostate),
     "Calgary-Campinas": Reader(write_calgary, look_calgary),
