@@ -107,10 +107,14 @@ def _is_twix(start: Start) -> bool:
 
     It begins the file (VB) or lies where a directory of measurements says (VD and later).
     """
-    first, second = (int.from_bytes(start.head[at : at + 4], "little") for at in (0, 4))
-    directory = first < _LEAST_TWIX_HEADER and 1 <= second <= _MOST_MEASUREMENTS
-    at = int.from_bytes(start.head[16:24], "little") if directory else 0
+    at = int.from_bytes(start.head[16:24], "little") if is_directory(start.head) else 0
     return start.head[at + 8 : at + 15] == b"Config\0"
+
+
+def is_directory(head: bytes) -> bool:
+    """Whether Siemens raw data begin with a directory of measurements, as those of VD and later."""
+    first, second = (int.from_bytes(head[at : at + 4], "little") for at in (0, 4))
+    return first < _LEAST_TWIX_HEADER and 1 <= second <= _MOST_MEASUREMENTS
 
 
 def _is_p_file(start: Start) -> bool:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from recon.errors import ScanError
 from recon.io import mrd_readouts
+from recon.io.formats import is_directory
 from recon.io.mrd_readouts import HEAD
 from recon.io.read_limits import ReadLimits
 
@@ -49,6 +50,8 @@ _NOISE_TICKS = 76_800
 """Tenths of a microsecond of a noise readout, all samples together."""
 _CALIBRATION_MODES = {2: "embedded", 4: "separate", 8: "separate", 16: "interleaved"}
 _LINES_AT_ONCE = 4096
+_LONGEST = 1 << 14
+"""Samples of an axis."""
 _TRAJECTORIES = {1: "cartesian", 2: "radial", 4: "spiral", 8: "blade"}
 
 
@@ -75,6 +78,7 @@ def convert(path: Path, samples: Path | None, limits: ReadLimits) -> Twix:
             "Siemens raw data are read with the extra 'siemens': "
             "pip install 'mri-posterior[siemens]'",
         ) from error
+    _require_whole(path, turbotwix.dtypes.RAID_DIRECTORY)
     cut = _Warnings()
     logging.getLogger("turbotwix").addHandler(cut)
     try:
@@ -82,10 +86,7 @@ def convert(path: Path, samples: Path | None, limits: ReadLimits) -> Twix:
             measurements = [file[index] for index in range(len(file))]
             parts = _parts(turbotwix, measurements)
             if cut.heard:
-                raise ScanError(
-                    "twix-cut-short",
-                    "the file ends before its measurement does; transfer it from the scanner again",
-                )
+                raise _cut_short()
             protocol = _Protocol(measurements[-1].hdr)
             heads = np.concatenate([_heads(turbotwix, part, protocol) for part in parts])
             if not len(heads):
@@ -97,6 +98,28 @@ def convert(path: Path, samples: Path | None, limits: ReadLimits) -> Twix:
         raise ScanError(
             "twix-damaged", f"the Siemens raw data cannot be read ({str(error)[:120]})"
         ) from error
+
+
+def _require_whole(path: Path, directory: np.dtype[Any]) -> None:
+    """Raise ScanError where measurements reach beyond the end of the file: the reader would too."""
+    with path.open("rb") as file:
+        head = file.read(directory.itemsize)
+    if not is_directory(head):
+        return
+    if len(head) < directory.itemsize:
+        raise _cut_short()
+    stored = np.frombuffer(head, directory, 1)[0]
+    entries = stored["entry"][: int(stored["count"])]
+    ends = [int(entry["off"]) + int(entry["len"]) for entry in entries]
+    if max(ends) > path.stat().st_size:
+        raise _cut_short()
+
+
+def _cut_short() -> ScanError:
+    return ScanError(
+        "twix-cut-short",
+        "the file ends before its measurement does; transfer it from the scanner again",
+    )
 
 
 class _Warnings(logging.Handler):
@@ -258,6 +281,12 @@ def _header(protocol: _Protocol, heads: NDArray[np.void], lines: Any) -> str:  #
     middle = int(samples["center_sample"]) - int(samples["discard_pre"])
     width = 2 * max(middle, read - int(samples["discard_post"]) - middle)
     factor = protocol.number("Meas", "flReadoutOSFactor", default=2.0)
+    if max(width, *matrix) > _LONGEST:
+        raise ScanError(
+            "twix-damaged",
+            f"the readouts would make a matrix of {width} x {matrix[0]} x {matrix[1]}; the file is "
+            "probably damaged: transfer it from the scanner again",
+        )
     slice_ = ("MeasYaps", "sSliceArray", "asSlice", 0)
     view = [
         protocol.number(*slice_, name, default=0.0)

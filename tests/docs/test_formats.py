@@ -14,7 +14,11 @@ PAGE = (ROOT / "docs" / "formats.md").read_text()
 
 
 def rows() -> list[list[str]]:
-    cells = [line.strip("|").split(" | ") for line in PAGE.splitlines() if line.startswith("| ")]
+    """Of the tables of what is read and what is written."""
+    sections = [part for part in PAGE.split("\n## ") if part.startswith(("In\n", "Out\n"))]
+    assert len(sections) == 2
+    lines = [line for part in sections for line in part.splitlines() if line.startswith("| ")]
+    cells = [line.strip("|").split(" | ") for line in lines]
     return [row for row in cells if row[-1].strip() != "test"]
 
 

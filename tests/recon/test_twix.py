@@ -146,7 +146,9 @@ def test_separate_calibration_and_noise_of_an_earlier_measurement(
     assert scan.noise_samples.shape == (3, 64)
 
 
-@pytest.mark.parametrize("change", ["cut", "epi", "sms", "no view", "header", "indices"])
+@pytest.mark.parametrize(
+    "change", ["cut", "directory", "samples", "epi", "sms", "no view", "header", "indices"]
+)
 def test_what_cannot_be_read_is_refused(change: str, wide: Kspace, tmp_path: Path) -> None:
     flags = ("SLICE_ACCEL_REFSCAN",) if change == "sms" else ()
     header = protocol(epi=7) if change == "epi" else protocol()
@@ -158,11 +160,17 @@ def test_what_cannot_be_read_is_refused(change: str, wide: Kspace, tmp_path: Pat
     content = bytearray(path.read_bytes())
     if change == "cut":
         content = content[: len(content) // 2]
+    if change == "directory":
+        content = content[:9000]
+    if change == "samples":  # of the first readout, behind the header
+        at = 10240 + int.from_bytes(content[10240:10244], "little")
+        content[at + 48 : at + 50] = b"\xff\xff"
     if change == "header":
         content[10240:10244] = (1 << 31).to_bytes(4, "little")
     path.write_bytes(bytes(content))
     codes = {
-        "cut": {"twix-cut-short", "twix-damaged", "unreadable"},
+        "cut": {"twix-cut-short"}, "directory": {"unknown-format", "twix-cut-short"},
+        "samples": {"twix-damaged", "twix-cut-short"},
         "epi": {"unsupported-trajectory"}, "sms": {"twix-sequence"}, "no view": {"twix-geometry"},
         "header": {"twix-cut-short", "twix-damaged", "unreadable"},
         "indices": {"reader-memory", "twix-damaged", "twix-geometry", "unreadable"},
