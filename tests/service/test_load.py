@@ -11,6 +11,7 @@ import os
 import shutil
 import threading
 import time
+from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -141,10 +142,13 @@ def test_a_large_upload_is_streamed(tmp_path: Path, models: Path) -> None:
         before = time.perf_counter()
         spent = sum(api.cpu_times()[:2])
         host, _, port = server.url.removeprefix("http://").partition(":")
-        connection = HTTPConnection(host, int(port), blocksize=1 << 20)
-        with big.open("rb") as file:
+        with (
+            closing(HTTPConnection(host, int(port), blocksize=1 << 20)) as connection,
+            big.open("rb") as file,
+        ):
             connection.request("POST", "/v1/scans", body=file)
             answer = connection.getresponse()
+            said = answer.read()
         sending = time.perf_counter() - before
         spent = sum(api.cpu_times()[:2]) - spent
         done.set()
@@ -155,6 +159,6 @@ def test_a_large_upload_is_streamed(tmp_path: Path, models: Path) -> None:
             f"upload {sending:.1f} s ({size / sending / 1e6:.0f} MB/s), RSS {highest >> 20} MiB, "
             f"{spent:.1f} s of processor time in the API; load {os.getloadavg()}"
         )
-        assert answer.status == 201, answer.read()
+        assert answer.status == 201, said
         assert highest < 200 << 20
         assert sending < 2 * copying

@@ -112,7 +112,7 @@ def test_a_clock_that_is_set_back_by_an_hour_loses_nothing(tmp_path: Path, model
                     assert client.get("/readyz").status_code in (200, 503)
                     ended(client, jobs[-1])
                 done = [ended(client, job) for job in (*jobs, running)]
-                assert {job["state"] for job in done} == {"succeeded"}
+                assert not [job["error"] for job in done if job["state"] != "succeeded"]
                 assert all(job["attempt"] == 1 for job in done)
                 wait_for(lambda: client.get("/readyz").status_code == 200, 30)
     finally:
