@@ -23,7 +23,7 @@ from benchmarks.samplers import (
 )
 from recon.noise import NoiseStreams
 from recon.sampler import InverseProblem
-from recon.schedule import Preset
+from recon.schedule import PRESETS, Preset
 
 TUNED = 110
 """Network evaluations per sample of the tuned runs: about those of our preset `standard`."""
@@ -156,5 +156,8 @@ PEERS = tuple(
 
 def our_preset(evaluations: int, chains: int) -> Preset:
     """Our sampler with a number of evaluations per chain, its cycles those of `standard`."""
-    cycles = max(0, (evaluations - 42) // 6)
-    return Preset(chains, 2, evaluations - 2 - 6 * cycles, cycles, 6)
+    standard = PRESETS["standard"]
+    spare = evaluations - standard.localization - standard.annealing
+    cycles = max(0, spare // standard.cycle)
+    first = evaluations - standard.localization - standard.cycle * cycles
+    return Preset(chains, standard.localization, first, cycles, standard.cycle)

@@ -24,8 +24,8 @@ from benchmarks.shared_slice import Case, image_scores, prepare
 from models.loading import load_prior
 from recon.coarse import CoarseMethod, coarse_reconstruction
 from recon.noise import NoiseStreams
-from recon.sampler import diffuse, init, step
-from recon.schedule import STEP, geometric, lowest_sigma, measurement_path
+from recon.sampler import Level, diffuse, init, step
+from recon.schedule import STEP, geometric, lowest_sigma
 from service.runs import DEFAULT_MODEL
 
 LOCALIZATION, ANNEALING = 24, 64
@@ -68,12 +68,23 @@ def run() -> Steps:
     for high, below in pairwise(geometric(sigma, low, LOCALIZATION)):
         state, _ = diffuse(prior, high, below, state, noise)
     images[LOCALIZED] = state.image[0]
-    for level in measurement_path(sigma, low, ANNEALING, problem.noise_std, STEP):
+    for level in refining(sigma, low, problem.noise_std):
         state, _ = step(problem, prior, level, state, noise)
     images[POSTERIOR] = state.image[0]
     scores = {name: image_scores(shared, image) for name, image in images.items()}
     pictures = {name: shared.sensitivity.picture(image) for name, image in images.items()}
     return Steps(case.name, sigma, pictures, scores, shared.reference)
+
+
+def refining(sigma: float, low: float, eta: float) -> tuple[Level, ...]:
+    """The paper's own steps: prior fixed, eta falls from 3 sigma, and the anchor goes at the end.
+
+    The default path's prior falls, too (`recon.paths`): here each step is seen for itself.
+    """
+    released = ANNEALING // 4
+    etas = geometric(max(3 * sigma, eta), eta, ANNEALING - released)[1:]
+    anchored = tuple(Level(low, low, STEP, noise, anchor_sigma=sigma) for noise in etas)
+    return anchored + (Level(low, low, STEP, eta),) * released
 
 
 def outcome(steps: Steps) -> Outcome:

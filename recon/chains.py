@@ -16,7 +16,7 @@ from recon.noise import NoiseKey, NoiseStreams
 from recon.paths import AnnealingPath, Descent
 from recon.prior import Prior
 from recon.sampler import InverseProblem, State, diffuse, init, step
-from recon.schedule import STEP, Preset, geometric
+from recon.schedule import STEP, Preset, cycle_top, focus_of, geometric
 
 _GROWTH = 4.0
 """A draw's chi^2 may not exceed the last one's by more than this, once it is far above one."""
@@ -35,8 +35,9 @@ class ChainPlan:
     """Noise levels of the prior: where chains end,"""
     highest_sigma: float
     """and beyond which they may not begin."""
-    cycle_sigma: float
-    """Noise level to which a cycle returns."""
+    posterior_std: float | None = None
+    """Of a pixel's real component, about: steps are dense around it, cycles return to twice as
+    much. None while nothing is known: equal ratios, and no cycles."""
     step: float = STEP
 
 
@@ -53,7 +54,7 @@ class Draws(NamedTuple):
     """What the chains retained."""
 
     images: Tensor
-    """(chains, draws, rows, columns): states at the lowest noise level, one after each cycle."""
+    """(chains, draws, rows, columns): states at the lowest noise level, after each annealing."""
     step: float
     """The Langevin step that was used in the end."""
 
@@ -95,10 +96,14 @@ def _run(
     problem: InverseProblem, prior: Prior, plan: ChainPlan, coarse: Tensor, noise: NoiseStreams
 ) -> Generator[Advance, None, Draws]:
     preset, path = plan.preset, plan.path
-    down = Descent(preset.annealing, plan.lowest_sigma, problem.noise_std, plan.step)
     widths = path.widths(plan.localization_sigma, plan.lowest_sigma, plan.highest_sigma)
+    top, focus = widths.end, None
+    if plan.posterior_std is not None:
+        focus = focus_of(plan.posterior_std, plan.lowest_sigma)
+        top = cycle_top(plan.posterior_std, plan.lowest_sigma, plan.localization_sigma)
+    down = Descent(preset.annealing, plan.lowest_sigma, problem.noise_std, plan.step, focus)
     first = path.first(widths, down)
-    again = path.again(plan.cycle_sigma, down._replace(steps=preset.cycle))
+    again = path.again(top, down._replace(steps=preset.cycle))
     state = init(problem, coarse, widths.start, noise)
     done, images, misfit = 0, [], math.inf
     sigmas = geometric(widths.start, widths.end, preset.localization)
@@ -108,16 +113,14 @@ def _run(
         yield Advance("localization", done, denoised)
     for draw in range(preset.cycles + 1):
         if draw > 0:
-            state = path.reopen(problem, state, plan.lowest_sigma, plan.cycle_sigma, noise)
+            state = path.reopen(problem, state, plan.lowest_sigma, top, noise)
         stage = "annealing" if draw == 0 else f"draw {draw} of {preset.cycles}"
         for level in first if draw == 0 else again:
             state, denoised = step(problem, prior, level, state, noise)
             done += 1
             yield Advance(stage, done, denoised)
         misfit = _checked_misfit(problem, state, misfit)
-        # The first annealing is the burn-in of the cycles.
-        if draw > 0 or preset.cycles == 0:
-            images.append(state.image)
+        images.append(state.image)
     return Draws(torch.stack(images, dim=1), plan.step)
 
 

@@ -47,7 +47,7 @@ def rank_normalised(draws: Tensor) -> Tensor:
 def rhat(draws: Tensor, pool: Pool = alone) -> Tensor:
     """Rank-normalised, folded split R-hat of (chains, draws, ...): bulk or tail, what is larger.
 
-    NaN for chains of fewer than four draws; 1 where nothing varies.
+    NaN for chains of fewer than three draws; 1 where nothing varies.
     """
     folded = (draws - draws.flatten(0, 1).median(dim=0).values).abs()
     both = (split_rhat(rank_normalised(values), pool) for values in (draws, folded))
@@ -57,14 +57,15 @@ def rhat(draws: Tensor, pool: Pool = alone) -> Tensor:
 
 
 def split_rhat(draws: Tensor, pool: Pool = alone) -> Tensor:
-    """R-hat of (chains, draws, ...) as it is, with every chain cut in half.
+    """R-hat of (chains, draws, ...) as it is, with every chain of eight draws or more cut in half.
 
-    An odd draw in the middle is left out. Constant places give 1; chains of fewer than four draws
-    tell nothing, NaN.
+    An odd draw in the middle is left out. Halves of two draws would say more of the likeness of
+    neighbours in a chain than of the chains. Constant places give 1; a single chain of fewer than
+    four draws, and others of fewer than three, tell nothing: NaN.
     """
     halves = _halves(draws)
-    length = halves.shape[1]
-    if draws.shape[1] < 4:
+    chains, length = halves.shape[:2]
+    if draws.shape[1] < 3 or chains < 2 or length < 2:
         return torch.full(draws.shape[2:], torch.nan, dtype=draws.dtype, device=draws.device)
     within = pool(halves.var(dim=1).mean(dim=0))
     between = pool(halves.mean(dim=1).var(dim=0))
@@ -138,8 +139,8 @@ def independent_draws(draws: Tensor, pool: Pool = alone) -> Tensor:
 
 
 def _halves(draws: Tensor) -> Tensor:
-    """Chains of four draws or more (or a single one of two) cut in half, others as they are."""
+    """Chains of eight draws or more, or a single one of two, cut in half; others as they are."""
     half = draws.shape[1] // 2
-    if half < 2 and not (len(draws) == 1 and half):
+    if half < (4 if len(draws) > 1 else 1):
         return draws
     return torch.cat([draws[:, :half], draws[:, -half:]])

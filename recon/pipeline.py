@@ -40,7 +40,7 @@ from recon.verdict import SURPRISE_SIGMAS, Evidence
 
 _Result = TypeVar("_Result")
 _LARGE_PIXEL_MM = 1.5
-_CHECK = Preset(chains=4, localization=2, annealing=18, cycles=2, cycle=6)
+_CHECK = Preset(chains=4, localization=2, annealing=18, cycles=1, cycle=8)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from recon.operators import CartesianSense, FourierOperator
 from recon.paths import NARROW
 from recon.prior import OverlapPrior, Prior
 from recon.sampler import InverseProblem
-from recon.schedule import Preset, cycle_top, lowest_sigma
+from recon.schedule import Preset, lowest_sigma
 from recon.settings import Settings
 from recon.symmetry import RandomSymmetry, is_symmetric
 
@@ -106,7 +106,7 @@ def prepare(
     sigma = min(max(coarse.localization_sigma() / scale, 4 * problem.noise_std), high)
     lowest = lowest_sigma(problem.noise_std, (low, high))
     sigma = max(sigma, 2 * lowest)
-    plan = ChainPlan(settings.resolved, settings.path, sigma, lowest, high, sigma / 2)
+    plan = ChainPlan(settings.resolved, settings.path, sigma, lowest, high)
     image = coarse.image / scale
     sensitivity = calibration.sensitivity.to(image.device)
     calibration = replace(calibration, sensitivity=sensitivity)
@@ -158,8 +158,7 @@ def fit_noise(
         noise_std = current.calibration.noise_std * chi2 ** (_OVERRELAXATION / 2)
         calibration = replace(current.calibration, noise_std=noise_std)
         current = prepare(calibration, current.raw, current.index, prior, settings)
-    top = cycle_top(_spread(images), current.plan.lowest_sigma, current.plan.localization_sigma)
-    current = replace(current, plan=replace(current.plan, cycle_sigma=top))
+    current = replace(current, plan=replace(current.plan, posterior_std=_spread(images)))
     if current.calibration.noise_std != started:
         change = current.calibration.noise_std / started
         text = (

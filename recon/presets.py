@@ -13,8 +13,13 @@ class Preset:
     localization: int
     annealing: int
     cycles: int
-    """Draws; each re-noises the chain and anneals it again. 0 keeps the first annealing's end."""
+    """Draws beyond the first annealing's; each raises the chain and anneals it again."""
     cycle: int
+
+    @property
+    def draws(self) -> int:
+        """Draws of a chain."""
+        return self.cycles + 1
 
     @property
     def evaluations(self) -> int:
@@ -23,7 +28,7 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "fast": Preset(chains=4, localization=2, annealing=24, cycles=3, cycle=7),
-    "standard": Preset(chains=8, localization=2, annealing=40, cycles=10, cycle=6),
-    "thorough": Preset(chains=16, localization=6, annealing=44, cycles=10, cycle=20),
+    "fast": Preset(chains=4, localization=2, annealing=30, cycles=1, cycle=15),
+    "standard": Preset(chains=8, localization=2, annealing=70, cycles=2, cycle=28),
+    "thorough": Preset(chains=16, localization=6, annealing=210, cycles=2, cycle=60),
 }

@@ -118,7 +118,7 @@ def renoise(problem: InverseProblem, state: State, eta: float, noise: NoiseStrea
     keep, spread = (then / now, then * (now - then) / now) if then < now else (1.0, then - now)
     fresh = torch.zeros_like(state.renoise)
     if spread > 0:
-        shape = problem.measurement.shape
+        shape = problem.operator.measurement_shape(state.image.shape[-2:])
         sample = noise.normal(shape, problem.measurement.device)
         fresh = math.sqrt(spread) * problem.operator.adjoint(sample)
     return state._replace(renoise=keep * state.renoise + fresh, renoise_variance=then)

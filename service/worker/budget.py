@@ -18,8 +18,8 @@ from service.report import Plan
 
 _MARGIN = 0.8
 """Share of the time left that is planned for: slices differ, and results must be written."""
-_DRAWS_PER_CYCLE = 0.35
-"""Effective draws per cycle of a chain, for planning; what was reached is measured."""
+_DRAWS_PER_CYCLE = 0.7
+"""What a cycle adds to a chain's one effective draw, for planning; what was reached is measured."""
 _PROBED_STEPS = 6
 
 
@@ -102,7 +102,7 @@ def reached_error(posteriors: Sequence[SlicePosterior]) -> float | None:
 
 def _candidates(settings: Settings, wanted: float) -> Iterator[Plan]:
     for name, preset in PRESETS.items():
-        per_chain = max(1.0, _DRAWS_PER_CYCLE * preset.cycles)
+        per_chain = 1 + _DRAWS_PER_CYCLE * preset.cycles
         samples = min(256, max(2, math.ceil(wanted / per_chain)))
         yield Plan(preset=name, samples=samples, self_check=settings.self_check)
 

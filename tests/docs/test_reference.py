@@ -98,9 +98,12 @@ def test_the_readme_shows_the_tables_of_the_measurements_page() -> None:
 
 
 def test_presets_cost_what_the_method_page_says() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \|$", (DOCS / "method.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| `(\w+)` \| (\d+) \| (\d+) \| (\d+) \|$", (DOCS / "method.md").read_text(), re.M
+    )
     assert rows == [
-        (name, str(preset.chains), str(preset.evaluations)) for name, preset in PRESETS.items()
+        (name, str(preset.chains), str(preset.draws), str(preset.evaluations))
+        for name, preset in PRESETS.items()
     ]
 
 

@@ -26,7 +26,7 @@ from recon.operators import CartesianSense, fft2c, ifft2c
 from recon.paths import NARROW
 from recon.prior import GaussianMixturePrior, GaussianPrior
 from recon.sampler import InverseProblem, init, step
-from recon.schedule import PRESETS, cycle_top, lowest_sigma, prior_path
+from recon.schedule import PRESETS, lowest_sigma, prior_path
 from tests.contracts import complex_normal
 from tests.problems import (
     GaussianCase,
@@ -97,7 +97,7 @@ def gaussian_images(
         localization_sigma=2.0,
         lowest_sigma=lowest_sigma(noise_std, (0.0, math.inf)),
         highest_sigma=math.inf,
-        cycle_sigma=cycle_top(0.095, noise_std / 2, 0.6),
+        posterior_std=0.095,
     )
     coarse = torch.zeros(shape, dtype=torch.complex64)
     run = run_chains(
