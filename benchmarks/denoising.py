@@ -26,10 +26,12 @@ from torch import Tensor
 from models.loading import load_prior
 from models.reduction import resized_complex
 from models.training_data import ImageFile, SliceSet
-from models.validate import SIGMAS, add_noise, denoising_psnr, psnr
+from models.validate import SIGMAS as TAUGHT
+from models.validate import add_noise, denoising_psnr, psnr
 from recon.prior import Prior
 from service.runs import DEFAULT_MODEL
 
+SIGMAS = (0.005, 0.01, *TAUGHT)
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SETS = ("open_ms", "complex_t2")
