@@ -17,6 +17,7 @@ EXPERIMENTS = {
     "frontier": "evaluations that reach what `thorough` finds, and where the presets lie",
     "inverse_problems": "inpainting, super-resolution, deblurring with the shipped prior; DPS",
     "alarm": "scans that are right, and scans of which something is not as it was assumed",
+    "volumes": "a scan encoded in three dimensions: one volume, slices, L1-wavelet; an hour",
     "coverage": "true values inside the intervals, before and after the conformal factor",
     "three_steps": "coarse image, localized draw, posterior draw of an MR slice, as pictures",
     "small": "small matrices and large pixels: real scans cut in k-space",
@@ -39,6 +40,7 @@ SEPARATE = {
     "speed",
     "truth",
     "varnet",
+    "volumes",
 }
 
 

@@ -240,6 +240,7 @@ ATTRIBUTES = {
     "acceleration": "matrix size over acquired samples",
     "units": "what magnitudes are: root sum of squares of the coils as received",
     "slice_coherence": "sides of a pixel over which samples hold together along a stack; 0: not",
+    "volume": "1 where the slices were sampled as one volume",
     "compress_above": "coils above which they were compressed; 0: never",
 }
 """Checked by a test against a file that was really written."""

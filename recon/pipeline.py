@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from recon.alarm import TypicalScans
@@ -16,6 +15,9 @@ from recon.calibration import calibrate, scaled
 from recon.chains import Advance, run_chains
 from recon.coarse import CoarseMethod, coarse_reconstruction
 from recon.errors import CalibrationError, ScanError
+from recon.events import CoarseReady as CoarseReady
+from recon.events import Event as Event
+from recon.events import Progress as Progress
 from recon.evidence import energy_of, physics_of, surprise, with_check
 from recon.noise import NoiseKey, NoiseStreams
 from recon.paths import PriorPath
@@ -37,33 +39,11 @@ from recon.settings import Settings
 from recon.stacks import noise_key, places
 from recon.summary import judged, nothing_found, summarise
 from recon.verdict import SURPRISE_SIGMAS, Evidence
+from recon.volume_posterior import KeptChains, volume_posterior
 
 _Result = TypeVar("_Result")
 _LARGE_PIXEL_MM = 1.5
 _CHECK = Preset(chains=4, localization=2, annealing=18, cycles=1, cycle=8)
-
-
-@dataclass(frozen=True)
-class CoarseReady:
-    """The first picture of a slice, in input units."""
-
-    index: int
-    image: NDArray[np.complex64]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a slice is."""
-
-    index: int
-    stage: str
-    fraction: float
-    estimates: Tensor | None = None
-    """(chains, rows, columns): what the network takes the chains' images to be, as all coils see
-    them and in internal units; only while the chains run whose draws are kept."""
-
-
-Event = CoarseReady | Progress | SlicePosterior
 
 
 def reconstruct(
@@ -73,8 +53,12 @@ def reconstruct(
     slices: Sequence[int] | None = None,
     device: str | torch.device = "cpu",
     typical: TypicalScans | None = None,
+    kept: KeptChains | None = None,
 ) -> Iterator[Event]:
     """Posteriors of the chosen slices (all by default), as a stream of events.
+
+    With `settings.volume` the chosen slices are one volume (`recon.volume_posterior`), each of
+    whose finished chains is `kept`; slices without any signal at its ends are left out of it.
 
     Cancelling is not asking for the next event. The result of a slice depends on the scan, the
     prior and the settings alone, not on which other slices are reconstructed. `typical` is what
@@ -104,6 +88,15 @@ def reconstruct(
     model = compress(
         model, scan, settings.calibration.compress_above, settings.calibration.compression_energy
     )
+    if settings.volume:
+        inside = [index for index in chosen if full[index]]
+        for index in chosen:
+            if not full[index]:
+                yield nothing_found(scan, index, model, settings.resolved.chains, warnings)
+        yield from volume_posterior(
+            scan, prior, settings, inside, model, warnings, torch.device(device), typical, kept
+        )
+        return
     where = places(scan)
     for index in chosen:
         yield Progress(index, "calibration", 0.0)

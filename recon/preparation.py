@@ -27,7 +27,8 @@ from recon.symmetry import RandomSymmetry, is_symmetric
 
 PILOT = Preset(chains=2, localization=2, annealing=10, cycles=0, cycle=6)
 _CHI2_BAND = (0.9, 1.1)
-_FITTED_BAND = (0.97, 1.03)
+FITTED_BAND = (0.97, 1.03)
+"""Of the chi^2 of draws: within it the noise level is taken to be right."""
 _OVERRELAXATION = 1.5
 _NOISE_ROUNDS = 8
 
@@ -152,10 +153,10 @@ def fit_noise(
         draws = yield from run
         images = draws.images[:, -1]
         chi2 = float(current.problem.chi2(images).mean())
-        band = _CHI2_BAND if attempt == 0 else _FITTED_BAND
+        band = _CHI2_BAND if attempt == 0 else FITTED_BAND
         if band[0] <= chi2 <= band[1] or not settings.fit_noise:
             break
-        noise_std = current.calibration.noise_std * chi2 ** (_OVERRELAXATION / 2)
+        noise_std = fitted_noise(current.calibration.noise_std, chi2)
         calibration = replace(current.calibration, noise_std=noise_std)
         current = prepare(calibration, current.raw, current.index, prior, settings)
     current = replace(current, plan=replace(current.plan, posterior_std=_spread(images)))
@@ -167,6 +168,11 @@ def fit_noise(
         )
         current = replace(current, warnings=(*current.warnings, text))
     return current
+
+
+def fitted_noise(noise_std: float, chi2: float) -> float:
+    """The next guess of a noise level whose draws have this chi^2; over-relaxed."""
+    return noise_std * chi2 ** (_OVERRELAXATION / 2)
 
 
 def _spread(images: Tensor) -> float:

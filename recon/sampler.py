@@ -101,7 +101,7 @@ class State(NamedTuple):
 
 def init(problem: InverseProblem, coarse: Tensor, sigma: float, noise: NoiseStreams) -> State:
     """Chains at x0' = coarse + sigma z, a fresh z for each (Xun et al., Algorithm 3)."""
-    image = coarse + sigma * noise.image(coarse.shape[-2:], coarse.device)
+    image = coarse + sigma * noise.image(coarse.shape, coarse.device)
     white = problem.solver.white(noise, image)
     return State(image, white, image, torch.zeros_like(image), 0.0)
 

@@ -29,6 +29,8 @@ class Settings:
     slice_coherence: float = COHERENCE
     """Over how many sides of a pixel along a stack the finest details of samples hold together,
     coarser ones over as much more (`recon.stacks`); 0 samples every slice by itself."""
+    volume: bool = False
+    """Sample the slices as one volume (`recon.volumes`): for scans with two phase encodings."""
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
 
     @property

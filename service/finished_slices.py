@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recon.errors import ScanError
 from recon.io.files import read_result, write_result
@@ -57,6 +58,12 @@ class FinishedSlices:
         self.folder.mkdir(exist_ok=True)
         write_result(self.folder / f"{posterior.index:05d}.h5", [posterior], self.about)
 
+    def chains(self) -> FinishedChains:
+        """Where the finished chains of a volume lie: those of this very reconstruction."""
+        fixed = {k: v for k, v in sorted(self.about.items()) if k not in _VOLATILE}
+        digest = hashlib.sha256(repr(fixed).encode()).hexdigest()[:16]
+        return FinishedChains(self.folder, digest)
+
     def remove(self) -> None:
         """Let go of them."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -73,6 +80,30 @@ class FinishedSlices:
                 f"the slices in {self.folder} were made otherwise ({', '.join(changed)}); give the "
                 "same scan and options as then, or begin anew with --overwrite",
             )
+
+
+@dataclass(frozen=True)
+class FinishedChains:
+    """Draws of the finished chains of a volume; what made them is in the names of the files."""
+
+    folder: Path
+    digest: str
+
+    def read(self, chain: int) -> NDArray[np.complex64] | None:
+        """(draws, slices, rows, columns), or None: it is still to be run."""
+        path = self._path(chain)
+        return np.load(path, allow_pickle=False) if path.is_file() else None
+
+    def write(self, chain: int, draws: NDArray[np.complex64]) -> None:
+        """Keep them, whole or not at all."""
+        self.folder.mkdir(exist_ok=True)
+        aside = self._path(chain).with_suffix(".new")
+        with aside.open("wb") as file:
+            np.save(file, draws, allow_pickle=False)
+        aside.replace(self._path(chain))
+
+    def _path(self, chain: int) -> Path:
+        return self.folder / f"chain-{self.digest}-{chain:05d}.npy"
 
 
 def folder_of(result: Path) -> Path:

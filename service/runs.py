@@ -120,17 +120,21 @@ def reconstruct_file(
     prior = load_prior(model, device)
     about = provenance(scan, settings, model, prior, device)
     kept = FinishedSlices(result, about | {"choices": choices_digest(scan, settings)})
-    found = kept.read(slices) if resume else {}
+    # The slices of a volume are done together: what is kept of it are its chains.
+    found = kept.read(slices) if resume and not settings.volume else {}
     left = [index for index in slices if index not in found]
     watch = watch or (lambda _: None)
     for posterior in found.values():
         watch(posterior)
     typical = typical_of(model)
-    for event in reconstruct(scan, prior, settings, left, device, typical) if left else ():
+    if settings.volume and not resume:
+        kept.remove()
+    chains = kept.chains() if settings.volume else None
+    for event in reconstruct(scan, prior, settings, left, device, typical, chains) if left else ():
         watch(event)
         if isinstance(event, SlicePosterior):
             found[event.index] = event
-            if len(slices) > 1:
+            if len(slices) > 1 and not settings.volume:
                 kept.write(event)
     posteriors = [found[index] for index in slices]
     write_reconstruction(result, posteriors, scan, settings, prior, model, device, entry, delivery)
@@ -191,6 +195,7 @@ def provenance(
         "acceleration": scan.acceleration,
         "compress_above": settings.calibration.compress_above,
         "slice_coherence": settings.slice_coherence,
+        "volume": int(settings.volume),
         "units": UNITS,
     }
 

@@ -31,7 +31,11 @@ from service.commands.options import (
 from service.commands.outputs import about, require_folder, require_writable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from recon.posterior import SlicePosterior
+    from recon.scan import Scan
+    from recon.settings import Settings
 
 console = Console(stderr=True)
 output = Console()
@@ -53,7 +57,7 @@ def reconstruct(
     ] = None,
     slices: Slices = None,
     png: Annotated[
-        Path | None, typer.Option(help="Also a picture; of more slices NAME-N.png each.")
+        Path | None, typer.Option(help="Also a picture; of more slices NAME-N.png.")
     ] = None,
     model: Model = DEFAULT_MODEL,
     device: Device = "auto",
@@ -117,7 +121,7 @@ def reconstruct(
     ] = "prior",
     compress_above: Annotated[
         int,
-        typer.Option(min=0, help="Coils above which they are compressed; 0: never.",
+        typer.Option(min=0, help="Compress coils above this number; 0: never.",
                      rich_help_panel=EXPERT),
     ] = 12,
     self_check: Annotated[
@@ -129,6 +133,16 @@ def reconstruct(
         typer.Option(help="Fit the noise where the residual asks for it.", rich_help_panel=EXPERT),
     ] = True,
     slice_coherence: SliceCoherence = COHERENCE,
+    volume: Annotated[
+        bool,
+        typer.Option("--volume", help="One posterior of a scan encoded in 3-D.",
+                     rich_help_panel=EXPERT),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Tell what --volume takes; do nothing.",
+                     rich_help_panel=EXPERT),
+    ] = False,
 ) -> None:  # fmt: skip
     """Reconstruct a scan: mean, samples, uncertainty maps, diagnostics."""
     inputs = (scan, mask, maps, calibration, *(average or ()))
@@ -175,10 +189,16 @@ def reconstruct(
         fit_noise=fit_noise,
         self_check=self_check,
         slice_coherence=slice_coherence,
+        volume=volume,
         calibration=CalibrationSettings(compress_above=compress_above),
     )
     chosen = parse_slices(slices, read.kspace.shape[0])
     delivery = Delivery(fallback, accept_refused)
+    if volume or dry_run:
+        with about(scan):
+            _tell_volume(read, settings, chosen, quiet=quiet and not dry_run)
+        if dry_run:
+            return
     try:
         with watching(len(chosen), console, quiet=quiet) as watch, about(scan):
             posteriors, entry = reconstruct_file(
@@ -201,6 +221,24 @@ def reconstruct(
         print_posteriors(posteriors, output, applied)
         how = f"{model}, {preset}, {settings.resolved.chains} samples, on {target}"
         print_summary(posteriors, [out, *pictures], time.monotonic() - started, how, output)
+
+
+def _tell_volume(scan: Scan, settings: Settings, chosen: Sequence[int], *, quiet: bool) -> None:
+    """What a volume will take, before it is begun. Raises ScanError where it is none."""
+    from recon.volume_posterior import volume_plan  # lazy: loads torch
+
+    plan = volume_plan(scan, settings, chosen)
+    if quiet:
+        return
+    slices, rows, columns = plan.shape
+    console.print(
+        f"A volume of {slices} x {rows} x {columns}, {settings.resolved.chains} chains one after "
+        f"the other: about {plan.memory_bytes / 2**30:.1f} GiB beside the network's own, "
+        f"{plan.evaluations} network evaluations of {slices} planes.",
+        highlight=False,
+    )
+    if plan.left_out is not None:
+        console.print(plan.left_out, highlight=False)
 
 
 def _require_outputs(

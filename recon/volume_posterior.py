@@ -1,0 +1,281 @@
+"""From the slices of one encoded volume to its posterior: prepared together, chain by chain."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recon.alarm import TypicalScans
+from recon.calibration import Calibration, calibrate
+from recon.chains import Advance, ChainPlan, Draws, run_chains
+from recon.coarse import Coarse, coarse_reconstruction
+from recon.errors import ScanError
+from recon.events import CoarseReady, Event, Progress
+from recon.evidence import physics_of, with_check
+from recon.noise import NoiseKey, NoiseStreams
+from recon.paths import NARROW
+from recon.preparation import FITTED_BAND, PILOT, PreparedSlice, fitted_noise, inverse_problem
+from recon.presets import Preset
+from recon.prior import Prior
+from recon.receivers import NoiseModel
+from recon.sampler import InverseProblem
+from recon.scan import Scan
+from recon.schedule import lowest_sigma
+from recon.settings import Settings
+from recon.stacks import Place, places
+from recon.summary import judged, summarise
+from recon.symmetry import RandomSymmetry, is_symmetric
+from recon.volumes import AlternatingPlanes, memory_bytes, plane_directions, stacked_problem
+
+_UNEVEN = 0.05
+"""Of the distance of slices: more than this between two of them makes no volume."""
+_ROUNDS = 4
+_PERCENTILE = 99
+_SEEN = 0.1
+"""Share of the volume's 99th percentile above which there is signal."""
+
+
+class KeptChains(Protocol):
+    """Where the draws of finished chains lie, for a run that goes on after it was interrupted."""
+
+    def read(self, chain: int) -> NDArray[np.complex64] | None:
+        """(draws, slices, rows, columns), or None: it is still to be run."""
+        ...
+
+    def write(self, chain: int, draws: NDArray[np.complex64]) -> None:
+        """Keep them, whole or not at all."""
+        ...
+
+
+@dataclass(frozen=True)
+class VolumePlan:
+    """What a volume will be and take, before anything runs."""
+
+    shape: tuple[int, int, int]
+    """Slices, rows, columns."""
+    directions: tuple[int, ...]
+    """Axes of the volume that the prior's planes are perpendicular to."""
+    memory_bytes: int
+    """On the device, without the network's own."""
+    evaluations: int
+    """Of the network, each on a volume's worth of planes; all chains together."""
+    left_out: str | None
+    """What to say where voxels are no cubes."""
+
+
+def volume_plan(scan: Scan, settings: Settings, chosen: Sequence[int]) -> VolumePlan:
+    """Raises ScanError where the chosen slices are no evenly spaced stack of one series."""
+    where = [place for place in map(places(scan).__getitem__, chosen) if place is not None]
+    if scan.trajectory is not None or len(where) < len(chosen) or len(chosen) < 2:
+        raise ScanError(
+            "no-volume",
+            "a volume needs two slices or more of a Cartesian scan that says how far apart they "
+            "lie; reconstruct slice by slice, without --volume",
+        )
+    spacing = _spacing(where)
+    view, (rows, columns) = scan.view_mm, scan.image_shape
+    assert view is not None
+    side = (view[0] / rows * view[1] / columns) ** 0.5
+    sides = (spacing * side, view[0] / rows, view[1] / columns)
+    directions = plane_directions(sides)
+    coils = scan.kspace.shape[1]
+    most = settings.calibration.compress_above
+    lines = bool((scan.mask == scan.mask[:1]).all() or (scan.mask == scan.mask[:, :1]).all())
+    shape = (len(chosen), rows, columns)
+    told = None
+    if len(directions) < 3:
+        size = " x ".join(f"{each:.2f}" for each in (*sides[1:], sides[0]))
+        kinds = "planes of its slices alone" if len(directions) == 1 else "planes of two directions"
+        told = f"Voxels are {size} mm, which are no cubes: the prior judges {kinds}."
+    preset = settings.resolved
+    work = PILOT.chains * PILOT.evaluations + preset.chains * preset.evaluations
+    memory = memory_bytes(shape, min(coils, most) if most else coils, 1, line_mask=lines)
+    return VolumePlan(shape, directions, memory, work, told)
+
+
+def _spacing(where: Sequence[Place]) -> float:
+    steps = [after.height - before.height for before, after in pairwise(where)]
+    step = float(np.median(steps))
+    uneven = any(abs(each - step) > _UNEVEN * abs(step) for each in steps)
+    if step == 0 or uneven or len({place.series for place in where}) > 1:
+        raise ScanError(
+            "no-volume",
+            "these slices are not one evenly spaced stack (of one contrast, repetition and "
+            "direction); choose them with --slices, or reconstruct slice by slice",
+        )
+    return abs(step)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """The slices of a volume on one scale, and the volume that they are."""
+
+    slices: tuple[PreparedSlice, ...]
+    problem: InverseProblem
+    coarse: Tensor
+    plan: ChainPlan
+
+
+def volume_posterior(
+    scan: Scan,
+    prior: Prior,
+    settings: Settings,
+    chosen: Sequence[int],
+    model: NoiseModel,
+    warnings: tuple[str, ...],
+    device: torch.device,
+    typical: TypicalScans | None = None,
+    kept: KeptChains | None = None,
+) -> Iterator[Event]:
+    """Posteriors of the slices of one volume, which are those of the volume.
+
+    Chains run one after the other, so that memory holds one, and each is `kept` when it is done.
+    Raises ScanError, CalibrationError, ConvergenceError.
+    """
+    plan = volume_plan(scan, settings, chosen)
+    own = replace(settings.calibration, second_crop=1.0)
+    calibrations = []
+    for index in chosen:
+        yield Progress(index, "calibration", 0.0)
+        calibrations.append(calibrate(scan, index, model, own, device))
+    raws = tuple(inverse_problem(each, device) for each in calibrations)
+    told = (*warnings, *(() if plan.left_out is None else (plan.left_out,)))
+    preset = settings.resolved
+    pilot = PILOT.chains * PILOT.evaluations / plan.evaluations
+    current = _prepare(calibrations, raws, chosen, prior, settings, told)
+    for one in current.slices:
+        yield CoarseReady(one.index, one.in_input_units(one.picture(one.coarse)))
+    started = calibrations[0].noise_std
+    for attempt in range(_ROUNDS):
+        run = run_chains(
+            current.problem,
+            _planes(prior, plan, settings, f"pilot-{attempt}"),
+            replace(current.plan, preset=PILOT, path=NARROW),
+            current.coarse,
+            NoiseKey(settings.seed, f"volume-pilot-{attempt}"),
+            range(PILOT.chains),
+        )
+        draws = yield from _followed(run, current, PILOT, 0.0, pilot)
+        images = draws.images[:, -1]
+        chi2 = float(current.problem.chi2(images).mean())
+        if FITTED_BAND[0] <= chi2 <= FITTED_BAND[1] or not settings.fit_noise:
+            break
+        noise_std = fitted_noise(calibrations[0].noise_std, chi2)
+        calibrations = [replace(each, noise_std=noise_std) for each in calibrations]
+        current = _prepare(calibrations, raws, chosen, prior, settings, told)
+    current = replace(current, plan=replace(current.plan, posterior_std=_spread(images)))
+    if calibrations[0].noise_std != started:
+        change = calibrations[0].noise_std / started
+        told = (*told, f"The noise level was fitted to the residual: {change:.2f} times.")
+    finished, step = [], current.plan.step
+    for chain in range(preset.chains):
+        before = None if kept is None else kept.read(chain)
+        if before is None:
+            run = run_chains(
+                current.problem,
+                _planes(prior, plan, settings, f"chain-{chain}"),
+                current.plan,
+                current.coarse,
+                NoiseKey(settings.seed, "volume"),
+                range(chain, chain + 1),
+            )
+            share = (1 - pilot) / preset.chains
+            start = pilot + chain * share
+            draws = yield from _followed(run, current, preset, start, share, shown=True)
+            step = min(step, draws.step)
+            before = draws.images[0].cpu().numpy()
+            if kept is not None:
+                kept.write(chain, before)
+        finished.append(torch.from_numpy(before))
+    images = torch.stack(finished)
+    for at, one in enumerate(current.slices):
+        each = Draws(images[:, :, at].to(device), step)
+        one = replace(one, plan=current.plan, warnings=told)
+        evidence = physics_of(one, each.images[:, -1], model)
+        yield judged(one, with_check(summarise(one, each), evidence), typical)
+
+
+def _spread(images: Tensor) -> float:
+    """Posterior std per component where the volume is, from two draws (2, slices, …)."""
+    inside = images.mean(dim=0).abs() > _SEEN
+    difference = (images[0] - images[1]).abs().square()
+    return float((difference[inside] if bool(inside.any()) else difference).mean() / 4) ** 0.5
+
+
+def _followed(
+    run: Generator[Advance, None, Draws],
+    current: _Prepared,
+    planned: Preset,
+    before: float,
+    share: float,
+    *,
+    shown: bool = False,
+) -> Generator[Event, None, Draws]:
+    """Pass a run on as progress of the middle slice, from `before` on over `share` of the whole."""
+    middle = len(current.slices) // 2
+    one = current.slices[middle]
+    steps = 0
+    while True:
+        try:
+            advance = next(run)
+        except StopIteration as stop:
+            result: Draws = stop.value
+            return result
+        steps += 1
+        fraction = before + share * min(1.0, steps / planned.evaluations)
+        picture = one.picture(advance.denoised[:, middle]) if shown else None
+        yield Progress(one.index, advance.stage, min(fraction, 0.99), picture)
+
+
+def _planes(prior: Prior, plan: VolumePlan, settings: Settings, name: str) -> Prior:
+    if settings.symmetry and is_symmetric(prior):
+        prior = RandomSymmetry(prior, settings.seed, f"volume-{name}")
+    return AlternatingPlanes(prior, plan.directions)
+
+
+def _prepare(
+    calibrations: Sequence[Calibration],
+    raws: Sequence[InverseProblem],
+    chosen: Sequence[int],
+    prior: Prior,
+    settings: Settings,
+    warnings: tuple[str, ...],
+) -> _Prepared:
+    """Coarse images, one scale and one plan for all slices."""
+    noise_std = calibrations[0].noise_std
+    raws = [replace(raw, noise_std=noise_std) for raw in raws]
+    found: list[Coarse] = []
+    for index, raw in zip(chosen, raws, strict=True):
+        streams = NoiseStreams.keyed(settings.seed, f"coarse-{index}", range(4))
+        found.append(coarse_reconstruction(raw, settings.coarse, streams))
+    magnitudes = np.stack([coarse.image.abs().cpu().numpy() for coarse in found])
+    scale = float(np.percentile(magnitudes, _PERCENTILE))
+    if scale <= 0:
+        raise ScanError("empty-slice", "the volume holds no signal")
+    low, high = prior.sigma_range
+    noise = noise_std / scale
+    widths = [coarse.localization_sigma() / scale for coarse in found]
+    lowest = lowest_sigma(noise, (low, high))
+    sigma = max(min(max(float(np.mean(widths)), 4 * noise), high), 2 * lowest)
+    plan = ChainPlan(settings.resolved, settings.path, sigma, lowest, high)
+    slices = []
+    for index, raw, calibration, coarse in zip(chosen, raws, calibrations, found, strict=True):
+        problem = replace(raw, measurement=raw.measurement / scale, noise_std=noise)
+        sensitivity = calibration.sensitivity.to(coarse.image.device)
+        own = replace(calibration, sensitivity=sensitivity)
+        slices.append(
+            PreparedSlice(index, own, raw, problem, coarse.image / scale, plan, scale, warnings)
+        )
+    return _Prepared(
+        tuple(slices),
+        stacked_problem([one.problem for one in slices]),
+        torch.stack([one.coarse for one in slices]),
+        plan,
+    )

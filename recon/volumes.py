@@ -1,0 +1,176 @@
+"""One posterior of a volume whose slices were encoded together: a scan with two phase encodings.
+
+Along its readout such a scan is complete, so that one Fourier transform decouples it: every readout
+position is a slice with its own measurement, coil maps and Gaussian solves, and the likelihood of
+the volume is exactly the product of theirs. What couples them is the prior, the denoiser of slices
+in planes of all three directions, another one at each step (after TPDM, Lee et al. 2023, and
+Krainovic and Heckel, arXiv 2412.18584). On average over the steps its score is the mean of three,
+
+    score(x) = 1/3 sum over directions of (D_direction(x) - x) / sigma^2,
+
+the score of the geometric mean of three priors, each of which knows the planes of one direction and
+takes them to be independent. A step costs what it costs for the slices by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from recon.noise import NoiseStreams
+from recon.operators import MeasurementOperator
+from recon.prior import Prior
+from recon.sampler import InverseProblem
+from recon.solve import GaussianSolver
+
+ISOTROPIC = 1.25
+"""Most that sides of voxels may differ by in planes that a prior of slices can judge."""
+_PLANES_AT_ONCE = 64
+_STATES = 8
+"""Volumes per chain that a step holds at once: image, noise, anchor, estimate, drift, …"""
+
+
+@final
+@dataclass(frozen=True)
+class StackedOperator(MeasurementOperator):
+    """A measurement of every slice of a volume; images are (..., slices, rows, columns)."""
+
+    slices: tuple[MeasurementOperator, ...]
+    """Alike in the shapes of images and of measurements."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self._each(lambda one, x: one.forward(x), image, 2)
+
+    def adjoint(self, measurement: Tensor) -> Tensor:
+        inner = len(self.slices[0].measurement_shape(torch.Size((1, 1))))
+        return self._each(lambda one, k: one.adjoint(k), measurement, inner)
+
+    def normal(self, image: Tensor) -> Tensor:
+        return self._each(lambda one, x: one.normal(x), image, 2)
+
+    def solver(self) -> StackedSolver:
+        """Slice by slice, exact where its own is."""
+        return StackedSolver(tuple(one.solver() for one in self.slices))
+
+    def measurement_shape(self, image_shape: torch.Size) -> tuple[int, ...]:
+        one = self.slices[0].measurement_shape(torch.Size(image_shape[-2:]))
+        return (*image_shape[:-2], *one)
+
+    @property
+    def measured_components(self) -> int:
+        return sum(one.measured_components for one in self.slices)
+
+    def _each(
+        self, act: Callable[[MeasurementOperator, Tensor], Tensor], batch: Tensor, inner: int
+    ) -> Tensor:
+        """`act` slice by slice; the slices' axis lies before the last `inner` ones."""
+        axis = batch.dim() - inner - 1
+        parts = batch.unbind(axis)
+        return torch.stack([act(*pair) for pair in zip(self.slices, parts, strict=True)], axis)
+
+
+@final
+@dataclass(frozen=True)
+class StackedSolver(GaussianSolver):
+    """The solvers of the slices of a volume; images are (batch, slices, rows, columns)."""
+
+    slices: tuple[GaussianSolver, ...]
+
+    def normal(self, image: Tensor) -> Tensor:
+        parts = zip(self.slices, image.unbind(1), strict=True)
+        return torch.stack([one.normal(x) for one, x in parts], 1)
+
+    def white(self, noise: NoiseStreams, image: Tensor) -> Tensor:
+        """(chains, slices, …): that of one slice after the other."""
+        parts = zip(self.slices, image.unbind(1), strict=True)
+        return torch.stack([one.white(noise, x) for one, x in parts], 1)
+
+    def precondition(
+        self, rhs: Tensor, white: Tensor | None, data_precision: float, shift: float
+    ) -> Tensor:
+        own = [None] * len(self.slices) if white is None else white.unbind(1)
+        parts = zip(self.slices, rhs.unbind(1), own, strict=True)
+        solved = [one.precondition(x, w, data_precision, shift) for one, x, w in parts]
+        return torch.stack(solved, 1)
+
+    def relaxed(
+        self,
+        image: Tensor,
+        drift: Tensor,
+        pull: float,
+        white: Tensor,
+        data_precision: float,
+        shift: float,
+    ) -> Tensor:
+        parts = zip(self.slices, image.unbind(1), drift.unbind(1), white.unbind(1), strict=True)
+        moved = [one.relaxed(x, d, pull, w, data_precision, shift) for one, x, d, w in parts]
+        return torch.stack(moved, 1)
+
+
+def stacked_problem(slices: Sequence[InverseProblem]) -> InverseProblem:
+    """The volume of slices that are scaled alike and have one noise level."""
+    operator = StackedOperator(tuple(one.operator for one in slices))
+    solver = StackedSolver(tuple(one.solver for one in slices))
+    measurement = torch.stack([one.measurement for one in slices])
+    return InverseProblem(operator, solver, measurement, slices[0].noise_std)
+
+
+@final
+class AlternatingPlanes:
+    """A prior of slices as a prior of volumes (batch, slices, rows, columns).
+
+    Every call asks it about all planes of one direction, and the next call about those of the next.
+    """
+
+    def __init__(self, prior: Prior, directions: Sequence[int]) -> None:
+        """`directions` are axes of the volume, 0 to 2, that planes are perpendicular to."""
+        self._prior = prior
+        self._directions = tuple(directions)
+        self._calls = 0
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        return self._prior.sigma_range
+
+    def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
+        """E[clean | noisy] of planes that know nothing of each other."""
+        axis = 1 + self._directions[self._calls % len(self._directions)]
+        self._calls += 1
+        planes = noisy.movedim(axis, 1)
+        parts = planes.flatten(0, 1).split(_PLANES_AT_ONCE)
+        clean = torch.cat([self._prior.denoise(part.contiguous(), sigma) for part in parts])
+        return clean.unflatten(0, planes.shape[:2]).movedim(1, axis)
+
+
+def plane_directions(sides: tuple[float, float, float]) -> tuple[int, ...]:
+    """Directions whose planes have voxels that are nearly squares, of voxels of these sides.
+
+    `sides` are from slice to slice, along rows and along columns, in any one unit. Planes of slices
+    are always among them.
+    """
+    found = [0]
+    for direction, (one, other) in ((1, (sides[0], sides[2])), (2, (sides[0], sides[1]))):
+        if max(one, other) <= ISOTROPIC * min(one, other):
+            found.append(direction)
+    return tuple(found)
+
+
+def memory_bytes(
+    shape: tuple[int, int, int], coils: int, chains: int, *, line_mask: bool = False
+) -> int:
+    """What a volume (slices, rows, columns) takes on its device while `chains` run at a time.
+
+    Measurement, maps and what solves need; volumes of each chain; planes in the network are not
+    counted. With a mask of lines there is a matrix for every line of every slice.
+    """
+    slices, rows, columns = shape
+    voxels = slices * rows * columns
+    complex_bytes = 8
+    fixed = 4 * coils * voxels + (voxels * max(rows, columns) if line_mask else 0)
+    white = 2 if line_mask else 1 + coils
+    per_chain = (_STATES + 2 * white) * voxels + coils * rows * columns
+    return complex_bytes * (fixed + chains * per_chain)
