@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -100,7 +99,7 @@ def workers(
 
 
 def _told(one: Worker, settings: ServiceSettings) -> dict[str, Any]:
-    heard = time.time() - one.heartbeat_at
+    heard = one.unheard_seconds
     state = "alive" if heard < settings.worker_lost_seconds else "silent"
     load = one.load or {}
     told = asdict(one)

@@ -20,7 +20,7 @@ from service.jobs.job import ACTIVE, Job, JobState, job_of_row
 from service.jobs.job_table import record_ends
 from service.problems import Problem
 from service.requests import Priority, ReconstructionParameters
-from service.store.database import batch_items, batches, events, jobs
+from service.store.database import batch_items, batches, events, jobs, now_after
 from service.store.identifiers import new_id
 
 REFUSED = "refused"
@@ -411,7 +411,11 @@ def _cancel(connection: sa.Connection, batch_ids: list[str]) -> list[str]:
         connection.execute(
             sa.update(jobs)
             .where(jobs.c.id.in_(chunk), jobs.c.state == JobState.QUEUED)
-            .values(state=JobState.CANCELLED, finished_at=time.time(), revision=jobs.c.revision + 1)
+            .values(
+                state=JobState.CANCELLED,
+                finished_at=now_after(jobs.c.created_at),
+                revision=jobs.c.revision + 1,
+            )
         )
         record_ends(connection, chunk)
     connection.execute(

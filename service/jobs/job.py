@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -64,6 +65,11 @@ class Job:
     started_at: float | None
     finished_at: float | None
     revision: int
+
+    @property
+    def age_seconds(self) -> float:
+        """Since it was asked for; 0 where the clock was set back beyond that."""
+        return max(0.0, time.time() - self.created_at)
 
     @property
     def place(self) -> str:

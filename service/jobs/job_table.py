@@ -18,7 +18,7 @@ from service.jobs.totals import EndedJob, count_end
 from service.problems import Problem
 from service.report import Plan, ProductFile, Report
 from service.requests import Priority
-from service.store.database import hold, jobs, scans
+from service.store.database import hold, jobs, now_after, scans
 
 
 class Jobs:
@@ -219,7 +219,7 @@ class Jobs:
                     ),
                     worker=worker,
                     attempt=jobs.c.attempt + 1,
-                    started_at=sa.func.coalesce(jobs.c.started_at, time.time()),
+                    started_at=sa.func.coalesce(jobs.c.started_at, now_after(jobs.c.created_at)),
                     revision=jobs.c.revision + 1,
                 )
             ).rowcount
@@ -283,7 +283,7 @@ class Jobs:
                     error=error,
                     results=None if results is None else [file.model_dump() for file in results],
                     summary=None if summary is None else summary.model_dump(mode="json"),
-                    finished_at=time.time(),
+                    finished_at=now_after(jobs.c.started_at, jobs.c.created_at),
                     revision=jobs.c.revision + 1,
                 )
             ).rowcount
@@ -322,7 +322,7 @@ class Jobs:
                 .where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED)
                 .values(
                     state=JobState.CANCELLED,
-                    finished_at=time.time(),
+                    finished_at=now_after(jobs.c.started_at, jobs.c.created_at),
                     revision=jobs.c.revision + 1,
                 )
             ).rowcount

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
+from service.jobs.processes import steady_seconds
 from service.offers import Offers
 from service.problems import ProblemError
 from service.store.database import add_to_total, jobs, workers
@@ -27,6 +29,14 @@ class Worker:
     """Models, presets and versions of the process."""
     load: dict[str, Any] | None = None
     """What it is doing, as of its last beat."""
+
+    @property
+    def unheard_seconds(self) -> float:
+        """How long ago its last beat was, as far as the date tells.
+
+        One that seems to be of the future was before somebody set the clock back.
+        """
+        return abs(time.time() - self.heartbeat_at)
 
 
 class Workers:
@@ -73,11 +83,7 @@ class Workers:
 
     def living(self, seconds: float) -> list[Worker]:
         """Those heard of within the last seconds."""
-        query = sa.select(workers).where(
-            workers.c.heartbeat_at > time.time() - seconds, workers.c.pid != 0
-        )
-        with self._engine.connect() as connection:
-            return [_worker(row) for row in connection.execute(query)]
+        return [one for one in self.all() if one.pid and one.unheard_seconds < seconds]
 
     def all(self) -> list[Worker]:
         """Every worker that is known."""
@@ -105,22 +111,41 @@ class Workers:
         with self._engine.connect() as connection:
             return {row[0]: int(row[1]) for row in connection.execute(query)}
 
-    def silent(self, seconds: float, but: str) -> list[str]:
-        """Names of those that were silent too long."""
-        query = sa.select(workers.c.id).where(_older(seconds), workers.c.id != but)
+    def beats(self, but: str) -> dict[str, float]:
+        """The last beat of every other worker that is known."""
+        query = sa.select(workers.c.id, workers.c.heartbeat_at).where(workers.c.id != but)
         with self._engine.connect() as connection:
-            return [row.id for row in connection.execute(query)]
+            return {row.id: row.heartbeat_at for row in connection.execute(query)}
 
-    def remove(self, names: list[str], seconds: float) -> None:
-        """Strike out those of them that are still silent."""
+    def remove(self, worker: str, beat: float) -> None:
+        """Strike one out, unless it was heard of after this beat."""
         with self._engine.begin() as connection:
-            connection.execute(sa.delete(workers).where(workers.c.id.in_(names), _older(seconds)))
+            connection.execute(
+                sa.delete(workers).where(workers.c.id == worker, workers.c.heartbeat_at == beat)
+            )
+
+
+class Silence:
+    """How long workers say nothing new, by the clock of the one that listens.
+
+    What their beats say of the date counts for nothing: clocks of hosts differ, and are set.
+    """
+
+    def __init__(self) -> None:
+        self._heard: dict[str, tuple[float, float]] = {}
+
+    def longer_than(self, seconds: float, beats: Mapping[str, float]) -> dict[str, float]:
+        """Of all `beats` as they are now, those that were the same for so long; ask it often."""
+        now, before = steady_seconds(), self._heard
+        self._heard = {
+            worker: before[worker] if before.get(worker, (None,))[0] == beat else (beat, now)
+            for worker, beat in beats.items()
+        }
+        return {
+            worker: beat for worker, (beat, since) in self._heard.items() if now - since > seconds
+        }
 
 
 def _worker(row: sa.Row[Any]) -> Worker:
     values = dict(row._mapping)
     return Worker(**values | {"offers": Offers.model_validate(values["offers"])})
-
-
-def _older(seconds: float) -> sa.ColumnElement[bool]:
-    return workers.c.heartbeat_at < time.time() - seconds

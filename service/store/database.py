@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -376,6 +377,16 @@ def _locked_file(path: Path) -> Iterator[None]:
 
 def _advisory(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+
+
+def now_after(*moments: sa.ColumnElement[Any]) -> sa.ColumnElement[float]:
+    """The time; that of the first of these columns which has one, where it is later.
+
+    A clock that is set back lets nothing end before it has begun.
+    """
+    now = sa.literal(time.time())
+    since = sa.func.coalesce(*moments, now)
+    return sa.case((since > now, since), else_=now)
 
 
 def add_to_total(connection: sa.Connection, name: str, label: str, value: float = 1) -> None:

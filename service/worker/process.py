@@ -31,8 +31,14 @@ from service.cores import available_cores
 from service.delivery.delivery_table import Deliveries
 from service.delivery.sending import Sender
 from service.jobs.job_table import Jobs
-from service.jobs.processes import end_with_parent, note_moved, worker_lock, worker_name
-from service.jobs.workers import Workers
+from service.jobs.processes import (
+    end_with_parent,
+    note_moved,
+    steady_seconds,
+    worker_lock,
+    worker_name,
+)
+from service.jobs.workers import Silence, Workers
 from service.jobs.workflows import launch, take_over
 from service.logs import configure_logs
 from service.offers import OfferedModel, Offers, Preset
@@ -176,10 +182,11 @@ def _live(
     slot: int,
 ) -> None:
     """Beat, and look after silent workers, until told to stop."""
-    last = time.time()
+    last = steady_seconds()
     host = platform.node()
+    silence = Silence()
     while not stop.wait(settings.heartbeat_seconds):
-        now = time.time()
+        now = steady_seconds()
         note_moved(worker_lock(settings.data, slot), time.monotonic() - runner.still_seconds)
         try:
             if now - last > settings.worker_lost_seconds or not workers.beat(
@@ -195,11 +202,12 @@ def _live(
                 os._exit(_LOST)
             last = now
             # Twice the time after which a worker gives itself up: it has surely stopped by then.
-            silent = workers.silent(2 * settings.worker_lost_seconds, but=name)
+            silent = silence.longer_than(2 * settings.worker_lost_seconds, workers.beats(but=name))
             if silent:
-                log.warning("taking over", workers=silent)
-                take_over(silent)
-                workers.remove(silent, 2 * settings.worker_lost_seconds)
+                log.warning("taking over", workers=list(silent))
+                take_over(list(silent))
+                for worker, beat in silent.items():
+                    workers.remove(worker, beat)
         except Exception:
             log.exception("heartbeat failed")
 

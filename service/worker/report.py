@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from models.conformal_factors import ConformalFactor
@@ -61,7 +60,7 @@ def report_of(
 
 
 def _reached(job: Job, posteriors: Sequence[SlicePosterior]) -> Reached:
-    asked, took = job.parameters, time.time() - job.created_at
+    asked, took = job.parameters, job.age_seconds
     return Reached(
         mc_error=reached_error(posteriors),
         target_mc_error=asked.target_mc_error,

@@ -6,7 +6,6 @@ idempotent: it looks first at what is there already. Steps return small JSON obj
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -171,7 +170,7 @@ class JobSteps:
 
             events = reconstruct(loaded.scan, loaded.prior, settings, slices[:1], self._device)
             speed = measure_speed(events, look, self._finish)
-            left = parameters.deadline_s - (time.time() - job.created_at)
+            left = parameters.deadline_s - job.age_seconds
             timely = plan_for_deadline(settings, left, len(slices), speed)
             cheaper = plan is not None and _cost(plan, settings) <= _cost(timely, settings)
             plan = plan if cheaper else timely

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -191,9 +191,15 @@ def answers(server: Server, path: str) -> bool:
 
 
 @contextmanager
-def serving(data: Path, models: Path, **settings: object) -> Iterator[Server]:
-    """Start a server on a free port, wait until a worker is ready, and stop it."""
-    server = Server(None, "", data, environment=environment(models, **settings))  # type: ignore[arg-type]
+def serving(
+    data: Path, models: Path, *, variables: Mapping[str, str] | None = None, **settings: object
+) -> Iterator[Server]:
+    """Start a server on a free port, wait until a worker is ready, and stop it.
+
+    `variables` are of its environment, beside those of the settings.
+    """
+    own = environment(models, **settings) | dict(variables or {})
+    server = Server(None, "", data, environment=own)  # type: ignore[arg-type]
     try:
         server.start()
         wait_for(lambda: answers(server, "/readyz"), 180)

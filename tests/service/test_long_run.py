@@ -1,4 +1,4 @@
-"""Much work, much memory, and a clock that is set: what a service sees in a year, in minutes."""
+"""Much work and much memory: what a service sees in a year, in minutes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import socket
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -15,10 +14,8 @@ import pytest
 
 from tests.service.live import (
     QUICK,
-    ended,
     note,
     serving,
-    submitted,
     tiny_scan,
     wait_for,
 )
@@ -30,18 +27,7 @@ QUEUED = int(os.environ.get("MRI_POSTERIOR_QUEUED", "500"))
 FINISHED = int(os.environ.get("MRI_POSTERIOR_FINISHED", "100"))
 SETTLED = 10
 """Jobs after which a worker has loaded what it keeps."""
-FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 SESSIONS = 32
-
-
-def accepted(client: httpx.Client, scan: Path, **parameters: int) -> dict[str, Any] | None:
-    """The job, or None where the service asks to come again (503)."""
-    try:
-        return submitted(client, scan, **parameters)
-    except AssertionError as error:
-        if '"status":503' in str(error):
-            return None
-        raise
 
 
 def counts(client: httpx.Client) -> dict[str, int]:
@@ -85,40 +71,6 @@ def test_five_hundred_jobs_wait_and_the_memory_of_a_worker_does_not_grow(
             client.post(job["links"]["cancel"])
         wait_for(lambda: not counts(client)["queued"] and not counts(client)["running"], 120)
         assert sum(counts(client).values()) == QUEUED
-
-
-@pytest.mark.skipif(FAKETIME is None, reason="no libfaketime: apt-get install libfaketime")
-def test_a_clock_that_is_set_back_by_an_hour_loses_nothing(tmp_path: Path, models: Path) -> None:
-    clock = tmp_path / "clock"
-    clock.write_text("+0")
-    scan = tiny_scan(tmp_path / "scan.h5", slices=3)
-    os.environ.update(
-        LD_PRELOAD=str(FAKETIME),
-        FAKETIME_TIMESTAMP_FILE=str(clock),
-        FAKETIME_NO_CACHE="1",
-        FAKETIME_DONT_FAKE_MONOTONIC="1",
-    )
-    try:
-        with serving(tmp_path / "data", models, worker_lost_seconds=5) as server:
-            for name in ("LD_PRELOAD", "FAKETIME_TIMESTAMP_FILE"):
-                os.environ.pop(name)
-            with server.client() as client:
-                jobs = [submitted(client, scan, seed=seed) for seed in range(2)]
-                running = submitted(client, scan, seed=2, preset="thorough")
-                for offset in ("-3600", "+3600", "+0"):
-                    clock.write_text(offset)
-                    jobs.append(wait_for(lambda: accepted(client, scan, seed=len(jobs))))
-                    # Listed, awaited, cleaned up and kept alive by a clock that was moved.
-                    assert client.get("/readyz").status_code in (200, 503)
-                    ended(client, jobs[-1])
-                done = [ended(client, job) for job in (*jobs, running)]
-                assert not [job["error"] for job in done if job["state"] != "succeeded"]
-                assert all(job["attempt"] == 1 for job in done)
-                wait_for(lambda: client.get("/readyz").status_code == 200, 30)
-    finally:
-        for name in tuple(os.environ):
-            if name.startswith("FAKETIME") or name == "LD_PRELOAD":
-                os.environ.pop(name)
 
 
 def test_two_servers_on_one_folder(tmp_path: Path, models: Path) -> None:
