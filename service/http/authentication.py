@@ -11,7 +11,6 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from starlette.concurrency import run_in_threadpool
 
 from service.http.context import Context, InContext
 from service.problems import ProblemError
@@ -48,7 +47,7 @@ class Doorkeeper:
         """The key of a token. Raises ProblemError."""
         now = time.monotonic()
         if now - self.checked > _REMEMBERED_SECONDS:
-            self.required = await run_in_threadpool(context.keys.required)
+            self.required = await context.look_up(context.keys.required)
             self.checked = now
         if not self.required and context.settings.loopback:
             if forwarded:
@@ -63,7 +62,7 @@ class Doorkeeper:
         known = self.keys.get(token)
         if known is not None and now - known[0] < _REMEMBERED_SECONDS:
             return known[1]
-        key = await run_in_threadpool(context.keys.check, token)
+        key = await context.look_up(context.keys.check, token)
         if key is None:
             self.keys.pop(token, None)
             raise _unauthorized("the API key is unknown, revoked or expired")

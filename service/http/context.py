@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 
 from service.http.feed import Feed
@@ -20,6 +22,9 @@ from service.store.uploads import Uploads
 
 _FEED_SECONDS = 0.2
 _AT_STORAGE = 16
+_LOOKING_UP = 4
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,15 @@ class Context(Intake):
     feed: Feed
     metrics: Metrics
     integrity: Integrity
+    lookups: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_LOOKING_UP))
+
+    async def look_up(self, question: Callable[..., T], *given: Any) -> T:  # noqa: ANN401
+        """Ask the tables something short, in one of few threads.
+
+        These take turns in the interpreter with the one that answers: more of them are no faster,
+        and each lets all others wait longer.
+        """
+        return await to_thread.run_sync(partial(question, *given), limiter=self.lookups)
 
 
 def create_context(settings: ServiceSettings, *, busy_milliseconds: int = 5000) -> Context:

@@ -7,7 +7,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from service.http.authentication import Reader
@@ -27,7 +26,7 @@ _STREAM: Responses = {200: {"content": {"text/event-stream": {"schema": {"type":
 async def _followed(context: InContext, key: Reader, job_id: Id) -> Job:
     """The job, looked up before the answer begins, so that refusals are plain answers."""
     context.feed.require_place(context.settings.max_streams)
-    return await run_in_threadpool(find_job, context, key, job_id)
+    return await context.look_up(find_job, context, key, job_id)
 
 
 def _last_seen(
@@ -62,14 +61,14 @@ async def follow_reconstruction(
 async def _heard(context: Context, job: Job, last: int) -> AsyncIterator[bytes]:
     """Events behind `last`, those that were and those to come, until the job has ended."""
     async with context.feed.listen(job.id) as listener:
-        ended, missed = await run_in_threadpool(_missed, context, job, last)
+        ended, missed = await context.look_up(_missed, context, job, last)
         while missed:
             yield b"".join(map(_written, missed))
             last = missed[-1].id
             ended = ended or missed[-1].type == "end"
             if len(missed) < PAGE:
                 break
-            missed = await run_in_threadpool(context.history.of, job.id, last)
+            missed = await context.look_up(context.history.of, job.id, last)
         while not ended:
             try:
                 heard = await listener.get(_QUIET_SECONDS)

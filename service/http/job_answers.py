@@ -6,7 +6,6 @@ import re
 import time
 
 from fastapi import Request
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from service.http.authentication import owner_of
@@ -40,7 +39,7 @@ async def job_answer(request: Request, context: Context, job: Job, status: int) 
     if request.method == "GET" and request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers={"ETag": tag})
     if job.state is JobState.QUEUED:  # its place in the queue has to be looked up
-        answer = await run_in_threadpool(plain_answer, context, job, status)
+        answer = await context.look_up(plain_answer, context, job, status)
     else:
         answer = plain_answer(context, job, status)
     if waited is not None:
@@ -59,14 +58,14 @@ async def _ended(context: Context, job: Job, seconds: float) -> Job:
     """The job as it is at its end, or after so many seconds."""
     until = time.monotonic() + seconds
     async with context.feed.listen(job.id) as listener:
-        now = await run_in_threadpool(context.jobs.get, job.id)
+        now = await context.look_up(context.jobs.get, job.id)
         while now is not None and not now.state.terminal:
             try:
                 event = await listener.get(max(0.0, until - time.monotonic()))
             except TimeoutError:
-                return await run_in_threadpool(context.jobs.get, job.id) or now
+                return await context.look_up(context.jobs.get, job.id) or now
             if event is None or event.type == "end":
-                return await run_in_threadpool(context.jobs.get, job.id) or now
+                return await context.look_up(context.jobs.get, job.id) or now
     return now or job
 
 

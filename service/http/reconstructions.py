@@ -7,7 +7,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from service.delivery.delivery_table import Deliveries
@@ -94,7 +93,7 @@ async def get_reconstruction(
     request: Request, context: InContext, key: Reader, job_id: Id
 ) -> Response:
     """How far it is; `Prefer: wait=N` answers when it has ended, or after N seconds."""
-    job = await run_in_threadpool(find_job, context, key, job_id)
+    job = await context.look_up(find_job, context, key, job_id)
     return await job_answer(request, context, job, 200)
 
 

@@ -119,8 +119,11 @@ def test_streams_of_batches_have_places(attacked: Server, stranger: httpx.Client
         )
     with stranger.stream("GET", "/v1/batches/BATCH/events") as first:
         assert first.status_code == 200
-        assert next(first.iter_lines()).startswith("event:")
-        second = stranger.get("/v1/batches/BATCH/events")
+        lines = first.iter_lines()  # kept: an iterator that is dropped closes the stream
+        assert next(lines).startswith("event:")
+        with stranger.stream("GET", "/v1/batches/BATCH/events") as second:
+            assert second.status_code == 429
+            second.read()
         problem(second, 429, "rate-limited")
     wait_for(lambda: _opens(stranger, "/v1/batches/BATCH/events"), 20)  # its place is free again
 
