@@ -23,6 +23,7 @@ from service.store.uploads import Uploads
 _FEED_SECONDS = 0.2
 _AT_STORAGE = 16
 _LOOKING_UP = 4
+_OPENING = 2
 
 T = TypeVar("T")
 
@@ -39,14 +40,21 @@ class Context(Intake):
     metrics: Metrics
     integrity: Integrity
     lookups: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_LOOKING_UP))
+    openings: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_OPENING))
+    """Threads of streams that begin: those who ask something short do not queue behind them."""
 
-    async def look_up(self, question: Callable[..., T], *given: Any) -> T:  # noqa: ANN401
+    async def look_up(
+        self,
+        question: Callable[..., T],
+        *given: Any,  # noqa: ANN401
+        limiter: CapacityLimiter | None = None,
+    ) -> T:
         """Ask the tables something short, in one of few threads.
 
         These take turns in the interpreter with the one that answers: more of them are no faster,
         and each lets all others wait longer.
         """
-        return await to_thread.run_sync(partial(question, *given), limiter=self.lookups)
+        return await to_thread.run_sync(partial(question, *given), limiter=limiter or self.lookups)
 
 
 def create_context(settings: ServiceSettings, *, busy_milliseconds: int = 5000) -> Context:

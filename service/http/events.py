@@ -26,7 +26,7 @@ _STREAM: Responses = {200: {"content": {"text/event-stream": {"schema": {"type":
 async def _followed(context: InContext, key: Reader, job_id: Id) -> Job:
     """The job, looked up before the answer begins, so that refusals are plain answers."""
     context.feed.require_place(context.settings.max_streams)
-    return await context.look_up(find_job, context, key, job_id)
+    return await context.look_up(find_job, context, key, job_id, limiter=context.openings)
 
 
 def _last_seen(
@@ -61,7 +61,7 @@ async def follow_reconstruction(
 async def _heard(context: Context, job: Job, last: int) -> AsyncIterator[bytes]:
     """Events behind `last`, those that were and those to come, until the job has ended."""
     async with context.feed.listen(job.id) as listener:
-        ended, missed = await context.look_up(_missed, context, job, last)
+        ended, missed = await context.look_up(_missed, context, job, last, limiter=context.openings)
         while missed:
             yield b"".join(map(_written, missed))
             last = missed[-1].id
