@@ -16,6 +16,7 @@ EXPERIMENTS = {
     "folding": "a field of view smaller than the head, with one set of coil maps and with two",
     "frontier": "evaluations that reach what `thorough` finds, and where the presets lie",
     "inverse_problems": "inpainting, super-resolution, deblurring with the shipped prior; DPS",
+    "archive_prior": "a prior learned from undersampled scans, and from full ones; an hour",
     "alarm": "scans that are right, and scans of which something is not as it was assumed",
     "volumes": "a scan encoded in three dimensions: one volume, slices, L1-wavelet; an hour",
     "coverage": "true values inside the intervals, before and after the conformal factor",
@@ -30,6 +31,7 @@ EXPERIMENTS = {
 
 SEPARATE = {
     "alarm",
+    "archive_prior",
     "contrast",
     "coverage",
     "frontier",

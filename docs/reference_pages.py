@@ -33,6 +33,7 @@ from service.problems import PROBLEMS
 from service.products import PRODUCTS
 from service.settings import CONFIG_VARIABLE
 from service.settings import table as settings_table
+from service.training.archive_plan import ArchivePlan
 from service.training.runs import TrainingPlan
 
 ROOT = Path(__file__).parent.parent
@@ -313,6 +314,15 @@ def training_page() -> str:
         "",
     ]
     lines += _sections("PLAN.toml", TrainingPlan)
+    lines += [
+        "# Of undersampled scans",
+        "",
+        "A file with the key `from_undersampled` learns from scans in place of images "
+        "([how](../tutorials/learn-from-undersampled-scans.md)). What `[training]` leaves out is "
+        "then as here, not as above.",
+        "",
+    ]
+    lines += _sections("PLAN.toml for scans", ArchivePlan)
     return _MADE + "\n".join(lines) + "\n"
 
 

@@ -28,6 +28,7 @@ from models.augment import Augmentation, complex_patches
 from models.denoiser import NetworkPrior, precondition
 from models.errors import ModelError
 from models.loading import compute_dtype_for
+from models.model_folder import write_beside
 from models.network_configs import ResidualUNetConfig, TrainableConfig
 from models.optimizers import Optimizer, OptimizerName
 from models.parameterizations import SIGMA_DATA
@@ -229,7 +230,7 @@ class TrainingRun:
                     "the same options to resume it",
                 )
         if self.process.first:
-            record.write_text(self.config.model_dump_json(indent=2) + "\n")
+            write_beside(record, self.config.model_dump_json(indent=2) + "\n")
 
     def _resume(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])

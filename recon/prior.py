@@ -10,7 +10,7 @@ from typing import Protocol, final
 import torch
 from torch import Tensor
 
-from recon.operators import fft2c, ifft2c
+from recon.operators import fft2c, grid_radius, ifft2c
 from recon.overlap import Overlap
 
 
@@ -72,6 +72,34 @@ class GaussianPrior:
     def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
         gain = self.spectrum / (self.spectrum + sigma**2)
         return self.mean + ifft2c(gain * fft2c(noisy - self.mean))
+
+
+@final
+@dataclass(frozen=True)
+class StationaryPrior:
+    """Circular Gaussian images of any size; their power depends on the spatial frequency alone."""
+
+    radii: tuple[float, ...]
+    """Of rings round the centre of k-space, rising, cycles per voxel; a ring reaches to the
+    geometric mean of its radius and the next."""
+    powers: tuple[float, ...]
+    """Variance per real component of a Fourier coefficient in each ring."""
+    sigma_range: tuple[float, float] = (1e-3, 10.0)
+    symmetric = True
+
+    def rings(self, shape: torch.Size) -> Tensor:
+        """(rows, columns) number of the ring of every centred Fourier coefficient."""
+        radius = grid_radius(shape, torch.device("cpu")).clamp_min(self.radii[0])
+        middles = torch.tensor(self.radii).log()
+        return torch.bucketize(radius.log(), (middles[1:] + middles[:-1]) / 2)
+
+    def spectrum(self, shape: torch.Size, device: torch.device | str = "cpu") -> Tensor:
+        """(rows, columns) float32 variance of each centred Fourier coefficient."""
+        return torch.tensor(self.powers, dtype=torch.float32)[self.rings(shape)].to(device)
+
+    def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
+        spectrum = self.spectrum(noisy.shape[-2:], noisy.device)
+        return ifft2c(spectrum / (spectrum + sigma**2) * fft2c(noisy))
 
 
 @final

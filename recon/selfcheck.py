@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -68,14 +69,8 @@ def judge(problem: InverseProblem, draws: Tensor, held_out: Tensor) -> SelfCheck
     `draws` are (n, rows, columns) posterior draws that did not see `held_out`; a prediction is
     their mean with the variance of one more draw plus the receiver noise.
     """
-    inside = held_out.to(draws.device)
-    predicted = problem.operator.forward(draws)[..., inside]
-    measured = problem.measurement[..., inside]
-    count = len(draws)
-    mean = predicted.mean(dim=0)
-    variance = (predicted - mean).abs().square().sum(dim=0) / (2 * (count - 1))
-    total = (variance * (1 + 1 / count) + problem.noise_std**2).sqrt()
-    error = measured - mean
+    predicted, total, error = _predicted(problem, draws, held_out)
+    count, mean = len(draws), predicted.mean(dim=0)
     scores = torch.view_as_real(error / total).cpu().numpy()
     # Of each sample's place the coils share one weight: their spreads are alike, and few draws know
     # the spread of each alone too badly to divide by it.
@@ -90,6 +85,40 @@ def judge(problem: InverseProblem, draws: Tensor, held_out: Tensor) -> SelfCheck
             weight * (predicted - mean) * (1 + 1 / count) ** 0.5, weight * problem.noise_std
         ),
     )
+
+
+def log_density(problem: InverseProblem, draws: Tensor, held_out: Tensor) -> float:
+    """Log density of the held-out samples as `judge` predicts them, nats per real component.
+
+    Values are in units of the receiver noise, so that a perfect prediction of the image would give
+    that of a standard normal number, -1.42 on average. The coils share the variance of a place.
+    """
+    _, total, error = _predicted(problem, draws, held_out)
+    variance = total.square().mean(dim=0) / problem.noise_std**2
+    power = error.abs().square() / problem.noise_std**2
+    density = -(2 * math.pi * variance).log() - power / (2 * variance)
+    return float(density.mean()) / 2
+
+
+class _Predicted(NamedTuple):
+    """Of the held-out samples (coils, samples)."""
+
+    draws: Tensor
+    """(n, coils, samples) without receiver noise."""
+    total: Tensor
+    """Predicted std per real component, receiver noise and all."""
+    error: Tensor
+    """Measured less mean of the draws."""
+
+
+def _predicted(problem: InverseProblem, draws: Tensor, held_out: Tensor) -> _Predicted:
+    inside = held_out.to(draws.device)
+    predicted = problem.operator.forward(draws)[..., inside]
+    count = len(draws)
+    mean = predicted.mean(dim=0)
+    variance = (predicted - mean).abs().square().sum(dim=0) / (2 * (count - 1))
+    total = (variance * (1 + 1 / count) + problem.noise_std**2).sqrt()
+    return _Predicted(predicted, total, problem.measurement[..., inside] - mean)
 
 
 def independent_components(deviations: Tensor, noise_std: Tensor) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -17,6 +18,7 @@ from models.processes import Process
 from models.registry import read_config
 from models.train import Progress, TrainingConfig
 from service.runs import choose_device
+from service.training.archive_plan import ARCHIVE_TRAINING, ArchivePlan, read_archive_plan
 from service.training.images import Prepared
 from service.training.images import Progress as Preparing
 from service.training.runs import NETWORKS, Ready, TrainingPlan, read_plan, run_plan
@@ -87,6 +89,44 @@ def _plan(
             "training": TrainingConfig.model_validate({"network": NETWORKS["small"], **options}),
         }
     )
+
+
+def archive_plan(
+    file: Path | None,
+    overrides: Mapping[str, object],
+    of_images: Mapping[str, object],
+    training: Mapping[str, object],
+    network: Literal["small", "base"] | None,
+) -> ArchivePlan | None:
+    """The plan of a run on undersampled scans, where one is asked for; None for one on images.
+
+    Raises ModelError where what belongs to the one is given for the other.
+    """
+    kept = None if file is None else read_archive_plan(file)
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if kept is None and "from_undersampled" not in given:
+        only = sorted(given.keys() - {"out", "start_from"})
+        if only:
+            raise ModelError("no-archive", f"--{only[0]} goes with --from-undersampled ARCHIVE")
+        return None
+    if file is not None and kept is None:
+        raise ModelError("bad-plan", f"{file} trains on images; leave it or the archive out")
+    if wrong := [name for name, value in of_images.items() if value is not None]:
+        raise ModelError(
+            "both",
+            f"--{wrong[0]} is of images; with undersampled scans some are held out by itself",
+        )
+    options = {name: value for name, value in training.items() if value is not None}
+    if network is not None:
+        options["network"] = NETWORKS[network]
+    base = {} if kept is None else kept.model_dump()
+    steps = base.get("training", ARCHIVE_TRAINING.model_dump()) | options
+    if "out" not in base | given:
+        raise ModelError("no-plan", "give --out, the folder of the run")
+    try:
+        return ArchivePlan.model_validate(base | given | {"training": steps})
+    except ValidationError as error:
+        raise ModelError("bad-plan", " ".join(str(error).splitlines()[1:3])) from error
 
 
 def _show(step: Progress, bar: Bar, task: object) -> None:

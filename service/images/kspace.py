@@ -36,7 +36,7 @@ def kspace_volume(
         alone = replace(scan, kspace=kspace[np.newaxis], coil_maps=maps)
         images.append(coil_combination(alone, scan.mask)[0])
     cropped = centre_crop(np.stack(images), scan.geometry.recon_shape)
-    identity = first_identity(patient_id, *_header_identities(scan.header)) or fallback
+    identity = first_identity(patient_id, header_identity(scan.header)) or fallback
     yield Volume(cropped, _kspace_pixels(scan, cropped.shape[1:]), pseudonym(identity))
 
 
@@ -63,11 +63,12 @@ def _kspace_pixels(scan: Scan, shape: tuple[int, ...]) -> tuple[float, float] | 
     return geometry.field_of_view_mm[0] / shape[0], geometry.field_of_view_mm[1] / shape[1]
 
 
-def _header_identities(header: str | None) -> list[str | None]:
-    """Patient and study of an ISMRMRD header that `read_scan` has accepted."""
+def header_identity(header: str | None) -> str | None:
+    """Patient, or else study, of an ISMRMRD header that `read_scan` has accepted."""
     if header is None:
-        return []
+        return None
     root = ElementTree.fromstring(header)
     paths = ("subjectInformation/patientID", "studyInformation/studyInstanceUID")
     steps = (path.split("/") for path in paths)
-    return [root.findtext("./" + "/".join(f"{{*}}{step}" for step in names)) for names in steps]
+    found = [root.findtext("./" + "/".join(f"{{*}}{step}" for step in names)) for names in steps]
+    return first_identity(*found)

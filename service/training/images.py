@@ -128,6 +128,17 @@ def prepare_images(
     yield Prepared(tuple(taken), tuple(refused), _doubts(units, settings))
 
 
+def person_of(name: Path, *, by_folder: bool) -> str:
+    """Who a file below an archive is of, as far as names tell: BIDS' subject, or else its folder.
+
+    Of a file that lies in no folder, or without `by_folder`, its own name.
+    """
+    subject = _SUBJECT.search(name.as_posix())
+    if subject:
+        return subject[1]
+    return name.parts[0] if by_folder and len(name.parts) > 1 else _stem(name)
+
+
 def split_patients(patients: Mapping[Path, Sequence[str]], share: float, seed: int) -> Split:
     """Hold `share` of the patients out, wherever their slices lie.
 
@@ -178,12 +189,7 @@ class _Unit:
 
     def patient(self, settings: ImageSettings) -> str:
         """Who it is, as far as names tell: BIDS' subject, else the file's or first folder's."""
-        subject = _SUBJECT.search(self.name.as_posix())
-        if subject:
-            return subject[1]
-        if settings.patient_from == "folder" and len(self.name.parts) > 1:
-            return self.name.parts[0]
-        return _stem(self.name)
+        return person_of(self.name, by_folder=settings.patient_from == "folder")
 
 
 def _prepare(unit: _Unit, cache: ImageCache) -> Iterator[Working | Taken | Refused]:

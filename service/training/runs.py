@@ -6,14 +6,14 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from models.errors import ModelError
 from models.model_weights import read_model
-from models.network_configs import NoiseExpertsConfig, ResidualUNetConfig
+from models.network_configs import NetworkConfig, NoiseExpertsConfig, ResidualUNetConfig
 from models.noise_experts import fine_part
 from models.processes import Process
 from models.registry import find_model
@@ -86,6 +86,27 @@ def read_plan(file: Path) -> TrainingPlan:
     )
 
 
+class Beginning(NamedTuple):
+    """Weights of an installed model that a run begins with."""
+
+    network: NetworkConfig
+    tensors: Mapping[str, Tensor]
+    sha256: str
+    """Of the whole model's weights."""
+    above: str | None
+    """The model, where it has a second network for much noise, which is not trained: `models
+    package --above` puts it back."""
+
+
+def beginning_of(name: str) -> Beginning:
+    """What of a model is trained: of two networks that for little noise. Raises ModelError."""
+    config, tensors = read_model(find_model(name))
+    if isinstance(config.network, NoiseExpertsConfig):
+        fine = config.network.fine
+        return Beginning(fine, fine_part(tensors), config.weights_sha256, name)
+    return Beginning(config.network, tensors, config.weights_sha256, None)
+
+
 def run_plan(plan: TrainingPlan, process: Process) -> Iterator[Preparing | Ready | Progress]:
     """Prepare the images, hold patients out, train; the first process yields what it does.
 
@@ -94,13 +115,9 @@ def run_plan(plan: TrainingPlan, process: Process) -> Iterator[Preparing | Ready
     training = plan.training
     initial: Mapping[str, Tensor] | None = None
     if plan.start_from is not None:
-        model = read_model(find_model(plan.start_from))
-        initial = model.tensors
-        if isinstance(model.config.network, NoiseExpertsConfig):
-            # What is trained is the network for little noise; `models package --above` puts the
-            # other one back.
-            initial = fine_part(initial)
-        training = training.model_copy(update={"initial": model.config.weights_sha256})
+        beginning = beginning_of(plan.start_from)
+        initial = beginning.tensors
+        training = training.model_copy(update={"initial": beginning.sha256})
     if not process.first:
         process.wait()  # the first process converts; afterwards the cache answers at once
     prepared: list[Prepared] = []

@@ -78,6 +78,6 @@ def test_the_commands_of_a_tutorial_do_what_it_says(page: str, tmp_path: Path) -
 
 
 def test_every_tutorial_has_commands_that_run() -> None:
-    assert len(PAGES) == 7
+    assert len(PAGES) == 8
     for page in PAGES:
         assert BLOCK.search((TUTORIALS / f"{page}.md").read_text()), page

@@ -12,7 +12,7 @@ from recon.noise import NoiseStreams
 from recon.operators import CartesianSense
 from recon.posterior import SelfCheck
 from recon.sampler import InverseProblem
-from recon.selfcheck import hold_out, judge
+from recon.selfcheck import hold_out, judge, log_density
 from recon.solve import ConjugateGradientSolver
 from recon.undersampling import undersampling_mask
 
@@ -160,3 +160,24 @@ def test_number_of_lines_or_samples() -> None:
     samples = torch.zeros(20, 30, dtype=torch.bool)
     samples[[1, 5, 17, 17], [2, 9, 9, 28]] = True
     assert predictions(samples, 1.0).lines == 4
+
+
+def test_the_log_density_is_that_of_the_predicted_gaussian() -> None:
+    """Draws and measurements from the same law: minus its entropy, in units of the noise."""
+    noise_std, spread = 0.1, 0.3
+    streams = NoiseStreams.keyed(0, "density", range(201))
+    kspace = spread * streams.normal((32, 32))
+    operator = CartesianSense(torch.ones(1, 32, 32) + 0j, torch.ones(32, 32, dtype=torch.bool))
+    measured = kspace[:1] + noise_std * NoiseStreams.keyed(1, "noise", (0,)).normal((32, 32))
+    problem = InverseProblem(operator, ConjugateGradientSolver(operator), measured, noise_std)
+    images = torch.fft.fftshift(
+        torch.fft.ifft2(torch.fft.ifftshift(kspace[1:], dim=(-2, -1)), norm="ortho"), dim=(-2, -1)
+    )
+    held_out = torch.zeros(32, 32, dtype=torch.bool)
+    held_out[:, ::4] = True
+    variance = 1 + (spread / noise_std) ** 2
+    expected = -(math.log(2 * math.pi * variance) + 1) / 2
+    # 512 components: the squared scores vary by 2 / 512, and each counts half.
+    assert abs(log_density(problem, images, held_out) - expected) < 4 * 0.5 * (2 / 512) ** 0.5
+    doubled = log_density(problem, 2 * images, held_out)
+    assert doubled < expected - 0.2

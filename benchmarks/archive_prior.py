@@ -1,0 +1,296 @@
+"""A prior learned from undersampled scans beside one learned from the same images fully sampled.
+
+    python -m benchmarks archive_prior
+    python -m benchmarks.archive_prior [--out runs/archive_prior] [--slices 40] [--steps 400]
+                                       [--rounds 3] [--with-shipped-start]
+
+The archive is simulated: T1 slices of four patients of train/open_ms.h5 with larger pixels, a
+random smooth phase, eight coils, a noise of 0.01 and a random mask each, R = 3 and 5 in turn. What
+it is tested on are two patients of validation/open_ms.h5, whom no prior here has seen, the shipped
+one included (that one has seen the five of the archive). Every prior but the shipped one has the
+same network and as many steps in all. Whatever is done is kept in --out and not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import h5py
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from benchmarks.beside_wavelets import DATA, Row, simulated
+from benchmarks.record import Check, Outcome, publish
+from models.install import package
+from models.loading import build_prior, load_prior
+from models.model_weights import read_model
+from models.network_configs import ResidualUNetConfig
+from models.processes import Process
+from models.reduction import resized_complex
+from models.train import train
+from models.training_data import ImageFile
+from models.validate import denoising_psnr
+from recon.coarse import cg_sense, radial_spectrum
+from recon.evaluation import evaluate
+from recon.io.files import read_scan, write_scan
+from recon.phantom import receive
+from recon.pipeline import reconstruct
+from recon.posterior import SlicePosterior
+from recon.prior import Prior, StationaryPrior
+from recon.reference import Reference
+from recon.settings import Settings
+from recon.slice_draws import slice_problem
+from recon.undersampling import undersample, undersampling_mask
+from service.conformal_measurement import choose_slices, scaled_image, with_phase
+from service.images.files import write_images
+from service.runs import DEFAULT_MODEL
+from service.training.archive_plan import ARCHIVE_TRAINING, ArchivePlan
+from service.training.expectation_maximization import ArchiveLearning, Judged, Learned
+from service.training.held_out_likelihood import summary
+
+SIDE, COILS, NOISE = 96, 8, 0.01
+ACCELERATIONS = (3.0, 5.0)
+TESTED = (4.0, 6.0)
+SIGMAS = (0.02, 0.05, 0.1, 0.2)
+CENTRE_LINES = 12
+TEST_SLICES = 4
+DEVICE = torch.device("cpu")
+
+Image = NDArray[np.complex64]
+
+
+def images_of(file: Path, count: int) -> Iterator[tuple[str, Image]]:
+    """Patient and image (side, side), of T1 slices spread evenly over a file's."""
+    with h5py.File(file) as handle:
+        labels = handle["label"].asstr()[()]
+        chosen = [k for k, label in enumerate(labels) if "T1W" in label]
+        for place in choose_slices(len(chosen), count):
+            index = chosen[place]
+            whole = scaled_image(np.asarray(handle["images"][index], np.float32), labels[index])
+            small = resized_complex(torch.from_numpy(whole.astype(np.complex64)), (SIDE, SIDE))
+            image = with_phase(scaled_image(np.abs(small.numpy()), labels[index]), index)
+            yield labels[index].split("/")[0], image
+
+
+def make_archive(out: Path, count: int) -> None:
+    """Scans below `out`/scans, a folder a patient, and the images that they are of."""
+    if (out / "truth.h5").exists():
+        return
+    truth = []
+    for number, (patient, image) in enumerate(images_of(DATA / "train" / "open_ms.h5", count)):
+        full = receive(image[None], COILS, NOISE, number)
+        acceleration = ACCELERATIONS[number % len(ACCELERATIONS)]
+        centre = CENTRE_LINES / SIDE
+        mask = undersampling_mask((SIDE, SIDE), "random", acceleration, centre, number)
+        (out / "scans" / patient).mkdir(parents=True, exist_ok=True)
+        write_scan(out / "scans" / patient / f"{number:04d}.h5", undersample(full, mask))
+        truth.append(image)
+    write_images(out / "truth.h5", np.stack(truth), "several", None)
+
+
+def coarse_images(out: Path) -> Path:
+    """CG-SENSE images of the archive, in the units of priors."""
+    file = out / "coarse.h5"
+    if not file.exists():
+        images = []
+        for scan in sorted((out / "scans").rglob("*.h5")):
+            flat = StationaryPrior((1.0,), (1.0,))
+            problem = slice_problem(read_scan(scan), 0, flat, Settings())
+            images.append(cg_sense(problem, radial_spectrum(problem)).numpy())
+        write_images(file, np.stack(images).astype(np.complex64), "several", None)
+    return file
+
+
+def plan_of(out: Path, steps: int, rounds: int, start: str | None) -> ArchivePlan:
+    """The same network and training for every row."""
+    training = ARCHIVE_TRAINING.model_copy(
+        update={
+            "network": ResidualUNetConfig(channels=(24, 36, 48, 64)),
+            "steps": steps,
+            "batch": 4,
+            "patch_sizes": (SIDE, SIDE),
+            "learning_rate": 2e-3,
+            "save_every": 50,
+        }
+    )
+    return ArchivePlan(
+        from_undersampled=str(out / "scans"),
+        out=out / ("from-shipped" if start else "from-gaussian"),
+        start_from=start,
+        rounds=rounds,
+        patience=rounds,
+        hold_out=0.2,
+        training=training,
+    )
+
+
+def learned(plan: ArchivePlan) -> tuple[Prior, str]:
+    """The prior that its own held-out lines choose, and what they said."""
+    learning = ArchiveLearning(plan, DEVICE)
+    for event in learning.follow():
+        if isinstance(event, Judged):
+            density = summary(event.predictions).log_density
+            print(f"round {event.round}: {density:.4f}, {event.gain}", flush=True)
+        elif isinstance(event, Learned):
+            densities = [summary(each.predictions).log_density for each in event.rounds]
+            told = ", ".join(f"{density:.3f}" for density in densities)
+            return learning.prior(event.chosen), f"round {event.chosen} of {told}"
+    raise AssertionError
+
+
+def taught(plan: ArchivePlan, name: str, images: Path, out: Path, steps: int) -> Prior:
+    """A prior trained on images as such, with the network and steps of the others."""
+    folder = out / "models" / name
+    if not folder.exists():
+        config = plan.training.model_copy(update={"steps": steps})
+        run = out / "runs" / name
+        for _ in train(config, [ImageFile(images)], run, Process(0, 1, DEVICE)):
+            pass
+        package(
+            run,
+            out / "models",
+            name,
+            training="benchmarks.archive_prior",
+            licence="as open_ms",
+            data_attributions=("open_ms",),
+            lowest_sigma=0.004,
+        )
+    return build_prior(read_model(folder), DEVICE)
+
+
+def row_of(name: str, prior: Prior, tests: Sequence[Image]) -> Row:
+    """Denoising and reconstruction of the images that nobody has seen."""
+    clean = [torch.from_numpy(image) for image in tests]
+    scores = denoising_psnr(prior, clean, SIGMAS)
+    row: Row = {"prior": name}
+    row |= {f"denoising {sigma:g}": score for sigma, score in scores.items()}
+    for acceleration in TESTED:
+        found = []
+        for number, image in enumerate(tests):
+            subject = simulated(name, image, COILS, NOISE, 1000 + number)
+            assert subject.truth is not None
+            scan = undersample(
+                subject.full,
+                undersampling_mask(
+                    (SIDE, SIDE), "equispaced", acceleration, CENTRE_LINES / SIDE, 0
+                ),
+            )
+            settings = Settings("fast", samples=4, self_check=False)
+            *_, posterior = reconstruct(scan, prior, settings, [0])
+            assert isinstance(posterior, SlicePosterior)
+            found.append(evaluate([posterior], Reference.exact(subject.truth[None])).slices[0])
+        row |= {
+            f"R={acceleration:g} PSNR": float(np.mean([each.mean.psnr for each in found])),
+            f"R={acceleration:g} CG-SENSE": float(np.mean([each.coarse.psnr for each in found])),
+            f"R={acceleration:g} 90 % holds": float(np.mean([e.coverage_90 for e in found])),
+        }
+    return row
+
+
+class Rows:
+    """Finished rows, kept in a folder."""
+
+    def __init__(self, out: Path, tests: Sequence[Image]) -> None:
+        self.file, self.tests = out / "rows.json", tests
+        self.rows: list[Row] = json.loads(self.file.read_text()) if self.file.exists() else []
+
+    def has(self, name: str) -> bool:
+        """Whether the row is there already."""
+        return any(row["prior"] == name for row in self.rows)
+
+    def add(self, name: str, prior: Prior, note: str = "") -> None:
+        """Measure a prior and keep what was found."""
+        row = row_of(name, prior, self.tests) | ({"note": note} if note else {})
+        self.rows.append(row)
+        self.file.write_text(json.dumps(self.rows, indent=1))
+        print(json.dumps(row), flush=True)
+
+
+def experiment(chosen: argparse.Namespace) -> list[Row]:
+    """All rows, those that are there already first."""
+    out: Path = chosen.out
+    out.mkdir(parents=True, exist_ok=True)
+    make_archive(out, chosen.slices)
+    tests = [image for _, image in images_of(DATA / "validation" / "open_ms.h5", TEST_SLICES)]
+    rows = Rows(out, tests)
+    plan = plan_of(out, chosen.steps, chosen.rounds, None)
+    steps = chosen.steps * chosen.rounds
+    if not rows.has("EM, Gaussian start"):
+        rows.add("EM, Gaussian start", *learned(plan))
+    if not rows.has("Gaussian alone"):
+        gaussian = ArchiveLearning(plan, DEVICE).prior(0)
+        rows.add("Gaussian alone", gaussian)
+    if not rows.has("fully sampled"):
+        rows.add("fully sampled", taught(plan, "full", out / "truth.h5", out, steps))
+    if not rows.has("coarse images"):
+        rows.add("coarse images", taught(plan, "coarse", coarse_images(out), out, steps))
+    if not rows.has("shipped"):
+        rows.add("shipped", load_prior(DEFAULT_MODEL))
+    if chosen.with_shipped_start and not rows.has("EM, shipped start"):
+        shipped = plan_of(out, max(1, chosen.steps // 3), 2, DEFAULT_MODEL)
+        rows.add("EM, shipped start", *learned(shipped))
+    return rows.rows
+
+
+def checks(rows: Sequence[Row]) -> tuple[Check, ...]:
+    """What learning from undersampled scans may cost."""
+    named: Mapping[object, Row] = {row["prior"]: row for row in rows}
+    full, ours = named["fully sampled"], named["EM, Gaussian start"]
+
+    def below(key: str) -> float:
+        return float(full[key] or 0) - float(ours[key] or 0)
+
+    denoising = float(np.mean([below(f"denoising {sigma:g}") for sigma in SIGMAS]))
+    found = [Check("dB of denoising below fully sampled, at most 0.5", denoising, 0, 0.5)]
+    for acceleration in TESTED:
+        key = f"R={acceleration:g}"
+        found.append(
+            Check(f"{key}: dB below fully sampled, at most 0.3", below(f"{key} PSNR"), 0, 0.3)
+        )
+        found.append(Check(f"{key}: 90 % holds", float(ours[f"{key} 90 % holds"] or 0), 0.9, 0.03))
+    return tuple(found)
+
+
+def draw(rows: Sequence[Row]) -> Figure:
+    """PSNR of the reconstructions under every prior."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for acceleration in TESTED:
+        values = [float(row[f"R={acceleration:g} PSNR"] or 0) for row in rows]
+        axes.plot([str(row["prior"]) for row in rows], values, "o", label=f"R = {acceleration:g}")
+    axes.set(ylabel="PSNR of the mean, dB")
+    axes.tick_params(axis="x", rotation=25)
+    axes.legend()
+    return figure
+
+
+def main(arguments: Sequence[str] = ()) -> bool:
+    """Whether a prior from undersampled scans is nearly as good as one from full ones."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/archive_prior"))
+    parser.add_argument("--slices", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=400, help="of a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--with-shipped-start", action="store_true")
+    chosen = parser.parse_args(list(arguments))
+    torch.set_num_threads(1)
+    note = (
+        f"{chosen.slices} slices, {TEST_SLICES} test slices of two patients, one run each: "
+        "a few tenths of a decibel mean nothing"
+    )
+    return publish(
+        "archive_prior",
+        lambda: experiment(chosen),
+        lambda rows: Outcome(checks(rows), tuple(rows), note),
+        draw,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(not main(sys.argv[1:]))

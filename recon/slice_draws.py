@@ -1,0 +1,169 @@
+"""Draws of a slice as its prior has them, and how they predict lines that they have not seen.
+
+For those who learn a prior from undersampled scans: what a prior is trained on are images in its
+own units, and what tells priors apart without ground truth is the likelihood of measured lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recon.calibration import Calibration, calibrate, scaled
+from recon.chains import Advance, Draws, run_chains
+from recon.errors import ScanError
+from recon.noise import NoiseKey
+from recon.preparation import PreparedSlice, fit_noise, inverse_problem, prepare, prior_of
+from recon.prior import Prior
+from recon.receivers import has_signal
+from recon.reference import model_of
+from recon.sampler import InverseProblem
+from recon.scan import Scan
+from recon.selfcheck import hold_out, hold_out_readouts, judge, log_density
+from recon.settings import Settings
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class HeldOutLines:
+    """How measured lines agree with draws that did not see them."""
+
+    log_density: float
+    """Mean log density of their real components in units of the receiver noise, nats
+    (`recon.selfcheck.log_density`): the higher, the better the prior."""
+    coverage_90: float
+    """Share of the components inside the predicted 90 % interval."""
+    residual_std: float
+    """Of (measured - predicted) / predicted std; 1 when honest."""
+    lines: int
+
+
+class _Sampled(NamedTuple):
+    current: PreparedSlice
+    draws: Draws
+
+
+def draw_images(
+    scan: Scan,
+    index: int,
+    prior: Prior,
+    settings: Settings,
+    device: torch.device | str = "cpu",
+) -> NDArray[np.complex64]:
+    """All draws (chains x draws, rows, columns) of a slice's posterior, in the prior's units.
+
+    The coils' shading and the coarse image's phase are not in them, nor is the noise at which
+    chains end: the prior takes it off (Tweedie's mean). Of a voxel that holds two places the first
+    is given.
+
+    Raises:
+        ScanError: no such slice, or nothing in it but noise.
+        CalibrationError: noise or maps cannot be found.
+        ConvergenceError: the chains diverged twice.
+    """
+    calibration = _calibrated(scan, scan, index, settings, torch.device(device))
+    current, draws = _sampled(calibration, index, prior, settings, torch.device(device))
+    images = draws.images.flatten(0, 1)
+    overlap = current.problem.operator.overlap
+    if overlap is not None:
+        images = overlap.split(images)[0].contiguous()
+    clean = prior.denoise(images, current.plan.lowest_sigma)
+    return np.asarray(clean.cpu().numpy(), np.complex64)
+
+
+def predict_held_out(
+    scan: Scan,
+    index: int,
+    prior: Prior,
+    settings: Settings,
+    device: torch.device | str = "cpu",
+) -> HeldOutLines | None:
+    """Lines of a slice held out by `settings.seed`, and predicted from all others.
+
+    None where too few lines lie outside the centre. Noise, coil compression and start are found
+    without them; maps are of the centre. The noise level is never fitted: priors are compared at
+    the same one. Raises as `draw_images`.
+    """
+    place = torch.device(device)
+    choose = hold_out if scan.trajectory is None else hold_out_readouts
+    held_out = choose(scan.mask, settings.seed)
+    if not held_out.any():
+        return None
+    kept = scan.mask & ~held_out
+    thinned = replace(scan, kspace=np.where(kept, scan.kspace, np.complex64(0)), mask=kept)
+    whole = _calibrated(scan, thinned, index, settings, place)
+    seen = replace(whole, kspace=np.where(kept, whole.kspace, np.complex64(0)), mask=kept)
+    settings = replace(settings, fit_noise=False)
+    current, draws = _sampled(seen, index, prior, settings, place)
+    problem = inverse_problem(scaled(whole, current.scale), place)
+    images, lines = draws.images.flatten(0, 1), torch.from_numpy(held_out)
+    check = judge(problem, images, lines)
+    return HeldOutLines(
+        log_density(problem, images, lines), check.coverage_90, check.residual_std, check.lines
+    )
+
+
+def slice_problem(
+    scan: Scan, index: int, prior: Prior, settings: Settings, device: torch.device | str = "cpu"
+) -> InverseProblem:
+    """A slice's problem in the units that priors have. Raises as `draw_images`."""
+    place = torch.device(device)
+    calibration = _calibrated(scan, scan, index, settings, place)
+    raw = inverse_problem(calibration, place)
+    return prepare(calibration, raw, index, prior, settings).problem
+
+
+def slices_with_signal(scan: Scan, settings: Settings) -> tuple[int, ...]:
+    """Numbers of the slices that hold more than noise. Raises CalibrationError."""
+    model = model_of(scan, settings.calibration)
+    return tuple(
+        index for index, kspace in enumerate(scan.kspace) if has_signal(model, kspace, scan.mask)
+    )
+
+
+def _calibrated(
+    scan: Scan, modelled: Scan, index: int, settings: Settings, device: torch.device
+) -> Calibration:
+    """The slice, with noise and compression as `modelled` has them."""
+    if not 0 <= index < scan.kspace.shape[0]:
+        raise ScanError(
+            "no-such-slice", f"slice {index} of a scan with {scan.kspace.shape[0]} slices"
+        )
+    model = model_of(modelled, settings.calibration)
+    if not has_signal(model, modelled.kspace[index], modelled.mask):
+        raise ScanError("empty-slice", f"slice {index} holds nothing but noise")
+    return calibrate(scan, index, model, settings.calibration, device)
+
+
+def _sampled(
+    calibration: Calibration, index: int, prior: Prior, settings: Settings, device: torch.device
+) -> _Sampled:
+    raw = inverse_problem(calibration, device)
+    sliced = prior_of(prior, raw, (settings.seed, "slices") if settings.symmetry else None)
+    current = prepare(calibration, raw, index, prior, settings)
+    current = _followed(fit_noise(current, sliced, settings))
+    run = run_chains(
+        current.problem,
+        sliced,
+        current.plan,
+        current.coarse,
+        NoiseKey(settings.seed, f"draws-{index}"),
+        range(current.plan.preset.chains),
+    )
+    return _Sampled(current, _followed(run))
+
+
+def _followed(run: Generator[Advance, None, _Result]) -> _Result:
+    """What a run returns at its end."""
+    while True:
+        try:
+            next(run)
+        except StopIteration as stop:
+            result: _Result = stop.value
+            return result
