@@ -24,6 +24,9 @@ from recon.scan import Scan, Trajectory
 from recon.sensitivity import Sensitivity
 
 _MAXIMUM_CALIBRATION = 32
+_CALIBRATION_ALONG = 256
+"""Samples along the lines that maps are found from: of few lines every sample tells something. On
+a head that folds, 14 lines and R = 4, it gains 0.6 dB over 32 samples, elsewhere nothing."""
 _NOISE_ENERGIES = 4
 """The noise's mean energy times this is taken off the second image's, voxel by voxel."""
 
@@ -129,7 +132,7 @@ def calibrate(
         )
     else:
         sets = 2 if scan.trajectory is None and settings.second_crop < 1 else 1
-        region = calibration_region(sampled, _MAXIMUM_CALIBRATION)
+        region = calibration_region(sampled, _MAXIMUM_CALIBRATION, _CALIBRATION_ALONG)
         found = _espirit(grid, region, settings, sets, torch.device(device))
         eigenvalues = found.eigenvalues.numpy()
         maps = found.maps[0].numpy() * (eigenvalues[0] > settings.map_crop)

@@ -22,18 +22,22 @@ def calibration_width(mask: NDArray[np.bool_]) -> int:
     return width
 
 
-def calibration_region(mask: NDArray[np.bool_], most: int) -> tuple[int, int]:
-    """Rows and columns of the fully sampled rectangle round the centre of k-space, `most` each.
+def calibration_region(
+    mask: NDArray[np.bool_], most: int, most_along: int | None = None
+) -> tuple[int, int]:
+    """Rows and columns of the fully sampled rectangle round the centre of k-space.
 
-    The largest square, grown along the axis that allows more: with lines as a mask, along them.
+    The largest square of at most `most` samples each way, grown along the axis that allows more
+    (with lines as a mask, along them) up to `most_along`, by default `most` too.
     """
+    most_along = most if most_along is None else most_along
     width = min(calibration_width(mask), most)
 
     def longest(lines: NDArray[np.bool_]) -> int:
         """Samples along the first axis round its centre, where all across it are there."""
         middle, size = len(lines) // 2, width
         full = np.asarray(lines.all(axis=1))
-        while size < min(most, len(lines)):
+        while size < min(most_along, len(lines)):
             first = middle - (size + 1) // 2
             if not full[first : first + size + 1].all():
                 break
