@@ -57,8 +57,8 @@ SIDE = 96
 HEADS = tuple(("open_ms", k) for k in (148, 155, 162, 169, 187, 194, 201, 208)) + tuple(
     ("cheng", k) for k in (36, 43, 52, 60)
 )
-"""Held-out slices of validation images. Patient 19 of `open_ms` and the first half of `cheng` are in
-the model's table of typical scans; of these patients no slice is."""
+"""Held-out slices of validation images. Patient 19 of `open_ms` and the first half of `cheng` are
+in the model's table of typical scans; of these patients no slice is."""
 REAL = (
     "brain_t1_8ch",
     "brain_wrap_8ch",
