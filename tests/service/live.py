@@ -91,6 +91,8 @@ class Server:
     log: list[dict[str, Any]] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    host: str = ""
+    """Name of the machine that it takes itself to be on; by default this one. It takes root."""
     readers: list[threading.Thread] = field(default_factory=list)
 
     def client(self, **options: Any) -> httpx.Client:
@@ -127,7 +129,7 @@ class Server:
         seen = len(self.log)
         command = [sys.executable, "-m", "service.cli", "serve", "--port", port]
         self.process = subprocess.Popen(
-            [*command, "--data", str(self.data)],
+            [*(elsewhere(self.host) if self.host else ()), *command, "--data", str(self.data)],
             env=self.environment,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
@@ -174,6 +176,12 @@ class Server:
         return self.process.wait(60)
 
 
+def elsewhere(host: str) -> list[str]:
+    """What starts a command on this machine under another name of the machine."""
+    named = 'echo "$0" > /proc/sys/kernel/hostname && exec "$@"'
+    return ["unshare", "--uts", "sh", "-c", named, host]
+
+
 def wait_for(condition: Any, seconds: float = 60) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -192,14 +200,19 @@ def answers(server: Server, path: str) -> bool:
 
 @contextmanager
 def serving(
-    data: Path, models: Path, *, variables: Mapping[str, str] | None = None, **settings: object
+    data: Path,
+    models: Path,
+    *,
+    host: str = "",
+    variables: Mapping[str, str] | None = None,
+    **settings: object,
 ) -> Iterator[Server]:
     """Start a server on a free port, wait until a worker is ready, and stop it.
 
     `variables` are of its environment, beside those of the settings.
     """
     own = environment(models, **settings) | dict(variables or {})
-    server = Server(None, "", data, environment=own)  # type: ignore[arg-type]
+    server = Server(None, "", data, environment=own, host=host)  # type: ignore[arg-type]
     try:
         server.start()
         wait_for(lambda: answers(server, "/readyz"), 180)
