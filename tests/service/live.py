@@ -91,7 +91,7 @@ class Server:
     log: list[dict[str, Any]] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
-    host: str = ""
+    machine: str = ""
     """Name of the machine that it takes itself to be on; by default this one. It takes root."""
     readers: list[threading.Thread] = field(default_factory=list)
 
@@ -127,9 +127,10 @@ class Server:
         """The command itself, on the port that it had."""
         port = self.url.rpartition(":")[2] or "0"
         seen = len(self.log)
+        place = elsewhere(self.machine) if self.machine else []
         command = [sys.executable, "-m", "service.cli", "serve", "--port", port]
         self.process = subprocess.Popen(
-            [*(elsewhere(self.host) if self.host else ()), *command, "--data", str(self.data)],
+            [*place, *command, "--data", str(self.data)],
             env=self.environment,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
@@ -176,10 +177,10 @@ class Server:
         return self.process.wait(60)
 
 
-def elsewhere(host: str) -> list[str]:
+def elsewhere(machine: str) -> list[str]:
     """What starts a command on this machine under another name of the machine."""
     named = 'echo "$0" > /proc/sys/kernel/hostname && exec "$@"'
-    return ["unshare", "--uts", "sh", "-c", named, host]
+    return ["unshare", "--uts", "sh", "-c", named, machine]
 
 
 def wait_for(condition: Any, seconds: float = 60) -> Any:
@@ -203,16 +204,17 @@ def serving(
     data: Path,
     models: Path,
     *,
-    host: str = "",
+    machine: str = "",
     variables: Mapping[str, str] | None = None,
     **settings: object,
 ) -> Iterator[Server]:
     """Start a server on a free port, wait until a worker is ready, and stop it.
 
-    `variables` are of its environment, beside those of the settings.
+    `machine` is the name of the machine that it takes itself to be on, `variables` are of its
+    environment beside those of the settings.
     """
     own = environment(models, **settings) | dict(variables or {})
-    server = Server(None, "", data, environment=own, host=host)  # type: ignore[arg-type]
+    server = Server(None, "", data, environment=own, machine=machine)  # type: ignore[arg-type]
     try:
         server.start()
         wait_for(lambda: answers(server, "/readyz"), 180)

@@ -21,12 +21,13 @@ from tests.service.attacks import (
     silent_sockets,
     worst,
 )
-from tests.service.live import Server, api_alone, note
+from tests.service.live import HDF5, Server, api_alone, note
 
 Address = tuple[str, int]
 HOST = b"Host: 127.0.0.1\r\n"
 CHUNKED = b"POST /v1/scans HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
 MANY = 2050
+STREAMS = 60
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +183,28 @@ def test_places_are_kept_for_other_addresses(tmp_path: Path) -> None:
         own, other = asyncio.run(crowded())
         assert problem(own) == (503, "not-ready")
         assert other.startswith(b"HTTP/1.1 200 ")
+
+
+def test_streams_that_begin_at_once_take_few_threads(
+    server: Server, address: Address, scan: Path
+) -> None:
+    with server.client() as client:
+        upload = {"content": scan.read_bytes(), "headers": HDF5}
+        job = client.post("/v1/reconstructions", **upload).json()
+    asked = f"GET {job['links']['events']} HTTP/1.1\r\n".encode() + HOST + b"\r\n"
+    before = psutil.Process(server.process.pid).num_threads()
+
+    async def follow() -> asyncio.StreamWriter:
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(asked)
+        assert b" 200 OK" in await reader.readuntil(b"event: state")
+        return writer
+
+    async def follow_all() -> int:
+        writers = await asyncio.gather(*(follow() for _ in range(STREAMS)))
+        threads = psutil.Process(server.process.pid).num_threads()
+        for writer in writers:
+            writer.close()
+        return threads
+
+    assert asyncio.run(follow_all()) <= before + 8

@@ -96,6 +96,11 @@ def raw(server: Server, head: str, body: bytes) -> bytes:
     return answer
 
 
+def descriptors(process: psutil.Process) -> int:
+    """Open ones, but those of the database: a pool keeps its connections, few and for good."""
+    return process.num_fds() - sum(".sqlite" in file.path for file in process.open_files())
+
+
 def test_clients_that_go_away_leave_nothing(tmp_path: Path, models: Path) -> None:
     with serving(tmp_path / "data", models, idle_seconds=1) as server:
         api = psutil.Process(server.pid("api"))
@@ -110,11 +115,11 @@ def test_clients_that_go_away_leave_nothing(tmp_path: Path, models: Path) -> Non
         ]
         for text, body in requests:  # what is made once is not a leak
             raw(server, text, body)
-        before = (api.num_fds(), api.num_threads())
+        before = (descriptors(api), api.num_threads())
         for _ in range(10):
             for text, body in requests:
                 raw(server, text, body)
-        wait_for(lambda: api.num_fds() <= before[0])
+        wait_for(lambda: descriptors(api) <= before[0])
         assert api.num_threads() <= before[1] + 4
         assert list((server.data / "incoming").iterdir()) == []
         assert "unforeseen" not in "".join(server.text)

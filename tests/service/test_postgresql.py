@@ -116,7 +116,7 @@ def two_hosts(postgresql: str, tmp_path: Path, models: Path) -> Iterator[tuple[S
     settings = {"database": postgresql, "worker_lost_seconds": 4, "heartbeat_seconds": 0.5}
     with (
         serving(tmp_path / "data", models, **settings) as one,
-        serving(tmp_path / "data", models, host="second", **settings) as two,
+        serving(tmp_path / "data", models, machine="second", **settings) as two,
     ):
         yield one, two
 

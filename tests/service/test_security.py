@@ -22,6 +22,7 @@ from tests.service.live import (
     problem,
     serving,
     submitted,
+    wait_for,
 )
 
 pytestmark = pytest.mark.slow  # whole servers started and killed: `make proofs`
@@ -109,6 +110,8 @@ def test_a_revoked_key_is_refused(guarded: Server, tokens: dict[str, str], model
         assert client.get("/v1/info").status_code == 200
         assert cli(environment(models), "keys", "revoke", key_id, "--data", data).returncode == 0
         assert cli(environment(models), "keys", "revoke", key_id, "--data", data).returncode == 2
+        # It is believed for two seconds more, for which the commands may have been too quick.
+        wait_for(lambda: client.get("/v1/info").status_code == 401, 10)
         problem(client.get("/v1/info"), 401, "unauthorized")
     assert key_id in cli(environment(models), "keys", "list", "--data", data).stdout
 
