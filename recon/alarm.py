@@ -85,16 +85,25 @@ def ratio_tail(ratio: float, freedom: float, known: NDArray[np.float64] | None =
 
     In theory it is chi^2 over them. No prior is perfect, so that right scans scatter more, and
     about another mean: `known` (n, 2) are logarithms of their ratios, and their freedom. What they
-    scatter beyond theory is the prior's; one more then follows Student's t.
+    scatter beyond theory is the prior's; one more then follows Student's t. Scans whose outer lines
+    are all but empty have ratios far below those of all others, which say nothing of how large
+    those of right scans may be: they are left out.
     """
     if known is None:
         return float(special.chdtrc(freedom, ratio * freedom))
+    known = known[known[:, 0] > _lowest_known(known[:, 0])]
     count = len(known)
     logs, theory = known[:, 0], 2 / known[:, 1]
     beyond = max(float(logs.var(ddof=1)) - float(theory.mean()), 0.0)
     variance = (beyond + 2 / freedom) * (1 + 1 / count)
     score = (math.log(ratio) - float(logs.mean())) / math.sqrt(variance)
     return float(special.stdtr(count - 1, -score))
+
+
+def _lowest_known(logs: NDArray[np.float64]) -> float:
+    """Five standard deviations below the median; of Gaussian rows next to none lie there."""
+    middle = float(np.median(logs))
+    return middle - 5 * 1.4826 * float(np.median(np.abs(logs - middle))) - 1e-12
 
 
 class _Finding(NamedTuple):

@@ -63,15 +63,32 @@ def eigen_maps(
     return EigenMaps(torch.cat(maps).permute(3, 2, 0, 1), torch.cat(eigenvalues).permute(2, 0, 1))
 
 
+def drowned(centre: Tensor, kernel_width: int, noise_std: float) -> bool:
+    """Whether white noise of `noise_std` per real component passes for signal in `eigen_maps`.
+
+    Its largest singular value (Marchenko and Pastur) grows with the number of patches, the image's
+    hardly once its centre is there. Above the cut noise fills the subspace: every voxel seems to
+    hold an object, and two places of it.
+    """
+    rows = _patches(centre, kernel_width)
+    largest = float(torch.linalg.eigvalsh(rows.mH @ rows)[-1]) ** 0.5
+    noise = noise_std * math.sqrt(2) * (math.sqrt(rows.shape[0]) + math.sqrt(rows.shape[1]))
+    return noise > _SINGULAR_CUT * largest
+
+
+def _patches(centre: Tensor, width: int) -> Tensor:
+    """(places, coils * width^2): every patch of the calibration data."""
+    patches = centre.unfold(1, width, 1).unfold(2, width, 1)
+    return patches.permute(1, 2, 0, 3, 4).reshape(-1, len(centre) * width**2)
+
+
 def _correlations(centre: Tensor, width: int) -> Tensor:
     """(coils, coils, 2 width - 1, 2 width - 1) coefficients of the voxels' matrices.
 
     With V the orthonormal patches (coil i, offset p): R_ij(d) = sum_{p - q = d} (V V^H)_{ip, jq}.
     """
     coils = len(centre)
-    patches = centre.unfold(1, width, 1).unfold(2, width, 1)
-    rows = patches.permute(1, 2, 0, 3, 4).reshape(-1, coils * width**2)
-    _, strengths, basis = torch.linalg.svd(rows, full_matrices=False)
+    _, strengths, basis = torch.linalg.svd(_patches(centre, width), full_matrices=False)
     basis = basis[strengths > _SINGULAR_CUT * strengths[0]]
     projection = (basis.mT @ basis.conj()).reshape(coils, width, width, coils, width, width)
     found = centre.new_zeros((coils, coils, 2 * width - 1, 2 * width - 1))

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from recon.calibration import calibrate, scaled
-from recon.central_lines import calibration_width
+from recon.central_lines import calibration_region, calibration_width
 from recon.errors import CalibrationError
 from recon.phantom import receiver_maps, simulate
 from recon.receivers import NoiseModel, noise_model
@@ -47,6 +47,21 @@ def square(rows: slice, columns: slice) -> NDArray[np.bool_]:
 )
 def test_calibration_width(mask: NDArray[np.bool_], width: int) -> None:
     assert calibration_width(mask) == width
+
+
+@pytest.mark.parametrize(
+    ("mask", "region"),
+    [
+        (lines((64, 60), 23, 37), (48, 15)),
+        (lines((64, 60), 23, 37).T, (15, 48)),
+        (np.ones((60, 64), dtype=np.bool_), (48, 32)),
+        (square(slice(13, 27), slice(15, 36)), (14, 21)),
+    ],
+)
+def test_lines_are_used_along_more_samples_than_across(
+    mask: NDArray[np.bool_], region: tuple[int, int]
+) -> None:
+    assert calibration_region(mask, 32, 48) == region
 
 
 def phantom(
