@@ -18,7 +18,7 @@ VIEWER_SOURCES := $(wildcard service/viewer/*.json service/viewer/*.ts service/v
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
-demo: $(STAMP) ## simulate, undersample, reconstruct and evaluate a scan (some minutes)
+demo: $(STAMP) ## simulate, undersample, reconstruct and evaluate a scan
 	$(BIN)/mri-posterior demo
 
 serve: $(STAMP) ## the service with its viewer at http://127.0.0.1:8080/view

@@ -21,6 +21,10 @@ from recon.verdict import SURPRISE_SIGMAS, Cause, Evidence, Trust, Verdict
 
 FALSE_ALARMS = 0.05
 """Share of right scans that may be called doubtful."""
+_LEVEL = 0.005
+"""At which the prior's tests call a slice doubtful. Their null distribution is of clean images and
+draws are a little stranger: at 0.05 four of fifteen right heads of at most 96 pixels a side were
+doubtful, at this level one (`python -m benchmarks alarm`, 2026-11-27)."""
 _FEWEST = 12
 """Scans that a null distribution is made of at least."""
 NO_SIGNAL = (
@@ -85,25 +89,16 @@ def ratio_tail(ratio: float, freedom: float, known: NDArray[np.float64] | None =
 
     In theory it is chi^2 over them. No prior is perfect, so that right scans scatter more, and
     about another mean: `known` (n, 2) are logarithms of their ratios, and their freedom. What they
-    scatter beyond theory is the prior's; one more then follows Student's t. Scans whose outer lines
-    are all but empty have ratios far below those of all others, which say nothing of how large
-    those of right scans may be: they are left out.
+    scatter beyond theory is the prior's; one more then follows Student's t.
     """
     if known is None:
         return float(special.chdtrc(freedom, ratio * freedom))
-    known = known[known[:, 0] > _lowest_known(known[:, 0])]
     count = len(known)
     logs, theory = known[:, 0], 2 / known[:, 1]
     beyond = max(float(logs.var(ddof=1)) - float(theory.mean()), 0.0)
     variance = (beyond + 2 / freedom) * (1 + 1 / count)
     score = (math.log(ratio) - float(logs.mean())) / math.sqrt(variance)
     return float(special.stdtr(count - 1, -score))
-
-
-def _lowest_known(logs: NDArray[np.float64]) -> float:
-    """Five standard deviations below the median; of Gaussian rows next to none lie there."""
-    middle = float(np.median(logs))
-    return middle - 5 * 1.4826 * float(np.median(np.abs(logs - middle))) - 1e-12
 
 
 class _Finding(NamedTuple):
@@ -120,13 +115,13 @@ def verdict_of(evidence: Evidence, typical: TypicalScans | None = None) -> Verdi
 
     What was measured of the scan itself counts where it is large enough to matter, whatever chance
     does; what the prior is asked about, where right scans hardly ever have as much: the two tests
-    share `FALSE_ALARMS` equally (Bonferroni). Without `typical` the prior's draws are not judged.
+    share their level equally (Bonferroni). Without `typical` the prior's draws are not judged.
     """
     tested = _of_prior(evidence, typical)
     p_value = min((one.p_value for one in tested), default=math.nan) * max(len(tested), 1)
     p_value = min(p_value, 1.0)
     found = _of_scan(evidence)
-    if p_value < FALSE_ALARMS:
+    if p_value < _LEVEL:
         found.append(min(tested, key=lambda one: one.p_value))
     if not found:
         told = "Nothing speaks against the prior, the maps, the noise or the patient"

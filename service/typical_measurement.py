@@ -74,7 +74,9 @@ def measure(
     done = 0
     for number, raw in enumerate(chosen):
         random = np.random.default_rng((seed, number))
-        image = _prepared(raw, _LARGEST_PIXEL ** -random.random(), random)
+        # Half of them of the smallest size, where a prior is surprised most and scatters most.
+        larger = 1.0 if number % 2 else random.random()
+        image = _prepared(raw, _LARGEST_PIXEL**-larger, random)
         done += 1
         yield Measured(done, total, surprise=_surprise_of(image, prior, random, device))
         if number % every == 0:  # of the smallest size: it is the time that this takes
