@@ -36,7 +36,6 @@ def demo(
     from recon.reference import Reference, reference_of  # lazy: the same
     from recon.settings import Settings  # lazy: the same
     from recon.undersampling import undersample, undersampling_mask  # lazy: the same
-    from recon.verdict import Cause  # lazy: the same
     from service.commands.terminal import (  # lazy: loads numpy
         print_evaluation,
         print_posteriors,
@@ -67,9 +66,6 @@ def demo(
     if not quiet:
         print_posteriors(posteriors, _output)
         print_evaluation(evaluate(posteriors, Reference.exact(truth)), _output)
-        verdict = posteriors[0].verdict
-        if verdict is not None and verdict.cause is Cause.PRIOR:
-            _output.print("A drawn head is not like those that the prior knows, and it is noticed.")
     _output.print("pictures:")
     for name in ("posterior.png", "against-truth.png"):
         _output.print(f"  {folder / name}")
