@@ -84,6 +84,8 @@ def main() -> None:
     steps = JobSteps(settings, jobs, storage, name, device, idle)
     workers.enter(name, str(device), os.getpid(), _offers(settings))
     sender = Sender(settings, Deliveries(engine), jobs, storage)
+    # Started: from its first step on it may not stand still, be it before the first beat.
+    note_moved(worker_lock(settings.data, slot), time.monotonic())
     launch(settings, engine, name, steps, sender)
     log.info("worker ready", worker=name, device=str(device))
     _live(settings, workers, name, steps.runner, device, stop, slot)

@@ -20,13 +20,13 @@ STUCK = 20.0
 """Seconds; a worker needs some to start, on a machine that does other things too."""
 HANGS = """
 import time
-from service.jobs import steps, worker
+from service.worker import process, steps
 
 def hang(*_):
     yield time.sleep(3600)
 
 steps.reconstruct = hang
-worker.main()
+process.main()
 """
 
 
