@@ -22,9 +22,9 @@ from recon.verdict import SURPRISE_SIGMAS, Cause, Evidence, Trust, Verdict
 FALSE_ALARMS = 0.05
 """Share of right scans that may be called doubtful."""
 _LEVEL = 0.005
-"""At which the prior's tests call a slice doubtful. Their null distribution is of clean images and
-draws are a little stranger: at 0.05 four of fifteen right heads of at most 96 pixels a side were
-doubtful, at this level one (`python -m benchmarks alarm`, 2026-11-27)."""
+"""At which the prior's tests call a slice doubtful. Their null distribution is of clean images,
+most of them trained on, and draws of other people's heads are stranger: at 0.05 four of fifteen
+right ones of at most 96 pixels a side were doubtful, at this level one (`benchmarks.alarm`)."""
 _FEWEST = 12
 """Scans that a null distribution is made of at least."""
 NO_SIGNAL = (
