@@ -28,7 +28,7 @@ from benchmarks.shared_slice import Case, undersampled
 from models.loading import load_prior
 from recon import convergence, diagnostics
 from recon.calibration import calibrate
-from recon.chains import Advance, Draws, run_chains
+from recon.chains import finished, run_chains
 from recon.evaluation import volume_scores
 from recon.noise import NoiseKey
 from recon.paths import PriorPath
@@ -116,15 +116,6 @@ class Judge:
         return psnr, float(std.square().mean().sqrt())
 
 
-def finished(run: Iterator[Advance]) -> object:
-    """What a run of chains returns."""
-    while True:
-        try:
-            next(run)
-        except StopIteration as stop:
-            return stop.value
-
-
 def points(case: Case, prior: Prior) -> Iterator[Point]:
     """All points of a scan; the first is `thorough` itself."""
     (full, scan), settings = undersampled(case), Settings(preset="thorough")
@@ -132,7 +123,6 @@ def points(case: Case, prior: Prior) -> Iterator[Point]:
     raw = inverse_problem(calibration, torch.device("cpu"))
     prior = prior_of(prior, raw, (settings.seed, "slice-0"))
     current = finished(fit_noise(prepare(calibration, raw, 0, prior, settings), prior, settings))
-    assert isinstance(current, PreparedSlice)
     reference = reference_of(full, scan.mask, Combination.SENSE).images[0]
     judge = Judge(current, reference, diagnostics.object_mask(np.abs(reference)))
 
@@ -146,7 +136,6 @@ def points(case: Case, prior: Prior) -> Iterator[Point]:
         seed, chains = NoiseKey(0, "frontier"), range(preset.chains)
         run = run_chains(current.problem, prior, plan, current.coarse, seed, chains)
         draws = finished(run)
-        assert isinstance(draws, Draws)
         return draws.images
 
     goal = PRESETS["thorough"]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
+from torch import Tensor
 
 from recon.central_lines import MINIMUM_CALIBRATION, calibration_region, calibration_width
 from recon.errors import CalibrationError
@@ -88,12 +89,15 @@ def _espirit(
     device: torch.device,
 ) -> EigenMaps:
     """Maps from the centre of k-space on the grid; found on the device, given back on the CPU."""
-    for along in (_CALIBRATION_ALONG, _MAXIMUM_CALIBRATION):
-        region = calibration_region(sampled, _MAXIMUM_CALIBRATION, along)
-        width = min(settings.kernel_width, min(region) // 2)
-        centre = torch.from_numpy(central(kspace, region).copy()).to(device)
-        if not drowned(centre, width, noise_std):
-            break
+
+    def centre_of(region: tuple[int, int]) -> Tensor:
+        return torch.from_numpy(central(kspace, region).copy()).to(device)
+
+    region = calibration_region(sampled, _MAXIMUM_CALIBRATION, _CALIBRATION_ALONG)
+    width = min(settings.kernel_width, min(region) // 2)
+    centre = centre_of(region)
+    if drowned(centre, width, noise_std):
+        centre = centre_of(calibration_region(sampled, _MAXIMUM_CALIBRATION))
     found = eigen_maps(centre, (kspace.shape[1], kspace.shape[2]), width, sets)
     return EigenMaps(found.maps.cpu(), found.eigenvalues.cpu())
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from recon.prior import Prior
 from recon.sampler import InverseProblem, State, diffuse, init, step
 from recon.schedule import STEP, Preset, cycle_top, focus_of, geometric
 
+_Result = TypeVar("_Result")
 _GROWTH = 4.0
 """A draw's chi^2 may not exceed the last one's by more than this, once it is far above one."""
 _FAR = 25.0
@@ -90,6 +91,16 @@ def run_chains(
         "the chains left the region of finite, data-consistent images twice, the second time "
         "with half the step; the noise level or the coil maps of this slice are probably wrong",
     )
+
+
+def finished(run: Generator[object, None, _Result]) -> _Result:
+    """What a run returns at its end, for whoever does not watch it."""
+    while True:
+        try:
+            next(run)
+        except StopIteration as stop:
+            result: _Result = stop.value
+            return result
 
 
 def _run(

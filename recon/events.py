@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recon.chains import Advance
 from recon.posterior import SlicePosterior
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -32,3 +37,18 @@ class Progress:
 
 
 Event = CoarseReady | Progress | SlicePosterior
+
+
+def followed(
+    run: Generator[Advance, None, _Result], tell: Callable[[int, Advance], Progress]
+) -> Generator[Event, None, _Result]:
+    """A run passed on as what `tell` makes of its steps, the first of which is 1; its result."""
+    steps = 0
+    while True:
+        try:
+            advance = next(run)
+        except StopIteration as stop:
+            result: _Result = stop.value
+            return result
+        steps += 1
+        yield tell(steps, advance)

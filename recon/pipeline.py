@@ -14,10 +14,11 @@ from recon.alarm import TypicalScans
 from recon.calibration import calibrate, scaled
 from recon.chains import Advance, run_chains
 from recon.coarse import CoarseMethod, coarse_reconstruction
-from recon.errors import CalibrationError, ScanError
+from recon.errors import CalibrationError
 from recon.events import CoarseReady as CoarseReady
 from recon.events import Event as Event
 from recon.events import Progress as Progress
+from recon.events import followed
 from recon.evidence import energy_of, physics_of, surprise, with_check
 from recon.noise import NoiseKey, NoiseStreams
 from recon.paths import PriorPath
@@ -34,7 +35,7 @@ from recon.prior import Prior
 from recon.receivers import compress, has_signal, noise_model
 from recon.scan import Scan
 from recon.schedule import Preset
-from recon.selfcheck import hold_out, hold_out_readouts, judge
+from recon.selfcheck import held_out_of, judge
 from recon.settings import Settings
 from recon.stacks import noise_key, places
 from recon.summary import judged, nothing_found, summarise
@@ -73,10 +74,7 @@ def reconstruct(
     settings = settings or Settings()
     chosen = range(scan.kspace.shape[0]) if slices is None else slices
     for index in chosen:
-        if not 0 <= index < scan.kspace.shape[0]:
-            raise ScanError(
-                "no-such-slice", f"slice {index} of a scan with {scan.kspace.shape[0]} slices"
-            )
+        scan.require_slice(index)
     model, warnings = noise_model(scan)
     warnings += _large_pixels(scan)
     full = [has_signal(model, kspace, scan.mask) for kspace in scan.kspace]
@@ -178,21 +176,17 @@ class _Budget:
 
         What goes beyond the planned evaluations makes the whole longer.
         """
-        steps = 0
-        while True:
-            try:
-                advance = next(run)
-            except StopIteration as stop:
-                result: _Result = stop.value
-                return result
-            steps += 1
+
+        def tell(steps: int, advance: Advance) -> Progress:
             self.done += planned.chains
             if steps > planned.evaluations:
                 self.total += planned.chains
             # The bar waits where the whole grows; it never falls.
             self.fraction = max(self.fraction, min(self.done / self.total, 0.99))
             estimates = self.picture(advance.denoised) if shown else None
-            yield Progress(self.index, advance.stage, self.fraction, estimates)
+            return Progress(self.index, advance.stage, self.fraction, estimates)
+
+        return (yield from followed(run, tell))
 
 
 def _examine(
@@ -223,8 +217,7 @@ def _self_check(
     budget: _Budget,
 ) -> Generator[Event, None, SlicePosterior]:
     """Predict acquired lines from the others, and compare."""
-    choose = hold_out if current.calibration.trajectory is None else hold_out_readouts
-    held_out = choose(current.calibration.mask, settings.seed)
+    held_out = held_out_of(current.calibration, settings.seed)
     if not held_out.any():
         return replace(posterior, warnings=(*posterior.warnings, TOO_FEW_LINES))
     kept = current.calibration.mask & ~held_out

@@ -103,17 +103,21 @@ def prepare(
     problem = replace(
         raw, measurement=raw.measurement / scale, noise_std=calibration.noise_std / scale
     )
-    low, high = prior.sigma_range
-    sigma = min(max(coarse.localization_sigma() / scale, 4 * problem.noise_std), high)
-    lowest = lowest_sigma(problem.noise_std, (low, high))
-    sigma = max(sigma, 2 * lowest)
-    plan = ChainPlan(settings.resolved, settings.path, sigma, lowest, high)
+    plan = plan_of(coarse.localization_sigma() / scale, problem.noise_std, prior, settings)
     image = coarse.image / scale
     sensitivity = calibration.sensitivity.to(image.device)
     calibration = replace(calibration, sensitivity=sensitivity)
     return PreparedSlice(
         index, calibration, raw, problem, image, plan, scale, _folding(calibration)
     )
+
+
+def plan_of(width: float, noise_std: float, prior: Prior, settings: Settings) -> ChainPlan:
+    """The plan of chains whose coarse image may be off by `width`, in the prior's units."""
+    low, high = prior.sigma_range
+    lowest = lowest_sigma(noise_std, (low, high))
+    sigma = max(min(max(width, 4 * noise_std), high), 2 * lowest)
+    return ChainPlan(settings.resolved, settings.path, sigma, lowest, high)
 
 
 def _folding(calibration: Calibration) -> tuple[str, ...]:
@@ -178,7 +182,12 @@ def fitted_noise(noise_std: float, chi2: float) -> float:
 def _spread(images: Tensor) -> float:
     """Posterior std per component inside the object, from two draws."""
     inside = diagnostics.object_mask(images.mean(dim=0).abs().cpu().numpy())
+    return spread_of(images, torch.from_numpy(inside).to(images.device))
+
+
+def spread_of(images: Tensor, inside: Tensor) -> float:
+    """Posterior std per component from two draws (2, ...), where `inside` holds, if it does."""
     difference = (images[0] - images[1]).abs().square()
-    if inside.any():
-        difference = difference[torch.from_numpy(inside).to(difference.device)]
+    if bool(inside.any()):
+        difference = difference[inside]
     return float(difference.mean() / 4) ** 0.5

@@ -128,6 +128,12 @@ class Scan:
             if array is not None:
                 array.flags.writeable = False
 
+    def require_slice(self, index: int) -> None:
+        """Raises ScanError where there is no slice of this number."""
+        slices = self.kspace.shape[0]
+        if not 0 <= index < slices:
+            raise ScanError("no-such-slice", f"slice {index} of a scan with {slices} slices")
+
     @property
     def image_shape(self) -> tuple[int, int]:
         """Rows and columns of its images."""

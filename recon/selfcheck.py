@@ -11,12 +11,20 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from recon.calibration import Calibration
 from recon.central_lines import calibration_width
 from recon.posterior import SelfCheck
 from recon.sampler import InverseProblem
+from recon.scan import Scan
 
 _SHARE = 0.12
 _FEWEST_READOUTS = 16
+
+
+def held_out_of(measured: Scan | Calibration, seed: int) -> NDArray[np.bool_]:
+    """Acquired samples of a slice to leave out, of the mask's shape, on the grid or off it."""
+    choose = hold_out if measured.trajectory is None else hold_out_readouts
+    return choose(measured.mask, seed)
 
 
 def hold_out(mask: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:

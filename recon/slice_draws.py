@@ -6,16 +6,15 @@ own units, and what tells priors apart without ground truth is the likelihood of
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from recon.calibration import Calibration, calibrate, scaled
-from recon.chains import Advance, Draws, run_chains
+from recon.chains import Draws, finished, run_chains
 from recon.errors import ScanError
 from recon.noise import NoiseKey
 from recon.preparation import PreparedSlice, fit_noise, inverse_problem, prepare, prior_of
@@ -24,10 +23,8 @@ from recon.receivers import has_signal
 from recon.reference import model_of
 from recon.sampler import InverseProblem
 from recon.scan import Scan
-from recon.selfcheck import hold_out, hold_out_readouts, judge, log_density
+from recon.selfcheck import held_out_of, judge, log_density
 from recon.settings import Settings
-
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -91,8 +88,7 @@ def predict_held_out(
     the same one. Raises as `draw_images`.
     """
     place = torch.device(device)
-    choose = hold_out if scan.trajectory is None else hold_out_readouts
-    held_out = choose(scan.mask, settings.seed)
+    held_out = held_out_of(scan, settings.seed)
     if not held_out.any():
         return None
     kept = scan.mask & ~held_out
@@ -131,10 +127,7 @@ def _calibrated(
     scan: Scan, modelled: Scan, index: int, settings: Settings, device: torch.device
 ) -> Calibration:
     """The slice, with noise and compression as `modelled` has them."""
-    if not 0 <= index < scan.kspace.shape[0]:
-        raise ScanError(
-            "no-such-slice", f"slice {index} of a scan with {scan.kspace.shape[0]} slices"
-        )
+    scan.require_slice(index)
     model = model_of(modelled, settings.calibration)
     if not has_signal(model, modelled.kspace[index], modelled.mask):
         raise ScanError("empty-slice", f"slice {index} holds nothing but noise")
@@ -147,7 +140,7 @@ def _sampled(
     raw = inverse_problem(calibration, device)
     sliced = prior_of(prior, raw, (settings.seed, "slices") if settings.symmetry else None)
     current = prepare(calibration, raw, index, prior, settings)
-    current = _followed(fit_noise(current, sliced, settings))
+    current = finished(fit_noise(current, sliced, settings))
     run = run_chains(
         current.problem,
         sliced,
@@ -156,14 +149,4 @@ def _sampled(
         NoiseKey(settings.seed, f"draws-{index}"),
         range(current.plan.preset.chains),
     )
-    return _Sampled(current, _followed(run))
-
-
-def _followed(run: Generator[Advance, None, _Result]) -> _Result:
-    """What a run returns at its end."""
-    while True:
-        try:
-            next(run)
-        except StopIteration as stop:
-            result: _Result = stop.value
-            return result
+    return _Sampled(current, finished(run))

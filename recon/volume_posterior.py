@@ -17,17 +17,24 @@ from recon.calibration import Calibration, calibrate
 from recon.chains import Advance, ChainPlan, Draws, run_chains
 from recon.coarse import Coarse, coarse_reconstruction
 from recon.errors import ScanError
-from recon.events import CoarseReady, Event, Progress
+from recon.events import CoarseReady, Event, Progress, followed
 from recon.evidence import physics_of, with_check
 from recon.noise import NoiseKey, NoiseStreams
 from recon.paths import NARROW
-from recon.preparation import FITTED_BAND, PILOT, PreparedSlice, fitted_noise, inverse_problem
+from recon.preparation import (
+    FITTED_BAND,
+    PILOT,
+    PreparedSlice,
+    fitted_noise,
+    inverse_problem,
+    plan_of,
+    spread_of,
+)
 from recon.presets import Preset
 from recon.prior import Prior
 from recon.receivers import NoiseModel
 from recon.sampler import InverseProblem
 from recon.scan import Scan
-from recon.schedule import lowest_sigma
 from recon.settings import Settings
 from recon.stacks import Place, places
 from recon.summary import judged, summarise
@@ -204,9 +211,7 @@ def volume_posterior(
 
 def _spread(images: Tensor) -> float:
     """Posterior std per component where the volume is, from two draws (2, slices, …)."""
-    inside = images.mean(dim=0).abs() > _SEEN
-    difference = (images[0] - images[1]).abs().square()
-    return float((difference[inside] if bool(inside.any()) else difference).mean() / 4) ** 0.5
+    return spread_of(images, images.mean(dim=0).abs() > _SEEN)
 
 
 def _followed(
@@ -221,17 +226,13 @@ def _followed(
     """Pass a run on as progress of the middle slice, from `before` on over `share` of the whole."""
     middle = len(current.slices) // 2
     one = current.slices[middle]
-    steps = 0
-    while True:
-        try:
-            advance = next(run)
-        except StopIteration as stop:
-            result: Draws = stop.value
-            return result
-        steps += 1
+
+    def tell(steps: int, advance: Advance) -> Progress:
         fraction = before + share * min(1.0, steps / planned.evaluations)
         picture = one.picture(advance.denoised[:, middle]) if shown else None
-        yield Progress(one.index, advance.stage, min(fraction, 0.99), picture)
+        return Progress(one.index, advance.stage, min(fraction, 0.99), picture)
+
+    return (yield from followed(run, tell))
 
 
 def _planes(prior: Prior, plan: VolumePlan, settings: Settings, name: str) -> Prior:
@@ -259,12 +260,9 @@ def _prepare(
     scale = float(np.percentile(magnitudes, _PERCENTILE))
     if scale <= 0:
         raise ScanError("empty-slice", "the volume holds no signal")
-    low, high = prior.sigma_range
     noise = noise_std / scale
     widths = [coarse.localization_sigma() / scale for coarse in found]
-    lowest = lowest_sigma(noise, (low, high))
-    sigma = max(min(max(float(np.mean(widths)), 4 * noise), high), 2 * lowest)
-    plan = ChainPlan(settings.resolved, settings.path, sigma, lowest, high)
+    plan = plan_of(float(np.mean(widths)), noise, prior, settings)
     slices = []
     for index, raw, calibration, coarse in zip(chosen, raws, calibrations, found, strict=True):
         problem = replace(raw, measurement=raw.measurement / scale, noise_std=noise)

@@ -81,21 +81,20 @@ class StackedSolver(GaussianSolver):
     slices: tuple[GaussianSolver, ...]
 
     def normal(self, image: Tensor) -> Tensor:
-        parts = zip(self.slices, image.unbind(1), strict=True)
-        return torch.stack([one.normal(x) for one, x in parts], 1)
+        return self._each(lambda one, x: one.normal(x), image)
 
     def white(self, noise: NoiseStreams, image: Tensor) -> Tensor:
         """(chains, slices, …): that of one slice after the other."""
-        parts = zip(self.slices, image.unbind(1), strict=True)
-        return torch.stack([one.white(noise, x) for one, x in parts], 1)
+        return self._each(lambda one, x: one.white(noise, x), image)
 
     def precondition(
         self, rhs: Tensor, white: Tensor | None, data_precision: float, shift: float
     ) -> Tensor:
-        own = [None] * len(self.slices) if white is None else white.unbind(1)
-        parts = zip(self.slices, rhs.unbind(1), own, strict=True)
-        solved = [one.precondition(x, w, data_precision, shift) for one, x, w in parts]
-        return torch.stack(solved, 1)
+        if white is None:
+            return self._each(lambda one, x: one.precondition(x, None, data_precision, shift), rhs)
+        return self._each(
+            lambda one, x, w: one.precondition(x, w, data_precision, shift), rhs, white
+        )
 
     def relaxed(
         self,
@@ -106,9 +105,17 @@ class StackedSolver(GaussianSolver):
         data_precision: float,
         shift: float,
     ) -> Tensor:
-        parts = zip(self.slices, image.unbind(1), drift.unbind(1), white.unbind(1), strict=True)
-        moved = [one.relaxed(x, d, pull, w, data_precision, shift) for one, x, d, w in parts]
-        return torch.stack(moved, 1)
+        return self._each(
+            lambda one, x, d, w: one.relaxed(x, d, pull, w, data_precision, shift),
+            image,
+            drift,
+            white,
+        )
+
+    def _each(self, act: Callable[..., Tensor], *batches: Tensor) -> Tensor:
+        """`act` of a slice's solver and its parts of the batches, slice by slice."""
+        parts = zip(self.slices, *(batch.unbind(1) for batch in batches), strict=True)
+        return torch.stack([act(*part) for part in parts], 1)
 
 
 def stacked_problem(slices: Sequence[InverseProblem]) -> InverseProblem:

@@ -22,7 +22,7 @@ from models.denoiser import NetworkPrior
 from models.network_configs import ResidualUNetConfig
 from models.residual_unet import ResidualUNet
 from recon import coarse, schedule, solve
-from recon.chains import ChainPlan, run_chains
+from recon.chains import ChainPlan, finished, run_chains
 from recon.noise import NoiseKey
 from recon.paths import PATHS
 from recon.phantom import simulate
@@ -182,11 +182,7 @@ def test_operators_on_the_image_itself(operator: Callable[[torch.device], ImageO
         problem = image_problem(measuring, measuring.forward(image.to(device)), 0.05)
         prior = NetworkPrior(network().to(device), (0.02, 50.0))
         chains = run_chains(problem, prior, plan, image.to(device), NoiseKey(0, "image"), range(2))
-        while True:
-            try:
-                next(chains)
-            except StopIteration as end:
-                return end.value.images.cpu()
+        return finished(chains).images.cpu()
 
     here = draws(torch.device("cpu"))
     with pretended_gpu():

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from recon.calibration import calibrate
 from recon.central_lines import calibration_width
-from recon.chains import ChainPlan, run_chains
+from recon.chains import ChainPlan, finished, run_chains
 from recon.coarse import CoarseMethod, coarse_reconstruction
 from recon.errors import ScanError
 from recon.io.files import inspect_scan, read_scan
@@ -141,12 +141,7 @@ def test_posterior_draws_of_a_gaussian_image_have_the_exact_mean_and_variance() 
     run = run_chains(
         problem, prior, plan, torch.zeros_like(truth), NoiseKey(3, "exact"), range(256)
     )
-    while True:
-        try:
-            next(run)
-        except StopIteration as stop:
-            draws = stop.value.images[:, -1].reshape(256, -1).to(torch.complex128)
-            break
+    draws = finished(run).images[:, -1].reshape(256, -1).to(torch.complex128)
     precision = dense.mH @ dense / noise_std**2 + torch.eye(size * size) / 0.25
     covariance = torch.linalg.inv(precision)
     mean = covariance @ (dense.mH @ measured.reshape(-1).to(torch.complex128)) / noise_std**2

@@ -10,7 +10,6 @@ must fail the same tests.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +19,7 @@ from scipy import stats
 from torch import Tensor
 
 from recon import chains
-from recon.chains import ChainPlan, Draws, run_chains
+from recon.chains import ChainPlan, finished, run_chains
 from recon.noise import NoiseKey, NoiseStreams
 from recon.operators import CartesianSense, fft2c, ifft2c
 from recon.paths import NARROW
@@ -59,14 +58,6 @@ class Cold(NoiseStreams):
 BROKEN = ("half the temperature", "data weigh double")
 
 
-def finish(run: Generator[object, None, Draws]) -> Draws:
-    while True:
-        try:
-            next(run)
-        except StopIteration as stop:
-            return stop.value
-
-
 @pytest.mark.parametrize("spread", [0.85, 1.15])
 def test_the_test_itself_finds_a_wrong_spread(spread: float) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -103,7 +94,7 @@ def gaussian_images(
     run = run_chains(
         problem, prior, plan, coarse, NoiseKey(seed, "replicates"), range(plan.preset.chains)
     )
-    return case, truth, finish(run).images[:, -1].reshape(replicates, DRAWS, *shape)
+    return case, truth, finished(run).images[:, -1].reshape(replicates, DRAWS, *shape)
 
 
 @pytest.mark.parametrize("mask", ["lines", "scattered"])

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recon.chains import ChainPlan, Draws, run_chains
+from recon.chains import ChainPlan, finished, run_chains
 from recon.convergence import independent_draws, nearby
 from recon.diagnostics import interval_ends
 from recon.noise import NoiseKey
@@ -39,12 +39,7 @@ def annealed(case: SparseCase, preset: Preset, path: AnnealingPath) -> Tensor:
     run = run_chains(
         case.problem(chains), case.prior, plan, case.prior.mean, key, range(truths * chains)
     )
-    while True:
-        try:
-            next(run)
-        except StopIteration as stop:
-            draws: Draws = stop.value
-            return draws.images.unflatten(0, (truths, chains))
+    return finished(run).images.unflatten(0, (truths, chains))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from recon.chains import ChainPlan, run_chains
+from recon.chains import ChainPlan, finished, run_chains
 from recon.choices import COHERENCE
 from recon.evaluation import flicker
 from recon.noise import NoiseKey, NoiseStreams
@@ -91,11 +91,7 @@ def drawn(case: GaussianCase, key: NoiseKey, chains: int) -> torch.Tensor:
     plan = ChainPlan(replace(PRESETS["fast"], chains=chains), NARROW, 0.6, low, np.inf, 0.38)
     coarse = torch.zeros(16, 18, dtype=torch.complex64)
     run = run_chains(case.problem, case.prior, plan, coarse, key, range(chains))
-    while True:
-        try:
-            next(run)
-        except StopIteration as stop:
-            return stop.value.images[:, -1]
+    return finished(run).images[:, -1]
 
 
 @pytest.mark.parametrize("mask", ["lines", "scattered"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recon.chains import ChainPlan, run_chains
+from recon.chains import ChainPlan, finished, run_chains
 from recon.noise import NoiseKey
 from recon.operators import CartesianSense, fft2c, ifft2c
 from recon.overlap import Overlap
@@ -62,12 +62,7 @@ def drawn(problem: InverseProblem, prior: Prior, chains: range) -> Tensor:
     plan = ChainPlan(replace(PRESETS["fast"], chains=4), PriorPath(), 0.3, 0.015, 100.0, 0.2)
     start = torch.zeros(problem.backprojection.shape, dtype=torch.complex64)
     run = run_chains(problem, prior, plan, start, NoiseKey(3, "test"), chains)
-    while True:
-        try:
-            next(run)
-        except StopIteration as stop:
-            images: Tensor = stop.value.images
-            return images
+    return finished(run).images
 
 
 def variants(image: Tensor) -> dict[tuple[bool, bool, bool, bool], Tensor]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from recon.chains import ChainPlan, run_chains
+from recon.chains import ChainPlan, finished, run_chains
 from recon.noise import NoiseKey
 from recon.operators import CartesianSense
 from recon.paths import PriorPath
@@ -126,12 +126,7 @@ def test_a_separable_gaussian_volume_is_drawn_right_in_every_direction(pattern: 
         problem, prior, plan, torch.zeros(SHAPE, dtype=torch.complex64), NoiseKey(3, "volume"),
         range(chains),
     )  # fmt: skip
-    while True:
-        try:
-            next(run)
-        except StopIteration as stop:
-            draws = stop.value.images[:, -1].flatten(1).to(torch.complex128)
-            break
+    draws = finished(run).images[:, -1].flatten(1).to(torch.complex128)
     voxels = size**3
     inverse = torch.linalg.inv(torch.kron(own, own) + lowest**2 * torch.eye(size**2).double())
     six = torch.eye(size).double()
@@ -179,11 +174,6 @@ def test_a_volume_is_nearer_the_truth_than_its_slices() -> None:
                 problem, AlternatingPlanes(prior2, directions), plan, torch.zeros_like(truth),
                 NoiseKey(trial, name), range(16),
             )  # fmt: skip
-            while True:
-                try:
-                    next(run)
-                except StopIteration as stop:
-                    mean = stop.value.images.flatten(0, 1).mean(dim=0)
-                    break
+            mean = finished(run).images.flatten(0, 1).mean(dim=0)
             errors[name].append(float((mean - truth).abs().square().mean()))
     assert np.mean(errors["volume"]) < 0.8 * np.mean(errors["slices"])
