@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from recon.errors import ScanError
 from recon.io.files import read_result, write_result
 from recon.posterior import SlicePosterior
+from service.store.durable import replacing
 
 if TYPE_CHECKING:  # whoever only asks what is there needs no torch
     from recon.scan import Scan
@@ -96,11 +97,8 @@ class FinishedChains:
 
     def write(self, chain: int, draws: NDArray[np.complex64]) -> None:
         """Keep them, whole or not at all."""
-        self.folder.mkdir(exist_ok=True)
-        aside = self._path(chain).with_suffix(".new")
-        with aside.open("wb") as file:
+        with replacing(self._path(chain)) as (file, _):
             np.save(file, draws, allow_pickle=False)
-        aside.replace(self._path(chain))
 
     def _path(self, chain: int) -> Path:
         return self.folder / f"chain-{self.digest}-{chain:05d}.npy"

@@ -33,7 +33,7 @@ from service.jobs.supervisor import Crew
 from service.logs import configure_logs
 from service.requests import Priority, ReconstructionParameters
 from service.settings import ServiceSettings, SettingsError, load_settings
-from service.store.durable import replacing
+from service.store.durable import write_whole
 from service.store.objects import ObjectStore, is_url
 
 _console = Console(stderr=True)
@@ -287,8 +287,7 @@ def _report(
         if is_url(out):
             ObjectStore(out.rstrip("/")).write(name, content.encode())
         else:
-            with replacing(Path(out).expanduser() / name) as (file, _):
-                file.write(content.encode())
+            write_whole(Path(out).expanduser() / name, content.encode())
     return [f"{out.rstrip('/')}/{name}" for name in files]
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from service.settings import ServiceSettings, SettingsError
 from service.store.database import SCHEMA, create_database, schema_of
-from service.store.durable import replacing, sync
+from service.store.durable import replacing, sync, write_whole
 from service.store.objects import is_url
 
 NOTE = "backup.json"
@@ -74,8 +74,7 @@ def back_up(settings: ServiceSettings, target: Path, *, files_only: bool = False
     made = Backup(
         SCHEMA, version("mri-posterior"), time.time(), len(sizes), sum(sizes), not files_only
     )
-    with replacing(target / NOTE) as (file, _):
-        file.write(json.dumps(asdict(made), indent=1).encode())
+    write_whole(target / NOTE, json.dumps(asdict(made), indent=1).encode())
     return made
 
 

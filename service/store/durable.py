@@ -33,6 +33,12 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[tuple[IO[bytes], 
         yield file, aside
 
 
+def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """The file with this content, or as it was."""
+    with replacing(path, durable=durable) as (file, _):
+        file.write(content)
+
+
 def sync(path: Path) -> None:
     """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

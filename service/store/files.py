@@ -47,7 +47,7 @@ from recon.posterior import SlicePosterior
 from service.products import MARKER, PRODUCTS
 from service.report import ProductFile
 from service.settings import ServiceSettings
-from service.store.durable import replacing, sync
+from service.store.durable import replacing, sync, write_whole
 from service.store.objects import ObjectStore, is_url
 
 _TEXTS = {"warnings": warnings_text, "verdicts": verdicts_text}
@@ -318,8 +318,7 @@ class Storage:
         if self.objects is not None:
             self.objects.write(key, content)
             return
-        with replacing(self.root / key, durable=durable) as (file, _):
-            file.write(content)
+        write_whole(self.root / key, content, durable=durable)
 
     def _discard(self, job_id: str, names: tuple[str, ...]) -> None:
         for name in names:

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from service.requests import AS_IT_SAYS, Reading
-from service.store.durable import replacing, sync
+from service.store.durable import sync, write_whole
 
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -176,5 +176,4 @@ class Uploads:
         return self._folder / f"{upload_id}.lock"
 
     def _store(self, upload: Upload) -> None:
-        with replacing(self._state(upload.id)) as (file, _):
-            file.write(json.dumps(asdict(upload)).encode())
+        write_whole(self._state(upload.id), json.dumps(asdict(upload)).encode())

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.pictures import png
-from service.store.durable import replacing
+from service.store.durable import write_whole
 from service.training.archive_plan import ArchivePlan
 from service.training.expectation_maximization import Judged, Learned
 from service.training.held_out_likelihood import Gain, gain, summary
@@ -134,8 +134,7 @@ def write_report(
     told = document(plan, learned, memory)
     page, data = folder / "report.html", folder / "report.json"
     for file, text in ((page, _page(told, memory)), (data, json.dumps(told, indent=1) + "\n")):
-        with replacing(file) as (handle, _):
-            handle.write(text.encode())
+        write_whole(file, text.encode())
     return page, data
 
 

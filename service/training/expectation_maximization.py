@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -43,13 +43,13 @@ from recon.spectrum import fit_spectrum
 from service.conformal_measurement import choose_slices
 from service.images.files import write_images
 from service.prior_samples import draw as draw_prior
-from service.store.durable import replacing
+from service.store.durable import replacing, write_whole
 from service.training.archive_plan import ArchivePlan
 from service.training.held_out_likelihood import Gain, Place, Predictions, gain
 from service.training.memorised import Image, MemorySearch, training_images
 from service.training.memorised import search as memories
 from service.training.runs import beginning_of
-from service.training.slice_work import Step, draws_of, each_slice, write_whole
+from service.training.slice_work import Step, draws_of, each_slice
 from service.training.undersampled_scans import (
     LeftOut,
     Looking,
@@ -209,15 +209,7 @@ class ArchiveLearning:
     def _draw(self, number: int, found: ScanList) -> Iterator[Step]:
         """Posterior draws of every slice that is learned from, under the prior before."""
         folder, prior = self.folder(number) / "draws", self.prior(number - 1)
-        settings = self._settings(number, self.plan.chains)
-
-        def draw(scan: Scan, index: int, file: Path) -> None:
-            images = draw_images(scan, index, prior, settings, self.device)
-            if not np.isfinite(images).all():
-                raise ScanError("not-finite", "draws are not finite")
-            with replacing(file.with_suffix(".npz")) as (handle, _):
-                np.savez(handle, images=images)
-
+        draw = self._drawing(prior, self._settings(number, self.plan.chains))
         yield from each_slice(found.training, folder, Step(number, "drawing", 0, 0), draw)
         kept: dict[str, list[str]] = {}
         images_folder = self.folder(number) / "images"
@@ -234,6 +226,18 @@ class ArchiveLearning:
         write_whole(self.folder(number) / "images.json", json.dumps(kept, indent=1).encode())
         for file in folder.glob("*.npz"):
             file.unlink()
+
+    def _drawing(self, prior: Prior, settings: Settings) -> Callable[[Scan, int, Path], None]:
+        """What keeps draws of a slice, for `each_slice`."""
+
+        def draw(scan: Scan, index: int, file: Path) -> None:
+            images = draw_images(scan, index, prior, settings, self.device)
+            if not np.isfinite(images).all():
+                raise ScanError("not-finite", "draws are not finite")
+            with replacing(file.with_suffix(".npz")) as (handle, _):
+                np.savez(handle, images=images)
+
+        return draw
 
     def _train(self, number: int, found: ScanList) -> Iterator[Trained]:
         """The network of a round, from that of the round before, made into a model."""
@@ -326,12 +330,7 @@ class ArchiveLearning:
         """Whether the prior of a round remembers whom it learned from."""
         prior, seed = self.prior(number), self.plan.training.seed
         folder = self.plan.out / "searched" / self.name(number)
-        settings = self._settings(number, 1)
-
-        def draw(scan: Scan, index: int, file: Path) -> None:
-            with replacing(file.with_suffix(".npz")) as (handle, _):
-                np.savez(handle, images=draw_images(scan, index, prior, settings, self.device))
-
+        draw = self._drawing(prior, self._settings(number, 1))
         step = Step(number, "searching", 0, 0, "held-out scans")
         chosen = [scan.model_copy(update={"slices": scan.slices[:1]}) for scan in found.held_out]
         yield from each_slice(chosen[:_SEARCHED], folder, step, draw)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from recon.errors import ReconError
 from recon.scan import Scan
-from service.store.durable import replacing
+from service.store.durable import write_whole
 from service.training.undersampled_scans import ListedScan, read_listed
 
 Stage = Literal["looking", "spectrum", "drawing", "predicting", "comparing", "searching"]
@@ -85,9 +85,3 @@ def draws_of(
         if images:
             name = f"{subject}-{shape[0]}x{shape[1]}.h5"
             yield name, np.concatenate(images).astype(np.complex64), told
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """The file with this content, or as it was."""
-    with replacing(file) as (handle, _):
-        handle.write(content)

@@ -24,7 +24,7 @@ from service.archives.sources import Found, find_scans
 from service.conformal_measurement import choose_slices
 from service.images.kspace import header_identity
 from service.store.archive import fetch
-from service.store.durable import replacing
+from service.store.durable import write_whole
 from service.store.objects import StorageError, is_url
 from service.training.images import person_of, split_patients
 
@@ -118,8 +118,7 @@ def list_scans(
         seen.add(one.sha256)
         taken.append(one)
     made = ScanList(scans=_divided(taken, hold_out, seed), left_out=tuple(left_out))
-    with replacing(file) as (handle, _):
-        handle.write(made.model_dump_json(indent=1).encode())
+    write_whole(file, made.model_dump_json(indent=1).encode())
     yield made
 
 
@@ -178,20 +177,18 @@ def _take(found: Found, most_slices: int | None) -> _Taken:
 
 
 def _divided(taken: list[_Taken], share: float, seed: int) -> tuple[ListedScan, ...]:
-    if len({one.person for one in taken}) < 2:
+    people = {one.person for one in taken}
+    if len(people) < 2:
         raise ScanError(
             "one-subject",
-            f"the archive holds usable scans of {len({one.person for one in taken})} subject; "
+            f"the archive holds usable scans of {len(people)} subject; "
             "somebody has to be held out to say when to stop. Scans of one person are told by "
             "the header, by BIDS names or by the first folder: give the archive's folder",
         )
     split = split_patients({Path(one.found.place): (one.person,) for one in taken}, share, seed)
     held_out = {person for _, person in split.validation}
     # Numbers in an order that tells nothing of the names.
-    digests = {
-        one.person: hashlib.sha256(f"{seed}/{one.person}".encode()).digest() for one in taken
-    }
-    order = sorted(digests, key=lambda person: digests[person])
+    order = sorted(people, key=lambda person: hashlib.sha256(f"{seed}/{person}".encode()).digest())
     numbers = {person: f"subject-{number:04d}" for number, person in enumerate(order, start=1)}
     return tuple(
         ListedScan(
@@ -211,8 +208,4 @@ def _divided(taken: list[_Taken], share: float, seed: int) -> tuple[ListedScan, 
 def digest_of(scans: tuple[ListedScan, ...]) -> str:
     """SHA-256 of which slices are learned from: it goes into the cards of the models."""
     content = sorted(scan.key(index) for scan in scans for index in scan.slices)
-    return _digest(json.dumps(content))
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -85,9 +85,11 @@ def cli(environment: dict[str, str], *arguments: object) -> subprocess.Completed
 class Server:
     """A running `mri-posterior serve`."""
 
-    process: subprocess.Popen[str]
-    url: str
     data: Path
+    url: str = ""
+    """Once it has said where it listens."""
+    process: subprocess.Popen[str] = field(init=False)
+    """Once it has been started."""
     log: list[dict[str, Any]] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
@@ -214,7 +216,7 @@ def serving(
     environment beside those of the settings.
     """
     own = environment(models, **settings) | dict(variables or {})
-    server = Server(None, "", data, environment=own, machine=machine)  # type: ignore[arg-type]
+    server = Server(data, environment=own, machine=machine)
     try:
         server.start()
         wait_for(lambda: answers(server, "/readyz"), 180)
@@ -258,7 +260,8 @@ def api_alone(data: Path, **settings: object) -> Iterator[Server]:
             stderr=log,
             text=True,
         )
-    server = Server(process, f"http://127.0.0.1:{listener.getsockname()[1]}", data)
+    server = Server(data, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    server.process = process
     listener.close()
     try:
         wait_for(lambda: answers(server, "/livez"), 120)

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from models.errors import ModelError
 from models.model_weights import read_model
+from recon.chains import finished
 from recon.errors import ScanError
 from service.cli import app
 from service.training.archive_plan import LAW_KEEPING, ArchivePlan, read_archive_plan
@@ -153,13 +154,7 @@ def test_what_the_weights_remember_is_looked_for(archive: Path, tmp_path: Path) 
     learning = ArchiveLearning(plan_of(tmp_path), torch.device("cpu"))
     *_, end = learning.follow()
     assert isinstance(end, Learned)
-    search = learning.search(1, end.scans)
-    while True:
-        try:
-            next(search)
-        except StopIteration as stop:
-            found = stop.value
-            break
+    found = finished(learning.search(1, end.scans))
     write_report(tmp_path, learning.plan, end, found)
     report = json.loads((tmp_path / "report.json").read_text())
     memory = report["memory"]
