@@ -30,7 +30,8 @@ FLOORS = (
         *("service.intake", "service.typical_measurement"),
     ),
     ("service.conformal_measurement", "service.jobs", "service.runs"),
-    ("service.conformal_scaling", "service.finished_slices", "service.store", "service.verdicts"),
+    ("service.finished_slices",),
+    ("service.conformal_scaling", "service.store", "service.verdicts"),
     ("service.settings",),
     (
         *(
