@@ -19,13 +19,13 @@ from recon.noise import NoiseKey, NoiseStreams
 from recon.noncartesian import NonCartesianSense
 from recon.operators import CartesianSense, FourierOperator
 from recon.paths import NARROW
+from recon.presets import PILOT as PILOT
 from recon.prior import OverlapPrior, Prior
 from recon.sampler import InverseProblem
-from recon.schedule import Preset, lowest_sigma
+from recon.schedule import lowest_sigma
 from recon.settings import Settings
 from recon.symmetry import RandomSymmetry, is_symmetric
 
-PILOT = Preset(chains=2, localization=2, annealing=10, cycles=0, cycle=6)
 _CHI2_BAND = (0.9, 1.1)
 FITTED_BAND = (0.97, 1.03)
 """Of the chi^2 of draws: within it the noise level is taken to be right."""

@@ -32,3 +32,5 @@ PRESETS: dict[str, Preset] = {
     "standard": Preset(chains=8, localization=2, annealing=70, cycles=2, cycle=28),
     "thorough": Preset(chains=16, localization=6, annealing=210, cycles=2, cycle=60),
 }
+PILOT = Preset(chains=2, localization=2, annealing=10, cycles=0, cycle=6)
+"""Before each of them: what the noise level and the width of the posterior are fitted to."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.errors import ScanError
+from recon.planes import ATTRIBUTE, ImageStack
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,26 @@ class Scan:
     def acceleration(self) -> float:
         """Matrix size over number of coefficients that were measured."""
         return float(self.sampled.size / np.count_nonzero(self.sampled))
+
+
+def two_phase_encodings(
+    mask: NDArray[np.bool_], attributes: Mapping[str, str | int | float]
+) -> bool | None:
+    """Whether a scan of this mask (rows, columns) was encoded in two directions; None: unknown.
+
+    Samples off whole lines tell it. So do partitions that were all acquired: a Fourier transform
+    has separated them, as it does readouts. A full mask tells nothing. Raises ScanError.
+    """
+    text = attributes.get(ATTRIBUTE)
+    planes = ImageStack.from_text(text).planes if isinstance(text, str) else ()
+    if any("partition" in plane.labels for plane in planes) or not of_lines(mask):
+        return True
+    return None if mask.all() else False
+
+
+def of_lines(mask: NDArray[np.bool_]) -> bool:
+    """Whether a mask (rows, columns) is of whole lines, as where one direction is the readout."""
+    return bool((mask == mask[:1]).all() or (mask == mask[:, :1]).all())
 
 
 def centre_crop(images: NDArray[Any], shape: tuple[int, int] | None) -> NDArray[Any]:

@@ -34,13 +34,15 @@ from recon.presets import Preset
 from recon.prior import Prior
 from recon.receivers import NoiseModel
 from recon.sampler import InverseProblem
-from recon.scan import Scan
+from recon.scan import Scan, of_lines, two_phase_encodings
 from recon.settings import Settings
 from recon.stacks import Place, places
 from recon.summary import judged, summarise
 from recon.symmetry import RandomSymmetry, is_symmetric
-from recon.volumes import AlternatingPlanes, memory_bytes, plane_directions, stacked_problem
+from recon.volume_size import VolumeCost, volume_cost
+from recon.volumes import AlternatingPlanes, plane_directions, stacked_problem
 
+_INSTEAD = "reconstruct slice by slice, without `volume`"
 _UNEVEN = 0.05
 """Of the distance of slices: more than this between two of them makes no volume."""
 _ROUNDS = 4
@@ -53,7 +55,10 @@ class KeptChains(Protocol):
     """Where the draws of finished chains lie, for a run that goes on after it was interrupted."""
 
     def read(self, chain: int) -> NDArray[np.complex64] | None:
-        """(draws, slices, rows, columns), or None: it is still to be run."""
+        """(draws, slices, rows, columns), or None: it is still to be run.
+
+        They may lie in a mapped file: memory then holds no more than what is looked at.
+        """
         ...
 
     def write(self, chain: int, draws: NDArray[np.complex64]) -> None:
@@ -69,22 +74,29 @@ class VolumePlan:
     """Slices, rows, columns."""
     directions: tuple[int, ...]
     """Axes of the volume that the prior's planes are perpendicular to."""
-    memory_bytes: int
-    """On the device, without the network's own."""
-    evaluations: int
-    """Of the network, each on a volume's worth of planes; all chains together."""
+    cost: VolumeCost
     left_out: str | None
     """What to say where voxels are no cubes."""
 
 
 def volume_plan(scan: Scan, settings: Settings, chosen: Sequence[int]) -> VolumePlan:
-    """Raises ScanError where the chosen slices are no evenly spaced stack of one series."""
+    """Raises ScanError where the chosen slices are no evenly spaced stack of one series.
+
+    Nor are they a volume where samples lie on whole lines, as those of slices do, or where voxels
+    are such that no plane across the slices can be judged.
+    """
     where = [place for place in map(places(scan).__getitem__, chosen) if place is not None]
     if scan.trajectory is not None or len(where) < len(chosen) or len(chosen) < 2:
         raise ScanError(
             "no-volume",
             "a volume needs two slices or more of a Cartesian scan that says how far apart they "
-            "lie; reconstruct slice by slice, without --volume",
+            f"lie; {_INSTEAD}",
+        )
+    if two_phase_encodings(scan.mask, scan.attributes) is False:
+        raise ScanError(
+            "no-volume",
+            "the samples of this scan are whole lines: it has one phase encoding, and its slices "
+            f"were measured one by one; {_INSTEAD}",
         )
     spacing = _spacing(where)
     view, (rows, columns) = scan.view_mm, scan.image_shape
@@ -92,19 +104,25 @@ def volume_plan(scan: Scan, settings: Settings, chosen: Sequence[int]) -> Volume
     side = (view[0] / rows * view[1] / columns) ** 0.5
     sides = (spacing * side, view[0] / rows, view[1] / columns)
     directions = plane_directions(sides)
-    coils = scan.kspace.shape[1]
-    most = settings.calibration.compress_above
-    lines = bool((scan.mask == scan.mask[:1]).all() or (scan.mask == scan.mask[:, :1]).all())
-    shape = (len(chosen), rows, columns)
+    size = " x ".join(f"{each:.2f}" for each in (*sides[1:], sides[0]))
+    if directions == (0,):
+        raise ScanError(
+            "no-volume",
+            f"voxels are {size} mm, too far from cubes for a prior of slices to judge planes "
+            f"across them; {_INSTEAD}",
+        )
     told = None
     if len(directions) < 3:
-        size = " x ".join(f"{each:.2f}" for each in (*sides[1:], sides[0]))
-        kinds = "planes of its slices alone" if len(directions) == 1 else "planes of two directions"
-        told = f"Voxels are {size} mm, which are no cubes: the prior judges {kinds}."
-    preset = settings.resolved
-    work = PILOT.chains * PILOT.evaluations + preset.chains * preset.evaluations
-    memory = memory_bytes(shape, min(coils, most) if most else coils, 1, line_mask=lines)
-    return VolumePlan(shape, directions, memory, work, told)
+        told = f"Voxels are {size} mm, no cubes: the prior judges planes of two directions."
+    shape = (len(chosen), rows, columns)
+    cost = volume_cost(
+        shape,
+        scan.kspace.shape[1],
+        settings.resolved,
+        compress_above=settings.calibration.compress_above,
+        line_mask=of_lines(scan.mask),
+    )
+    return VolumePlan(shape, directions, cost, told)
 
 
 def _spacing(where: Sequence[Place]) -> float:
@@ -115,7 +133,7 @@ def _spacing(where: Sequence[Place]) -> float:
         raise ScanError(
             "no-volume",
             "these slices are not one evenly spaced stack (of one contrast, repetition and "
-            "direction); choose them with --slices, or reconstruct slice by slice",
+            f"direction); choose them with `slices`, or {_INSTEAD}",
         )
     return abs(step)
 
@@ -155,7 +173,7 @@ def volume_posterior(
     raws = tuple(inverse_problem(each, device) for each in calibrations)
     told = (*warnings, *(() if plan.left_out is None else (plan.left_out,)))
     preset = settings.resolved
-    pilot = PILOT.chains * PILOT.evaluations / plan.evaluations
+    pilot = PILOT.chains * PILOT.evaluations / plan.cost.evaluations
     current = _prepare(calibrations, raws, chosen, prior, settings, told)
     for one in current.slices:
         yield CoarseReady(one.index, one.in_input_units(one.picture(one.coarse)))
@@ -183,8 +201,8 @@ def volume_posterior(
         told = (*told, f"The noise level was fitted to the residual: {change:.2f} times.")
     finished, step = [], current.plan.step
     for chain in range(preset.chains):
-        before = None if kept is None else kept.read(chain)
-        if before is None:
+        chain_draws = None if kept is None else kept.read(chain)
+        if chain_draws is None:
             run = run_chains(
                 current.problem,
                 _planes(prior, plan, settings, f"chain-{chain}"),
@@ -195,15 +213,17 @@ def volume_posterior(
             )
             share = (1 - pilot) / preset.chains
             start = pilot + chain * share
-            draws = yield from _followed(run, current, preset, start, share, shown=True)
-            step = min(step, draws.step)
-            before = draws.images[0].cpu().numpy()
+            made = yield from _followed(run, current, preset, start, share, shown=True)
+            step = min(step, made.step)
+            chain_draws = made.images[0].cpu().numpy()
             if kept is not None:
-                kept.write(chain, before)
-        finished.append(torch.from_numpy(before))
-    images = torch.stack(finished)
+                kept.write(chain, chain_draws)
+                chain_draws = kept.read(chain)
+                assert chain_draws is not None
+        finished.append(chain_draws)
     for at, one in enumerate(current.slices):
-        each = Draws(images[:, :, at].to(device), step)
+        images = torch.from_numpy(np.stack([one_chain[:, at] for one_chain in finished]))
+        each = Draws(images.to(device), step)
         one = replace(one, plan=current.plan, warnings=told)
         evidence = physics_of(one, each.images[:, -1], model)
         yield judged(one, with_check(summarise(one, each), evidence), typical)

@@ -30,8 +30,6 @@ from recon.solve import GaussianSolver
 ISOTROPIC = 1.25
 """Most that sides of voxels may differ by in planes that a prior of slices can judge."""
 _PLANES_AT_ONCE = 64
-_STATES = 8
-"""Volumes per chain that a step holds at once: image, noise, anchor, estimate, drift, …"""
 
 
 @final
@@ -164,20 +162,3 @@ def plane_directions(sides: tuple[float, float, float]) -> tuple[int, ...]:
         if max(one, other) <= ISOTROPIC * min(one, other):
             found.append(direction)
     return tuple(found)
-
-
-def memory_bytes(
-    shape: tuple[int, int, int], coils: int, chains: int, *, line_mask: bool = False
-) -> int:
-    """What a volume (slices, rows, columns) takes on its device while `chains` run at a time.
-
-    Measurement, maps and what solves need; volumes of each chain; planes in the network are not
-    counted. With a mask of lines there is a matrix for every line of every slice.
-    """
-    slices, rows, columns = shape
-    voxels = slices * rows * columns
-    complex_bytes = 8
-    fixed = 4 * coils * voxels + (voxels * max(rows, columns) if line_mask else 0)
-    white = 2 if line_mask else 1 + coils
-    per_chain = (_STATES + 2 * white) * voxels + coils * rows * columns
-    return complex_bytes * (fixed + chains * per_chain)

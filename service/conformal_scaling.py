@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from models.conformal_factors import ConformalFactor, choose_factor
 from models.errors import ModelError
 from models.registry import read_factors
 from recon.conformal import widened
 from recon.posterior import SlicePosterior
-from recon.scan import Scan
+from recon.scan import Scan, of_lines
 from recon.settings import Settings
 from service.report import AppliedFactor
 
@@ -39,8 +36,8 @@ def factor_for(model: str, settings: Settings, scan: Scan) -> ConformalFactor:
         raise ModelError(
             "no-calibration",
             "conformal factors are computed with the default coarse reconstruction, path, noise "
-            "fit and coil compression, on Cartesian scans; keep to these, or ask without "
-            "`calibrated`",
+            "fit and coil compression, slice by slice on Cartesian scans; keep to these, or ask "
+            "without `calibrated`",
         )
     return choose_factor(
         read_factors(model),
@@ -49,7 +46,7 @@ def factor_for(model: str, settings: Settings, scan: Scan) -> ConformalFactor:
         settings.resolved.chains,
         settings.resolved.evaluations,
         scan.acceleration,
-        lines=_of_lines(scan.mask),
+        lines=of_lines(scan.mask),
     )
 
 
@@ -98,8 +95,3 @@ def sentence_of(attributes: Mapping[str, str | int | float]) -> str | None:
         f"conformal factor of {say('conformal_date')} from {say('conformal_units')} "
         f"{say('conformal_unit')}s of {say('conformal_data')}"
     )
-
-
-def _of_lines(mask: NDArray[np.bool_]) -> bool:
-    """Whether whole lines of k-space were acquired."""
-    return bool((mask == mask[:1]).all() or (mask == mask[:, :1]).all())

@@ -93,7 +93,7 @@ class FinishedChains:
     def read(self, chain: int) -> NDArray[np.complex64] | None:
         """(draws, slices, rows, columns), or None: it is still to be run."""
         path = self._path(chain)
-        return np.load(path, allow_pickle=False) if path.is_file() else None
+        return np.load(path, mmap_mode="r", allow_pickle=False) if path.is_file() else None
 
     def write(self, chain: int, draws: NDArray[np.complex64]) -> None:
         """Keep them, whole or not at all."""

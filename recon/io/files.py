@@ -39,11 +39,11 @@ from recon.io.child_reader import (
 from recon.io.formats import require_read
 from recon.io.layouts import FASTMRI
 from recon.io.mrd_readouts import HEAD, Readouts
-from recon.io.mrd_scan import scan_from_readouts, shape_of_readouts
+from recon.io.mrd_scan import outline_of_readouts, scan_from_readouts
 from recon.io.placement import placed
 from recon.io.read_limits import ReadLimits
 from recon.posterior import PLAIN, Delivery, SlicePosterior
-from recon.scan import Scan
+from recon.scan import Scan, two_phase_encodings
 
 _DEFAULT_LIMITS = ReadLimits()
 _MASK_BYTES = 64 << 20
@@ -184,6 +184,8 @@ class Inspected:
     """Its shape."""
     shape: tuple[int, int, int, int]
     """(slices, coils, rows, columns) of the scan."""
+    two_phase_encodings: bool | None
+    """Whether it was encoded along two of three dimensions; None: only its values tell."""
 
 
 def examine_scan(
@@ -205,15 +207,17 @@ def examine_scan(
     found = scan_in_child(path, asked, limits, run)
     if found.readouts:
         heads = found.contents.arrays[RAW_HEADS].view(HEAD)[:, 0]
-        shape = shape_of_readouts(found.contents.texts[RAW_HEADER], heads, limits)
-        return Inspected(found.format, None, (), (), shape)
+        shape, two = outline_of_readouts(found.contents.texts[RAW_HEADER], heads, limits)
+        return Inspected(found.format, None, (), (), shape, two)
     named = None if found.layout == "axes" else found.layout
     shape = shape_of(found.shape, found.axes)
+    encoded = None
     if (mask := found.contents.arrays.get("mask")) is not None:
-        scan_layout.expand_mask(mask, shape[2], shape[3])
+        sampled = scan_layout.expand_mask(mask, shape[2], shape[3])
+        encoded = two_phase_encodings(sampled, found.contents.attributes)
     if look and (header := found.contents.texts.get(scan_layout.HEADER)) is not None:
         scan_layout.parse_geometry(header)
-    return Inspected(found.format, named, found.axes, found.shape, shape)
+    return Inspected(found.format, named, found.axes, found.shape, shape, encoded)
 
 
 def inspect_scan(

@@ -157,13 +157,14 @@ def _patterns_differ() -> ScanError:
     )
 
 
-def shape_of_readouts(
+def outline_of_readouts(
     xml: str, heads: NDArray[np.void], limits: ReadLimits
-) -> tuple[int, int, int, int]:
+) -> tuple[tuple[int, int, int, int], bool]:
     """(slices, coils, rows, columns) of the scan in readouts with these headers.
 
-    Slices of all sampling patterns count, where there are several. Raises ScanError as
-    `scan_from_readouts` does for all else that headers can be wrong in.
+    And whether it has two phase encodings. Slices of all sampling patterns count, where there are
+    several. Raises ScanError as `scan_from_readouts` does for all else that headers can be wrong
+    in.
     """
     encoding = encoding_of(parse_header(xml))
     chosen = imaging(heads, encoding)
@@ -172,7 +173,7 @@ def shape_of_readouts(
     coils = int(heads["active_channels"][0])
     if not encoding.cartesian:
         require_trajectories(encoding, heads)
-        return len(images_of(heads)[0]), coils, *encoding.encoded.matrix[:2]
+        return (len(images_of(heads)[0]), coils, *encoding.encoded.matrix[:2]), False
     images = len(images_of(heads)[0])
     heads = heads[patterns_of(heads) == 0]
     samples = heads["active_channels"].astype(np.int64) * heads["number_of_samples"]
@@ -183,7 +184,7 @@ def shape_of_readouts(
     x, y, z = sampled.shape
     way = way_of(sampled)
     if way is Way.PLANES:
-        return images, coils, x, y
+        return (images, coils, x, y), False
     if way is Way.PARTITIONS:
-        return images * grid.keep[2], coils, x, y
-    return images * grid.keep[0], coils, y, z
+        return (images * grid.keep[2], coils, x, y), True
+    return (images * grid.keep[0], coils, y, z), True

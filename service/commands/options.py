@@ -20,6 +20,11 @@ SliceCoherence = Annotated[
                  help="Samples hold together along a stack; 0: not.",
                  rich_help_panel=EXPERT),
 ]  # fmt: skip
+Volume = Annotated[
+    bool,
+    typer.Option("--volume", help="One posterior of a scan encoded in 3-D.",
+                 rich_help_panel=EXPERT),
+]  # fmt: skip
 FftShift = Annotated[
     bool | None,
     typer.Option(

@@ -27,6 +27,7 @@ from service.commands.options import (
     Seed,
     SliceCoherence,
     Slices,
+    Volume,
 )
 from service.commands.outputs import about, require_folder, require_writable
 
@@ -133,11 +134,7 @@ def reconstruct(
         typer.Option(help="Fit the noise where the residual asks for it.", rich_help_panel=EXPERT),
     ] = True,
     slice_coherence: SliceCoherence = COHERENCE,
-    volume: Annotated[
-        bool,
-        typer.Option("--volume", help="One posterior of a scan encoded in 3-D.",
-                     rich_help_panel=EXPERT),
-    ] = False,
+    volume: Volume = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Tell what --volume takes; do nothing.",
@@ -233,8 +230,9 @@ def _tell_volume(scan: Scan, settings: Settings, chosen: Sequence[int], *, quiet
     slices, rows, columns = plan.shape
     console.print(
         f"A volume of {slices} x {rows} x {columns}, {settings.resolved.chains} chains one after "
-        f"the other: about {plan.memory_bytes / 2**30:.1f} GiB beside the network's own, "
-        f"{plan.evaluations} network evaluations of {slices} planes.",
+        f"the other: about {plan.cost.memory_bytes / 2**30:.1f} GiB of memory beside the network's "
+        f"own, {plan.cost.kept_bytes / 2**30:.1f} GiB on the disk, "
+        f"{plan.cost.evaluations} network evaluations of {slices} planes.",
         highlight=False,
     )
     if plan.left_out is not None:

@@ -15,10 +15,10 @@ from recon.paths import PriorPath
 from recon.prior import DenseGaussianPrior
 from recon.sampler import InverseProblem
 from recon.schedule import Preset
+from recon.volume_size import memory_bytes
 from recon.volumes import (
     AlternatingPlanes,
     StackedOperator,
-    memory_bytes,
     plane_directions,
     stacked_problem,
 )
