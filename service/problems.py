@@ -157,6 +157,21 @@ PROBLEMS: dict[str, Kind] = {
         "a wrong image instead. Noise level or coil maps are probably wrong: look for "
         "wrap-around, a vendor's filter, a mask that does not fit.",
     ),
+    "no-volume": Kind(
+        422,
+        "The scan cannot be sampled as one volume",
+        "`volume` is for scans with two phase encodings, whose slices lie evenly spaced in one "
+        "stack and whose voxels are nearly cubes. The detail says what is not so here. Leave "
+        "`volume` out: slices are then sampled one by one, and hold together all the same.",
+    ),
+    "volume-too-large": Kind(
+        422,
+        "The volume needs more memory than allowed",
+        "`needed_bytes` is what its worker would need at once, `allowed_bytes` what the operator "
+        "has set (`MRI_POSTERIOR_MAX_VOLUME_BYTES`); the number of samples changes nothing. Choose "
+        "fewer `slices`, compress coils (`compress_above`), or leave `volume` out. "
+        "`GET /v1/limits/volume` tells it before.",
+    ),
     "upload-too-large": Kind(
         413,
         "The body is larger than allowed",
@@ -399,6 +414,8 @@ def problem_of(error: ReconError) -> ProblemError:
         kind = "calibration-failed"
     elif isinstance(error, ConvergenceError):
         kind = "diverged"
+    elif error.code == "no-volume":
+        kind = "no-volume"
     elif error.code in _NOT_HDF5:
         kind = "not-hdf5"
     elif error.code in _UNSAFE:

@@ -274,6 +274,7 @@ class Report(_Part):
         description="samples of neighbouring slices were drawn together, so that a sample is one "
         "volume",
     )
+    volume: bool = Field(False, description="the slices were sampled as one volume")
     products: tuple[ProductFile, ...] = Field(
         (), description="what was made before the report itself"
     )

@@ -137,6 +137,12 @@ class ReconstructionChoices(Reading):
         "its samples hold together, coarser ones over as much more; 0 samples every slice by "
         "itself. Each slice's own mean, intervals and maps have the same law whatever it is",
     )
+    volume: bool = Field(
+        False,
+        description="sample the slices as one volume, for scans with two phase encodings and "
+        "voxels that are nearly cubes; one job on one worker, without a self-check "
+        "(/v1/limits/volume says what it takes)",
+    )
     calibrated: bool = Field(
         False,
         description="multiply intervals and standard deviations by the model's conformal factor; "

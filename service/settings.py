@@ -144,6 +144,11 @@ class ServiceSettings(BaseSettings):
     progress_seconds: float = Field(0.5, gt=0, description="least time between progress events")
     max_upload_bytes: int = Field(8 << 30, gt=0, description="largest scan")
     max_json_bytes: int = Field(4 << 20, gt=0, description="largest JSON body")
+    max_volume_bytes: int = Field(
+        16 << 30,
+        gt=0,
+        description="memory that a scan sampled as one volume may need",
+    )
     disk_floor_bytes: int = Field(1 << 30, ge=0, description="free space below which uploads stop")
     max_queue: int = Field(1000, ge=1, description="jobs that may wait in all")
     max_batched_per_key: int = Field(

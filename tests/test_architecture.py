@@ -32,7 +32,7 @@ FLOORS = (
     ("service.conformal_measurement", "service.jobs", "service.runs"),
     ("service.finished_slices",),
     ("service.conformal_scaling", "service.store", "service.verdicts"),
-    ("service.settings",),
+    ("service.settings", "service.volume_limits"),
     (
         *(
             "service.client",

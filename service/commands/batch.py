@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from recon.choices import COHERENCE, PresetName
-from service.commands.options import Seed, SliceCoherence, Slices
+from service.commands.options import Seed, SliceCoherence, Slices, Volume
 
 
 def batch(
@@ -29,6 +29,7 @@ def batch(
         bool, typer.Option(help="Predict held-out lines in a second run.")
     ] = True,
     slice_coherence: SliceCoherence = COHERENCE,
+    volume: Volume = False,
     calibrated: Annotated[
         bool,
         typer.Option("--calibrated", help="Intervals and std times the model's conformal factor."),
@@ -80,6 +81,7 @@ def batch(
         slices=slices,
         self_check=self_check,
         slice_coherence=slice_coherence,
+        volume=volume,
         calibrated=calibrated,
         priority=Priority(priority),
         on_error=on_error,

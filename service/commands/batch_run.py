@@ -74,6 +74,7 @@ class Choices:
     slices: str | None
     self_check: bool
     slice_coherence: float
+    volume: bool
     calibrated: bool
     priority: Priority
     on_error: str
@@ -129,7 +130,7 @@ def _parameters(choices: Choices) -> ReconstructionParameters:
                 "model": choices.model, "preset": choices.preset, "samples": choices.samples,
                 "seed": choices.seed, "slices": choices.slices, "priority": choices.priority,
                 "self_check": choices.self_check, "slice_coherence": choices.slice_coherence,
-                "calibrated": choices.calibrated,
+                "volume": choices.volume, "calibrated": choices.calibrated,
             }
         )  # fmt: skip
     except ValueError as error:

@@ -62,7 +62,8 @@ def region(
         other = label if reference_label is None else reference_label
         found["reference"] = of(reference or mask, other)
         found["difference"] = found["region"] - found["reference"]
-    alone = len(posterior) > 1 and not posterior.attributes.get("slice_coherence")
+    joint = any(posterior.attributes.get(name) for name in ("slice_coherence", "volume"))
+    alone = len(posterior) > 1 and not joint
     if as_json:
         from service.region_answers import Interval  # lazy: loads pydantic
 

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from recon.errors import ScanError
 from service.commands.help import EXPERT, Help, HelpGroup
-from service.commands.options import Axes, FftShift, Layout, Overwrite, Slices
+from service.commands.options import Axes, FftShift, Layout, Overwrite, Slices, Volume
 from service.commands.outputs import require_writable
 from service.products import PRODUCTS, RESULT
 
@@ -134,6 +134,7 @@ def submit(
             help="Monte Carlo error over posterior std to reach; chooses preset and samples.",
         ),
     ] = None,
+    volume: Volume = False,
     calibration: Annotated[
         Path | None,
         typer.Option(help="Scan whose centre makes the coil maps.", rich_help_panel=EXPERT),
@@ -174,6 +175,7 @@ def submit(
             model=model,
             seed=seed,
             slices=slices,
+            volume=volume or None,
             priority=priority,
             deadline_s=deadline,
             target_mc_error=target,

@@ -59,7 +59,7 @@ def _lines(context: Context, job: Job) -> Iterator[dict[str, object]]:
         yield _line(entry["at"], level, what, job, step=step, worker=entry["worker"], **more)
         if what == "started":
             open_steps.add(step)
-        else:
+        elif what in ("stopped", "finished"):
             open_steps.discard(step)
     if job.finished_at is not None:
         level = "error" if job.state is JobState.FAILED else "info"

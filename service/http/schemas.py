@@ -31,6 +31,11 @@ class ScanOut(BaseModel):
     tags: dict[str, str]
     layout: str | None = Field(None, description="how the file is read, where that was said")
     axes: str | None = Field(None, description="what its axes count, where that was said")
+    two_phase_encodings: bool | None = Field(
+        None,
+        description="true: it was encoded in three dimensions, and may be sampled as one `volume`; "
+        "false: slice by slice; null: shows when it is read",
+    )
 
     @classmethod
     def of(cls, scan: StoredScan) -> ScanOut:
@@ -47,6 +52,7 @@ class ScanOut(BaseModel):
             tags=scan.tags or {},
             layout=scan.layout,
             axes=scan.axes,
+            two_phase_encodings=scan.two_phase_encodings,
         )
 
 

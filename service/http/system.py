@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
-from fastapi import APIRouter, Path
-from pydantic import BaseModel
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
+from recon.choices import PresetName
+from recon.presets import PRESETS
+from recon.volume_size import volume_cost
 from service.http.authentication import READS
 from service.http.context import InContext
 from service.http.metrics import CONTENT_TYPE
@@ -66,6 +70,7 @@ class Limits(BaseModel):
     """What the service allows."""
 
     max_upload_bytes: int
+    max_volume_bytes: int = Field(description="memory that a `volume` may need of its worker")
     max_json_bytes: int
     max_queue: int
     max_active_per_key: int
@@ -77,6 +82,30 @@ class Limits(BaseModel):
     upload_expiry_hours: float
     keep_results_days: float
     max_wait_seconds: float
+
+
+class VolumeSize(BaseModel):
+    """A volume that may be asked for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    slices: int = Field(ge=2, le=4096)
+    rows: int = Field(ge=8, le=4096)
+    columns: int = Field(ge=8, le=4096)
+    coils: int = Field(ge=1, le=1024)
+    preset: PresetName = "standard"
+    samples: int | None = Field(None, ge=2, le=256, description="[by preset]")
+    compress_above: int = Field(12, ge=0, le=1024)
+
+
+class VolumeLimits(BaseModel):
+    """What it takes, and whether it is allowed."""
+
+    memory_bytes: int = Field(description="on its worker's device, without the network's own")
+    kept_bytes: int = Field(description="on the disk while it runs: what finished chains left")
+    evaluations: int = Field(description="of the network, each on a volume's worth of planes")
+    planes: int = Field(description="images that the network is asked about in all, about")
+    allowed: bool
 
 
 class Health(BaseModel):
@@ -138,6 +167,23 @@ def get_limits(context: InContext) -> Limits:
     settings = context.settings
     return Limits(
         **{name: getattr(settings, name) for name in Limits.model_fields}  # all of one name
+    )
+
+
+@router.get("/v1/limits/volume", responses=problems(), dependencies=READS)
+def get_volume_limits(context: InContext, size: Annotated[VolumeSize, Query()]) -> VolumeLimits:
+    """What a scan of this size takes as one `volume`: memory and work do not depend on its data."""
+    preset = PRESETS[size.preset]
+    if size.samples is not None:
+        preset = replace(preset, chains=size.samples)
+    shape = (size.slices, size.rows, size.columns)
+    cost = volume_cost(shape, size.coils, preset, compress_above=size.compress_above)
+    return VolumeLimits(
+        memory_bytes=cost.memory_bytes,
+        kept_bytes=cost.kept_bytes,
+        evaluations=cost.evaluations,
+        planes=cost.evaluations * sum(shape) // 3,
+        allowed=cost.memory_bytes <= context.settings.max_volume_bytes,
     )
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from anyio.to_thread import run_sync
 
-from recon.io.files import inspect_scan
+from recon.io.files import examine_scan
 from recon.io.read_limits import ReadLimits
 from service.intake.intake import Intake
 from service.problems import ProblemError
@@ -68,10 +68,21 @@ async def keep_scan(
         file_bytes=intake.settings.max_upload_bytes, cpu_seconds=_LOOK_SECONDS, wall_seconds=120.0
     )
     async with intake.readers:
-        look = partial(inspect_scan, layout=reading.layout, axes=reading.named_axes)
-        shape = await run_sync(look, body.path, limits, intake.fork_servers)
+        look = partial(
+            examine_scan,
+            layout=reading.layout,
+            axes=reading.named_axes,
+            run=intake.fork_servers,
+            look=True,
+        )
+        seen = await run_sync(look, body.path, limits)
     await run_sync(sync, body.path)
     place = partial(intake.storage.adopt_scan, body.path, body.sha256)
-    add = partial(intake.scans.add, layout=reading.layout, axes=reading.axes)
-    whole = partial(add, owner, body.sha256, body.bytes, shape, place, also, tags)
+    add = partial(
+        intake.scans.add,
+        layout=reading.layout,
+        axes=reading.axes,
+        two_phase_encodings=seen.two_phase_encodings,
+    )
+    whole = partial(add, owner, body.sha256, body.bytes, seen.shape, place, also, tags)
     return await run_sync(whole, limiter=intake.placing)

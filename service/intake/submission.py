@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 import structlog
 
 from recon.errors import ScanError
+from recon.presets import PRESETS
+from recon.volume_size import volume_cost
 from service.intake.intake import Intake
 from service.jobs.job import Job
 from service.problems import ProblemError
@@ -20,6 +22,7 @@ from service.store.identifiers import new_id
 from service.store.keys import Key
 from service.store.scans import StoredScan
 from service.tracing import span
+from service.volume_limits import require_room_for_volume
 
 log = structlog.get_logger()
 
@@ -82,9 +85,11 @@ def submit(intake: Intake, asked: Submission, also: Also | None = None) -> Job:
     require_queue(intake, asked.key)
     require_model(intake, asked.parameters)
     try:
-        parse_slices(asked.parameters.slices, asked.scan.slices)
+        slices = parse_slices(asked.parameters.slices, asked.scan.slices)
     except ScanError as error:
         raise ProblemError("invalid-parameter", error.message) from error
+    if asked.parameters.volume:
+        _require_volume(intake, asked, len(slices))
     sent = asked.traceparent
     trace = sent if sent is not None and _TRACEPARENT.fullmatch(sent) else None
     priority = asked.parameters.priority
@@ -99,6 +104,29 @@ def submit(intake: Intake, asked: Submission, also: Also | None = None) -> Job:
             raise ProblemError("not-found", "the scan has just been deleted; upload it again")
         log.info("job queued", job=job.id, scan=asked.scan.sha256[:12], priority=job.priority)
         return job
+
+
+def _require_volume(intake: Intake, asked: Submission, slices: int) -> None:
+    """Refuse at once what the scan's size and mask tell; the rest shows when it is read."""
+    scan, parameters = asked.scan, asked.parameters
+    if scan.two_phase_encodings is False or slices < 2:
+        raise ProblemError(
+            "no-volume",
+            "one slice is no volume; choose more, or leave `volume` out"
+            if slices < 2
+            else "the samples of this scan are whole lines: it has one phase encoding, and its "
+            "slices were measured one by one; leave `volume` out",
+        )
+    preset = PRESETS[parameters.preset or "standard"]
+    if parameters.samples is not None:
+        preset = replace(preset, chains=parameters.samples)
+    cost = volume_cost(
+        (slices, scan.rows, scan.columns),
+        scan.coils,
+        preset,
+        compress_above=parameters.compress_above,
+    )
+    require_room_for_volume(cost, intake.settings.max_volume_bytes)
 
 
 def as_said(parameters: ReconstructionParameters, scan: StoredScan) -> ReconstructionParameters:

@@ -33,7 +33,7 @@ _RELEVANT = {
 }  # fmt: skip
 _RELEVANT_IF_SET = (
     "fftshift", "select", "identified", "voxel_mm", "bids_name", "layout", "axes", "fallback",
-    "accept_refused",
+    "accept_refused", "volume",
 )  # fmt: skip
 """What came later: outputs made without it keep their names."""
 

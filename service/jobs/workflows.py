@@ -59,6 +59,10 @@ class Steps(Protocol):
         """Reconstruct one slice."""
         ...
 
+    def reconstruct_volume(self, job_id: str, slices: list[int], plan: Outcome | None) -> Outcome:
+        """Reconstruct slices that are one volume, behind the last of its chains that is kept."""
+        ...
+
     def assemble(self, job_id: str, slices: list[int], plan: Outcome | None) -> Outcome:
         """Make the products."""
         ...
@@ -175,6 +179,10 @@ def _register(work: Steps) -> None:
     ) -> Outcome:
         return work.reconstruct_slice(job_id, index, position, count, plan)
 
+    @DBOS.step(name="volume")
+    def reconstruct_volume(job_id: str, slices: list[int], plan: Outcome | None) -> Outcome:
+        return work.reconstruct_volume(job_id, slices, plan)
+
     @DBOS.step(name="assemble")
     def assemble(job_id: str, slices: list[int], plan: Outcome | None) -> Outcome:
         return work.assemble(job_id, slices, plan)
@@ -185,6 +193,9 @@ def _register(work: Steps) -> None:
         if prepared["state"] != "done":
             return str(prepared["state"])
         slices, plan, last = prepared["slices"], prepared["plan"], prepared
+        if prepared.get("volume"):
+            state = str(reconstruct_volume(job_id, slices, plan)["state"])
+            return state if state != "done" else str(assemble(job_id, slices, plan)["state"])
         for position, index in enumerate(slices):
             if last.get("share"):  # others have nothing to do: the rest is theirs too
                 state = shared(job_id, slices, position, prepared["part"], plan)

@@ -26,9 +26,9 @@ from service.settings import SettingsError
 metadata = sa.MetaData()
 _JSON = sa.JSON
 _BUSY_MILLISECONDS = 30_000
-SCHEMA = 4
+SCHEMA = 5
 """Of the tables below: 1 without tags of scans, 2 without a record of its number, 3 without how
-scans are read and what calibrates them, 4 this."""
+scans are read and what calibrates them, 4 without how they were encoded, 5 this."""
 _INTEGRITY_SECONDS = 60.0
 """How long the last look through a whole SQLite file is believed."""
 
@@ -47,6 +47,7 @@ scans = sa.Table(
     sa.Column("tags", _JSON),
     sa.Column("layout", sa.Text),
     sa.Column("axes", sa.Text),
+    sa.Column("two_phase_encodings", sa.Boolean),
     sa.UniqueConstraint("owner", "sha256"),
 )
 

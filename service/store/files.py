@@ -5,6 +5,7 @@
     secret.key                    what UIDs of DICOM and keys of measurements derive from
     reconstructions/<job id>/
         slices/00003.npz          the posterior of one slice: what a killed worker does not lose
+        slices/chain-00003.npy    of a volume the draws of one chain: the same
         steps.jsonl               which worker started and finished which slice, and when
         preview/00003.npy         the picture so far
         result.h5, mean.npy, …    the products, once all slices are there
@@ -202,6 +203,30 @@ class Storage:
         (posterior,) = posteriors_from_layout(arrays, {"schema": SCHEMA, **texts})
         return posterior
 
+    def write_chain(self, job_id: str, chain: int, draws: NDArray[np.complex64]) -> None:
+        """Checkpoint a finished chain of a volume."""
+        key = _chain_key(job_id, chain)
+        with replacing(self.root / key) as (file, _):
+            np.save(file, draws, allow_pickle=False)
+        if self.objects is not None:
+            self.objects.put(key, self.root / key)
+
+    def read_chain(self, job_id: str, chain: int) -> NDArray[np.complex64] | None:
+        """A checkpointed chain, mapped from its file; None when there is none."""
+        key = _chain_key(job_id, chain)
+        try:
+            path = self._here(key) if self.objects is not None else self.root / key
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            return None
+
+    def finished_chains(self, job_id: str) -> int:
+        """How many chains of a volume were checkpointed; they come one after the other."""
+        count = 0
+        while self._exists(_chain_key(job_id, count)):
+            count += 1
+        return count
+
     def remove_checkpoints(self, job_id: str) -> None:
         """Slices and previews are of no use once the products are there."""
         self._discard(job_id, ("slices", "preview"))
@@ -384,6 +409,10 @@ def scan_key(sha256: str) -> str:
 
 def _slice_key(job_id: str, index: int) -> str:
     return f"{_folder(job_id)}/slices/{index:05d}.npz"
+
+
+def _chain_key(job_id: str, chain: int) -> str:
+    return f"{_folder(job_id)}/slices/chain-{chain:05d}.npy"
 
 
 def _preview_key(job_id: str, index: int) -> str:

@@ -30,6 +30,8 @@ class StoredScan:
     layout: str | None = None
     axes: str | None = None
     """How the file is read, where its owner has said so."""
+    two_phase_encodings: bool | None = None
+    """None: only its values tell, or it came before this was asked."""
 
 
 class Scans:
@@ -50,6 +52,7 @@ class Scans:
         *,
         layout: str | None = None,
         axes: str | None = None,
+        two_phase_encodings: bool | None = None,
     ) -> tuple[StoredScan, bool]:
         """The scan of this owner and content, and whether it is new.
 
@@ -72,8 +75,10 @@ class Scans:
             "tags": dict(tags or {}),
             "layout": layout,
             "axes": axes,
+            "two_phase_encodings": two_phase_encodings,
         }
-        said = ("slices", "coils", "rows", "columns", "layout", "axes") if layout or axes else ()
+        shaped = ("slices", "coils", "rows", "columns", "two_phase_encodings")
+        said = (*shaped, "layout", "axes") if layout or axes else ()
         anew = {name: values[name] for name in said} | ({"tags": values["tags"]} if tags else {})
         same = sa.select(scans).where(scans.c.owner == owner, scans.c.sha256 == sha256)
         with alone(self._engine, f"scan-{sha256}"):

@@ -24,7 +24,11 @@ def problem_of_failure(error: Exception, job_id: str, step: str) -> ProblemError
     if isinstance(error, ModelError):
         return ProblemError("unknown-model", error.message)
     if isinstance(error, torch.cuda.OutOfMemoryError):
-        text = "the slice does not fit; ask for fewer samples"
+        text = (
+            "the volume does not fit; choose fewer slices, or leave `volume` out"
+            if step == "volume"
+            else "the slice does not fit; ask for fewer samples"
+        )
         return ProblemError("gpu-out-of-memory", text)
     if is_full(error):
         text = "the disk of the service is full; try again when there is room"

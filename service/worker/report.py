@@ -54,7 +54,9 @@ def report_of(
         reached=_reached(job, posteriors),
         verdict=VerdictReport.of(scan_verdict([one.verdict for one in posteriors])),
         slices=tuple(SliceReport.of(posterior, planes, delivery) for posterior in posteriors),
-        joint=settings.slice_coherence > 0 and all(place is not None for place in places(scan)),
+        joint=settings.volume
+        or (settings.slice_coherence > 0 and all(place is not None for place in places(scan))),
+        volume=settings.volume,
         products=tuple(products),
     )
 

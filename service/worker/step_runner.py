@@ -33,6 +33,7 @@ log = structlog.get_logger()
 Act = Callable[[Job], Outcome]
 DATABASE_LOST = 74
 """Exit status of a worker that cannot reach the database, or the object store."""
+_KEPT = "kept"
 _AWAY = (OperationalError, InterfaceError, StorageError)
 
 
@@ -122,6 +123,14 @@ class StepRunner:
         for running in tuple(self._running.values()):
             self._stopped(running)
 
+    def note_kept(self, job_id: str, step: str) -> None:
+        """Say in the ledger that a part of a step is done for good, whatever becomes of the rest.
+
+        What took the worker down before has then not done so for ever.
+        """
+        entry = {"what": _KEPT, "worker": self._worker, "at": time.time()}
+        self._storage.note_step(job_id, step=step, **entry)
+
     def _stopped(self, running: tuple[str, str] | None) -> None:
         if running is not None:
             entry = {"what": "stopped", "worker": self._worker, "at": time.time()}
@@ -163,6 +172,8 @@ class StepRunner:
     def _require_attempts(self, job: Job, name: str) -> None:
         """Refuse a step that took its worker down too often: it would do so for ever."""
         entries = [e for e in self._storage.steps(job.id) if e.get("step") == name]
+        kept = max((at for at, e in enumerate(entries) if e["what"] == _KEPT), default=-1)
+        entries = entries[kept + 1 :]
         started = sum(e["what"] == "started" for e in entries)
         ended = sum(e["what"] in ("stopped", "finished") for e in entries)
         if started - ended >= self._settings.max_attempts:

@@ -7,9 +7,12 @@ idempotent: it looks first at what is there already. Steps return small JSON obj
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from recon.calibration import CalibrationSettings
 from recon.coarse import CoarseMethod
@@ -17,6 +20,7 @@ from recon.paths import PATHS
 from recon.pipeline import reconstruct, work
 from recon.posterior import SlicePosterior
 from recon.settings import Settings
+from recon.volume_posterior import volume_plan
 from service.conformal_scaling import factor_for
 from service.jobs.job import Job, JobState
 from service.jobs.job_table import Jobs
@@ -26,6 +30,7 @@ from service.requests import ReconstructionParameters
 from service.settings import ServiceSettings
 from service.slices import parse_slices
 from service.store.files import Storage
+from service.volume_limits import require_room_for_volume
 from service.worker.budget import (
     measure_speed,
     plan_for_accuracy,
@@ -37,6 +42,8 @@ from service.worker.products import adopt_products, write_products
 from service.worker.step_runner import StepRunner
 from service.worker.watch import Watch, Watches
 
+_VOLUME = "volume"
+
 
 def settings_of(parameters: ReconstructionParameters, plan: Outcome | None = None) -> Settings:
     """The pipeline's settings for a request, and for the plan that was made of it."""
@@ -47,11 +54,31 @@ def settings_of(parameters: ReconstructionParameters, plan: Outcome | None = Non
         coarse=CoarseMethod(parameters.coarse),
         path=PATHS[parameters.path],
         fit_noise=parameters.fit_noise,
-        self_check=parameters.self_check,
+        self_check=parameters.self_check and not parameters.volume,
         slice_coherence=parameters.slice_coherence,
+        volume=parameters.volume,
         calibration=CalibrationSettings(compress_above=parameters.compress_above),
     )
     return settings if plan is None else planned(settings, Plan.model_validate(plan))
+
+
+@dataclass(frozen=True)
+class _JobChains:
+    """The finished chains of a job's volume, as `recon.pipeline.reconstruct` asks for them."""
+
+    storage: Storage
+    job_id: str
+    told: Callable[[], None]
+    """Called when there is one more."""
+
+    def read(self, chain: int) -> NDArray[np.complex64] | None:
+        """(draws, slices, rows, columns), or None: it is still to be run."""
+        return self.storage.read_chain(self.job_id, chain)
+
+    def write(self, chain: int, draws: NDArray[np.complex64]) -> None:
+        """Keep them, whole or not at all."""
+        self.storage.write_chain(self.job_id, chain, draws)
+        self.told()
 
 
 class JobSteps:
@@ -87,6 +114,11 @@ class JobSteps:
         act = partial(self._reconstruct, index=index, position=position, count=count, plan=plan)
         return self.runner.run(job_id, f"slice {index}", act)
 
+    def reconstruct_volume(self, job_id: str, slices: list[int], plan: Outcome | None) -> Outcome:
+        """Reconstruct a volume, checkpointing each of its chains."""
+        act = partial(self._reconstruct_volume, slices=slices, plan=plan)
+        return self.runner.run(job_id, _VOLUME, act)
+
     def assemble(self, job_id: str, slices: list[int], plan: Outcome | None) -> Outcome:
         """Write the products from the checkpoints and end the job."""
         act = partial(self._assemble, slices=slices, plan=plan)
@@ -101,6 +133,9 @@ class JobSteps:
         slices = list(parse_slices(job.parameters.slices, loaded.scan.kspace.shape[0]))
         if job.parameters.calibrated:  # refused before the work where there is no factor for it
             factor_for(loaded.model, settings_of(job.parameters), loaded.scan)
+        if job.parameters.volume:  # nor what is no volume, or too large a one
+            intended = volume_plan(loaded.scan, settings_of(job.parameters), slices)
+            require_room_for_volume(intended.cost, self._settings.max_volume_bytes)
         plan = self._plan(job, loaded, slices, watch)
         if plan is not None:
             self._jobs.plan(job.id, plan)
@@ -109,6 +144,7 @@ class JobSteps:
             "plan": None if plan is None else plan.model_dump(),
             "part": self._settings.slices_per_part,
             "share": self._shares(len(slices)),
+            "volume": job.parameters.volume,
         }
 
     def _adopt(self, job: Job) -> Outcome:
@@ -136,14 +172,38 @@ class JobSteps:
                 if isinstance(event, SlicePosterior):
                     made = event
         assert made is not None
-        digest = self._storage.write_slice(job.id, made)
+        digest = self._keep(job, made)
         watch.end_slice()
-        told: dict[str, object] = {"slice": index, "converged": made.converged}
+        share = self._shares(count - position - 1)
+        return {"sha256": digest, "converged": made.converged, "share": share}
+
+    def _reconstruct_volume(self, job: Job, slices: list[int], plan: Outcome | None) -> Outcome:
+        there = {index for index in slices if self._storage.has_slice(job.id, index)}
+        if len(there) == len(slices):
+            return {}
+        loaded = self._loader.load(job)
+        settings = settings_of(job.parameters, plan)
+        kept = _JobChains(self._storage, job.id, partial(self.runner.note_kept, job.id, _VOLUME))
+        watch = self._watches.of(job)
+        watch.begin_volume(self._storage.finished_chains(job.id) / settings.resolved.chains)
+        with self.runner.turn():
+            for event in reconstruct(
+                loaded.scan, loaded.prior, settings, slices, self._device, loaded.typical, kept
+            ):
+                self.runner.moved()
+                watch.see(event)
+                if isinstance(event, SlicePosterior) and event.index not in there:
+                    self._keep(job, event)
+        return {}
+
+    def _keep(self, job: Job, made: SlicePosterior) -> str:
+        """Checkpoint a slice and tell of it; the digest of its file."""
+        digest = self._storage.write_slice(job.id, made)
+        told: dict[str, object] = {"slice": made.index, "converged": made.converged}
         if made.verdict is not None:
             told["verdict"] = made.verdict.trust.value
         self._jobs.report(job.id, "slice", told)
-        share = self._shares(count - position - 1)
-        return {"sha256": digest, "converged": made.converged, "share": share}
+        return digest
 
     def _assemble(self, job: Job, slices: list[int], plan: Outcome | None) -> Outcome:
         self._watches.of(job).note("assembling")
@@ -168,7 +228,10 @@ class JobSteps:
                 self.runner.moved()
                 watch.look()
 
-            events = reconstruct(loaded.scan, loaded.prior, settings, slices[:1], self._device)
+            # A slice of a volume costs what it costs alone; those at its ends may be empty.
+            probed = slices[len(slices) // 2 :][:1] if settings.volume else slices[:1]
+            alone = replace(settings, volume=False)
+            events = reconstruct(loaded.scan, loaded.prior, alone, probed, self._device)
             speed = measure_speed(events, look, self._finish)
             left = parameters.deadline_s - job.age_seconds
             timely = plan_for_deadline(settings, left, len(slices), speed)

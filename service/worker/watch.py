@@ -40,6 +40,7 @@ class Watch:
         self._job = job
         self._position, self._count = 0, 1
         self._slice_began = time.monotonic()
+        self._found = 0.0
         self._seconds: list[float] = []
         self._reported = self._pictured = self._looked = -math.inf
 
@@ -52,6 +53,11 @@ class Watch:
         """The slice at this position of so many is next."""
         self._position, self._count = position, count
         self._slice_began = time.monotonic()
+
+    def begin_volume(self, found: float) -> None:
+        """All slices are next, as one; this share of the work was found done."""
+        self.begin_slice(0, 1)
+        self._found = found
 
     def end_slice(self) -> None:
         """It is done; the time left is told from how long such slices took."""
@@ -107,8 +113,8 @@ class Watch:
         """Seconds until the last slice is done; None before anything is known."""
         if self._seconds:
             per_slice = sum(self._seconds) / len(self._seconds)
-        elif fraction >= _TELLING_FRACTION:
-            per_slice = (now - self._slice_began) / fraction
+        elif fraction - self._found >= _TELLING_FRACTION:
+            per_slice = (now - self._slice_began) / (fraction - self._found)
         else:
             return None
         return per_slice * (self._count - self._position - fraction)

@@ -68,6 +68,7 @@ STORED: dict[str, Any] = {
         }
     ],
     "joint": False,
+    "volume": False,
     "products": [
         {"name": "mean.npy", "media_type": "application/x", "bytes": 5, "sha256": "cd" * 32}
     ],
@@ -87,12 +88,13 @@ def without(*paths: str) -> dict[str, Any]:
     return older
 
 
-VERDICT = ("verdict", "slices/verdict", "slices/shown", "slices/self_check/ratio")
+VERDICT = ("volume", "verdict", "slices/verdict", "slices/shown", "slices/self_check/ratio")
 PLANES = (*VERDICT, "image/slice_sides", "slices/notes")
 FACTOR = (*PLANES, "calibration", "products")
 VIEWER = (*FACTOR, "image/slice_mm", "slices/edges", "slices/chi2_per_coil")
 AGES = {
     "today": STORED,
+    "before volumes": without("volume"),
     "before verdicts": without(*VERDICT),
     "before three planes": without(*PLANES),
     "before conformal factors": without(*FACTOR),

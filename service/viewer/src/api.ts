@@ -133,12 +133,13 @@ export const api = {
     const params = { path: { job_id }, query };
     return (await service.GET(`${JOB}/preview.png`, { params, parseAs: "stream" })).response;
   },
-  roi: (id: string, slice: number, region: Corner[], reference: Corner[] | null) =>
+  roi: (id: string, slice: number, through: number | null, region: Corner[], reference: Corner[] | null) =>
     data(
       service.POST(`${JOB}/roi`, {
         ...of(id),
         body: {
           slice,
+          through,
           region: { polygon: region },
           reference: reference === null ? null : { polygon: reference },
         },

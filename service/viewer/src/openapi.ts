@@ -781,6 +781,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/limits/volume": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Volume Limits
+         * @description What a scan of this size takes as one `volume`: memory and work do not depend on its data.
+         */
+        get: operations["get_volume_limits_v1_limits_volume_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/livez": {
         parameters: {
             query?: never;
@@ -1066,6 +1086,8 @@ export interface components {
         /** @description What the service allows. */
         Limits: {
             max_upload_bytes: number;
+            /** @description memory that a `volume` may need of its worker */
+            max_volume_bytes: number;
             max_json_bytes: number;
             max_queue: number;
             max_active_per_key: number;
@@ -1289,6 +1311,11 @@ export interface components {
              */
             slice_coherence: number;
             /**
+             * @description sample the slices as one volume, for scans with two phase encodings and voxels that are nearly cubes; one job on one worker, without a self-check (/v1/limits/volume says what it takes)
+             * @default false
+             */
+            volume: boolean;
+            /**
              * @description multiply intervals and standard deviations by the model's conformal factor; refused where it has none for this preset, number of samples and acceleration
              * @default false
              */
@@ -1410,6 +1437,11 @@ export interface components {
              */
             joint: boolean;
             /**
+             * @description the slices were sampled as one volume
+             * @default false
+             */
+            volume: boolean;
+            /**
              * @description what was made before the report itself
              * @default []
              */
@@ -1447,6 +1479,8 @@ export interface components {
             layout?: string | null;
             /** @description what its axes count, where that was said */
             axes?: string | null;
+            /** @description true: it was encoded in three dimensions, and may be sampled as one `volume`; false: slice by slice; null: shows when it is read */
+            two_phase_encodings?: boolean | null;
         };
         /** @description Scans, newest first. */
         ScanPage: {
@@ -1528,6 +1562,18 @@ export interface components {
             /** @description how often chance alone finds as much against a right scan; null: not tested */
             p_value: number | null;
         };
+        /** @description What it takes, and whether it is allowed. */
+        VolumeLimits: {
+            /** @description on its worker's device, without the network's own */
+            memory_bytes: number;
+            /** @description on the disk while it runs: what finished chains left */
+            kept_bytes: number;
+            /** @description of the network, each on a volume's worth of planes */
+            evaluations: number;
+            /** @description images that the network is asked about in all, about */
+            planes: number;
+            allowed: boolean;
+        };
         /** @description How to reconstruct, and under which names to find it again. */
         ReconstructionParameters: {
             /**
@@ -1607,6 +1653,11 @@ export interface components {
              * @default 1.5
              */
             slice_coherence?: number;
+            /**
+             * @description sample the slices as one volume, for scans with two phase encodings and voxels that are nearly cubes; one job on one worker, without a self-check (/v1/limits/volume says what it takes)
+             * @default false
+             */
+            volume?: boolean;
             /**
              * @description multiply intervals and standard deviations by the model's conformal factor; refused where it has none for this preset, number of samples and acceleration
              * @default false
@@ -1744,6 +1795,11 @@ export interface components {
              * @default 1.5
              */
             slice_coherence?: number;
+            /**
+             * @description sample the slices as one volume, for scans with two phase encodings and voxels that are nearly cubes; one job on one worker, without a self-check (/v1/limits/volume says what it takes)
+             * @default false
+             */
+            volume?: boolean;
             /**
              * @description multiply intervals and standard deviations by the model's conformal factor; refused where it has none for this preset, number of samples and acceleration
              * @default false
@@ -3025,6 +3081,35 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Limits"];
+                };
+            };
+        };
+    };
+    get_volume_limits_v1_limits_volume_get: {
+        parameters: {
+            query: {
+                slices: number;
+                rows: number;
+                columns: number;
+                coils: number;
+                preset?: "fast" | "standard" | "thorough";
+                /** @description [by preset] */
+                samples?: number | null;
+                compress_above?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["VolumeLimits"];
                 };
             };
         };

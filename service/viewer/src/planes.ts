@@ -22,7 +22,8 @@ export interface Crossing extends Voxel {
 
 /** Why a result has no planes across its slices, in words, or null: it has.
  *
- * `given`: who sent the scan said how large its voxels are, slices next to each other.
+ * `given`: who sent the scan said how large its voxels are, slices next to each other. Those of a
+ * volume do lie so.
  */
 export function noPlanes(summary: Report, given: boolean): string | null {
   const { slices, image } = summary;
@@ -30,7 +31,7 @@ export function noPlanes(summary: Report, given: boolean): string | null {
   const together = slices.every(({ slice }, at) => slice === (slices[0]?.slice ?? 0) + at);
   if (!together) return "The slices do not lie side by side.";
   if (!image?.pixel_mm || !image.slice_mm) return "The scan does not say how large its voxels are.";
-  if (!slices[0]?.edges && !given) return "The scan does not say where its slices lie.";
+  if (!slices[0]?.edges && !given && !summary.volume) return "The scan does not say where its slices lie.";
   return null;
 }
 

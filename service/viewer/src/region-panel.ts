@@ -16,14 +16,21 @@ export class RegionPanel {
   private readonly answer = h("div", { "aria-live": "polite" });
   private readonly slots: Record<Slot, HTMLInputElement>;
   private readonly removers: Record<Slot, HTMLButtonElement>;
+  private readonly through = h("input", { id: "through", type: "number", step: "1", placeholder: "this one" });
   private timer = 0;
   private question = 0;
 
+  /** `last` is the last slice; `asked` is called when the slices to reach through have changed. */
   constructor(
     private readonly job: string,
+    private readonly last: number,
+    single: boolean,
     choose: (slot: Slot) => void,
     remove: (slot: Slot) => void,
+    asked: () => void,
   ) {
+    this.through.max = String(last);
+    this.through.addEventListener("input", asked);
     const radio = (slot: Slot) => {
       const input = h("input", { type: "radio", name: "slot", value: slot });
       input.addEventListener("change", () => choose(slot));
@@ -56,10 +63,19 @@ export class RegionPanel {
         ),
         this.removers[slot],
       );
-    this.element.append(
+    fill(
+      this.element,
       h("h2", { id: "regions-head" }, "Regions"),
       line("A", "region"),
       line("B", "to compare with"),
+      single
+        ? null
+        : h(
+            "div",
+            { class: "row" },
+            h("label", { for: "through", class: "faint" }, "through to slice of index"),
+            this.through,
+          ),
       this.answer,
     );
     this.choose("A");
@@ -76,6 +92,7 @@ export class RegionPanel {
     clearTimeout(this.timer);
     this.question += 1;
     const { A, B } = regions;
+    this.through.min = String(slice);
     const [first, second, name] = A !== null ? [A, B, "A"] : [B, null, "B"];
     if (first === null) {
       this.invite();
@@ -85,6 +102,13 @@ export class RegionPanel {
     this.timer = window.setTimeout(() => {
       void this.fetch(this.question, slice, first, second, name as Slot);
     }, CALM);
+  }
+
+  /** The last slice of a region that begins in `slice`, or null: it lies in one. */
+  private reach(slice: number): number | null {
+    const value = Number(this.through.value);
+    const several = this.through.value !== "" && value > slice;
+    return several ? Math.min(Math.trunc(value), this.last) : null;
   }
 
   private invite(): void {
@@ -109,7 +133,7 @@ export class RegionPanel {
   ): Promise<void> {
     try {
       const other = second === null ? null : polygon(second);
-      const answer = await api.roi(this.job, slice, polygon(first), other);
+      const answer = await api.roi(this.job, slice, this.reach(slice), polygon(first), other);
       if (question === this.question) this.show(answer, name);
     } catch (error) {
       if (question !== this.question) return;
@@ -156,7 +180,11 @@ export class RegionPanel {
       h(
         "p",
         { class: "faint" },
-        `${answer.pixels} pixels in ${name}. Intervals: ${how} ${samples} samples. In ${write.power ? `${write.power} of the` : "the"} units of the scan (a.u.).`,
+        `${answer.pixels} ${answer.slices > 1 ? `voxels of ${answer.slices} slices` : "pixels"} in ${name}. ` +
+          (answer.joint
+            ? ""
+            : "The slices were sampled one by one: an interval through several is too narrow. ") +
+          `Intervals: ${how} ${samples} samples. In ${write.power ? `${write.power} of the` : "the"} units of the scan (a.u.).`,
       ),
     );
   }

@@ -161,7 +161,7 @@ async function regionsCsv(job: string, summary: Report, { A, B }: Marks): Promis
   for (const { slice } of summary.slices) {
     let answer;
     try {
-      answer = await api.roi(job, slice, polygon(first), second && polygon(second));
+      answer = await api.roi(job, slice, null, polygon(first), second && polygon(second));
     } catch (error) {
       // A region may lie outside of a picture; then it has no numbers.
       if (error instanceof ServiceError && error.status === 422) continue;

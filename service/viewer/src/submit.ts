@@ -88,6 +88,7 @@ class Choices {
   private readonly presets: HTMLInputElement[] = [];
   private readonly samples = h("input", { id: "samples", type: "number", min: "2", max: "256" });
   private readonly slices = h("input", { id: "slices", placeholder: "all", maxlength: "200" });
+  private readonly volume = h("input", { id: "volume", type: "checkbox" });
   private readonly label = h("input", { id: "label", maxlength: "128", placeholder: "none" });
   private readonly seed = h("input", { id: "seed", type: "number", min: "0", value: "0" });
   private readonly layout = h("input", { id: "layout", maxlength: "32", placeholder: "by content" });
@@ -134,6 +135,12 @@ class Choices {
         h("div", {}, h("label", { for: "seed" }, "Seed"), this.seed),
       ),
       h(
+        "div",
+        { class: "check", title: "For scans with two phase encodings and voxels that are nearly cubes" },
+        this.volume,
+        h("label", { for: "volume" }, "As one volume, where encoded in 3-D"),
+      ),
+      h(
         "details",
         {},
         h("summary", {}, "How the file is read"),
@@ -169,6 +176,7 @@ class Choices {
     };
     if (this.samples.value) request.samples = Number(this.samples.value);
     if (this.slices.value.trim()) request.slices = this.slices.value.trim();
+    if (this.volume.checked) request.volume = true;
     if (this.layout.value.trim()) request.layout = this.layout.value.trim();
     if (this.axes.value.trim()) request.axes = this.axes.value.trim();
     if (this.centre.value) request.fftshift = this.centre.value === "true";

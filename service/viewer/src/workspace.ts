@@ -107,8 +107,11 @@ export class Workspace {
     });
     this.regions = new RegionPanel(
       job.id,
+      slices.at(-1)?.slice ?? 0,
+      slices.length < 2,
       (slot) => this.useSlot(slot),
       (slot) => this.panes[0]?.stage.set(slot, null),
+      () => this.regions.ask(this.view.slice, this.view.marks),
     );
     this.line = new LinePanel(job.id, this.grid, this.inMillimetres, () => this.panes[0]?.stage.setLine(null));
     this.voxel = new VoxelPanel(job.id, this.grid);

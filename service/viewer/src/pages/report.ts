@@ -127,6 +127,7 @@ function facts(job: Job, summary: Report): HTMLElement {
   const rows: [string, Child][] = [
     ["Preset", summary.preset],
     ["Samples", summary.samples],
+    ["Sampled", summary.volume ? "as one volume" : "slice by slice"],
     ["Network evaluations per sample", summary.evaluations_per_chain],
     ["Seed", summary.seed],
     ["Model", h("a", { href: `/view/models/${summary.model}` }, summary.model)],
