@@ -45,6 +45,13 @@ from recon.volume_posterior import KeptChains, volume_posterior
 _Result = TypeVar("_Result")
 _LARGE_PIXEL_MM = 1.5
 _CHECK = Preset(chains=4, localization=2, annealing=18, cycles=1, cycle=8)
+_SHORT_CHECK = Preset(chains=3, localization=1, annealing=7, cycles=0, cycle=0)
+"""Three draws are the fewest that tell how freely they vary. So short a run leaves more open than
+the posterior does, and finds a smaller part of what is wrong."""
+_SHARE = 0.15
+"""Of the chains' own work that a self-check may cost before it is the short one."""
+_EXAMINED = 2
+"""Draws that the prior is asked about again; an image alone says enough (`Evidence.surprise`)."""
 
 
 def reconstruct(
@@ -129,7 +136,7 @@ def reconstruct(
         evidence = physics_of(current, draws.images[:, -1], model)
         if settings.self_check:
             evidence = yield from budget.follow(
-                _examine(current, prior, settings, draws.images[:, -1], evidence),
+                _examine(current, prior, settings, draws.images[:_EXAMINED, -1], evidence),
                 _examination(settings),
             )
             posterior = yield from _self_check(current, sliced, settings, posterior, budget)
@@ -150,13 +157,23 @@ def _large_pixels(scan: Scan) -> tuple[str, ...]:
 
 def work(settings: Settings) -> int:
     """Network evaluations per slice, over all chains; a fitted noise level adds to them."""
-    runs = [PILOT, settings.resolved] + [_CHECK, _examination(settings)] * settings.self_check
-    return sum(run.chains * run.evaluations for run in runs)
+    checks = (_check(settings), _examination(settings)) if settings.self_check else ()
+    return sum(map(_evaluations, (PILOT, settings.resolved, *checks)))
+
+
+def _evaluations(run: Preset) -> int:
+    return run.chains * run.evaluations
+
+
+def _check(settings: Settings) -> Preset:
+    """The second run, which does not see all lines."""
+    allowed = _SHARE * _evaluations(settings.resolved)
+    return _CHECK if _evaluations(_CHECK) <= allowed else _SHORT_CHECK
 
 
 def _examination(settings: Settings) -> Preset:
     """Evaluations that ask the prior about its own draws again."""
-    return Preset(settings.resolved.chains, len(SURPRISE_SIGMAS), 0, 0, 0)
+    return Preset(min(settings.resolved.chains, _EXAMINED), len(SURPRISE_SIGMAS), 0, 0, 0)
 
 
 class _Budget:
@@ -227,15 +244,16 @@ def _self_check(
     # The start, too, must not have seen the held-out lines.
     streams = NoiseStreams.keyed(settings.seed, f"check-coarse-{current.index}", range(4))
     coarse = coarse_reconstruction(problem, CoarseMethod.CG_SENSE, streams).image
-    plan = replace(current.plan, preset=_CHECK, path=PriorPath())
+    check = _check(settings)
+    plan = replace(current.plan, preset=check, path=PriorPath())
     run = run_chains(
         problem,
         prior,
         plan,
         coarse,
         NoiseKey(settings.seed, f"self-check-{current.index}"),
-        range(_CHECK.chains),
+        range(check.chains),
     )
-    draws = yield from budget.follow(run, _CHECK)
-    check = judge(current.problem, draws.images.flatten(0, 1), torch.from_numpy(held_out))
-    return replace(posterior, self_check=check)
+    draws = yield from budget.follow(run, check)
+    found = judge(current.problem, draws.images.flatten(0, 1), torch.from_numpy(held_out))
+    return replace(posterior, self_check=found)

@@ -45,6 +45,12 @@ def test_the_self_check_is_not_switched_on_by_a_plan() -> None:
     assert not plan.self_check
 
 
+@pytest.mark.parametrize("preset", ["fast", "standard", "thorough"])
+def test_the_self_check_costs_about_a_seventh_of_its_run_at_most(preset: str) -> None:
+    without = work(Settings(preset, self_check=False))
+    assert 0 < work(Settings(preset)) / without - 1 < 0.16
+
+
 def test_a_sharper_target_costs_more() -> None:
     costs = [
         work(planned(Settings(), plan_for_accuracy(Settings(), target)))
