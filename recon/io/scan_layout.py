@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from recon.errors import ScanError
 from recon.io.conventions import centred, require_centred, require_coil_axis
 from recon.io.mrd_header import refuse_document_type
+from recon.io.mrd_volumes import to_image, to_kspace
 from recon.planes import ATTRIBUTE
 from recon.scan import Geometry, Scan
 
@@ -21,6 +23,8 @@ HEADER = "ismrmrd_header"
 _STRAY_ZEROS = 1e-3
 """Share of samples that may be exactly zero by rounding without telling of a sampling pattern."""
 _ATTRIBUTE_CHARACTERS = 256
+_AGREES = 0.02
+"""By how much fields of view and matrices may differ: headers round."""
 _CURE = (
     "give --fftshift to move it there, or --no-fftshift if this is meant; where lines of a "
     "partial acquisition are left out, fill them with zeros"
@@ -50,7 +54,7 @@ def scan_from_layout(
         kspace, sampled = centred(kspace, sampled)
     elif fftshift is None:
         require_centred(kspace, sampled, _CURE)
-    return Scan(
+    scan = Scan(
         kspace=kspace,
         mask=sampled,
         noise_samples=_noise(arrays, kspace.shape[1]),
@@ -61,6 +65,57 @@ def scan_from_layout(
         attributes=harmless_attributes(attributes),
         sha256=sha256,
     )
+    return scan if header is None else without_oversampling(scan, header)
+
+
+def without_oversampling(scan: Scan, header: str) -> Scan:
+    """A scan of lines cut along its readout to the field of view that its header asks for.
+
+    Every sample along the readout was acquired, so that rows of the image are measured apart from
+    each other and those outside can be left out: the rest is known as well as before, its noise is
+    the same, and everything afterwards has half of the work. Left as it is where the header says
+    nothing of the encoded field of view, where that does not agree with the matrices, and where the
+    middle of one is not the middle of the other.
+    """
+    shape, factor = scan.geometry.recon_shape, _oversampling(header)
+    have = scan.mask.shape[0]
+    if shape is None or factor is None or not (scan.mask == scan.mask[:1]).all():
+        return scan
+    want = shape[0]
+    if not want < have or (have - want) % 2 or abs(have / want / factor - 1) > _AGREES:
+        return scan
+    kept = slice((have - want) // 2, (have + want) // 2)
+
+    def cut(kspace: NDArray[np.complex64] | None) -> NDArray[np.complex64] | None:
+        if kspace is None:
+            return None
+        made = np.empty((*kspace.shape[:2], want, kspace.shape[3]), np.complex64)
+        for one, new in zip(kspace, made, strict=True):  # a volume's transforms would take as much
+            new[...] = to_kspace(to_image(one, axis=1)[:, kept], axis=1)
+        return made
+
+    mask = np.ascontiguousarray(scan.mask[:want])
+    kspace = cut(scan.kspace)
+    assert kspace is not None
+    maps = None if scan.coil_maps is None else np.ascontiguousarray(scan.coil_maps[..., kept, :])
+    return replace(
+        scan, kspace=kspace * mask, mask=mask, coil_maps=maps, calibration=cut(scan.calibration)
+    )
+
+
+def _oversampling(header: str) -> float | None:
+    """Encoded over reconstructed field of view along the readout; None where it is not said."""
+    encoding = ElementTree.fromstring(header).find("./{*}encoding")
+    if encoding is None:
+        return None
+    views = []
+    for name in ("encodedSpace", "reconSpace"):
+        space = encoding.find(f"./{{*}}{name}")
+        view = None if space is None else _axes(space, "fieldOfView_mm")
+        if view is None:
+            return None
+        views.append(view[0])
+    return views[0] / views[1]
 
 
 def kspace_of(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.complex64]:

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from recon.errors import ScanError
 from recon.io.files import read_scan
 from recon.io.scan_layout import expand_mask, parse_geometry, sampling_mask, scan_from_layout
+from recon.kspace_centre import images_of
+from recon.operators import CartesianSense
 from recon.scan import Geometry, Scan
 from tests.recon.scan_files import HEADER, noise, refusal, store
 
@@ -131,3 +134,75 @@ def test_one_bad_value_where_nothing_was_acquired_is_refused() -> None:
     mask[0, 0] = 0
     with pytest.raises(ScanError, match="NaN"):
         layout(kspace, mask)
+
+
+OVERSAMPLED = """<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><encoding>
+<encodedSpace><matrixSize><x>32</x><y>12</y><z>1</z></matrixSize>
+<fieldOfView_mm><x>440</x><y>200</y><z>5</z></fieldOfView_mm></encodedSpace>
+<reconSpace><matrixSize><x>16</x><y>12</y><z>1</z></matrixSize>
+<fieldOfView_mm><x>220</x><y>200</y><z>5</z></fieldOfView_mm></reconSpace>
+</encoding></ismrmrdHeader>"""
+
+
+def of_lines(seed: int = 0) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
+    """(1 slice, 2 coils, 32, 12) with every other line, and its mask of lines."""
+    mask = np.arange(12) % 2 == 0
+    return noise(1, 2, 32, 12, seed=seed) * mask, mask
+
+
+def test_oversampling_of_the_readout_is_removed_and_what_is_left_stays_as_it_was() -> None:
+    kspace, mask = of_lines()
+    maps, lines = noise(1, 2, 32, 12, seed=1), noise(1, 2, 32, 12, seed=2)
+    scan = scan_from_layout(
+        {"kspace": kspace.copy(), "mask": mask, "coil_maps": maps, "calibration": lines},
+        {}, OVERSAMPLED, None, "",
+    )  # fmt: skip
+    assert scan.image_shape == (16, 12)
+    assert scan.view_mm == (220.0, 200.0)
+    np.testing.assert_allclose(images_of(scan.kspace), images_of(kspace)[..., 8:24, :], atol=1e-5)
+    assert scan.calibration is not None
+    assert scan.coil_maps is not None
+    middle = images_of(lines)[..., 8:24, :]
+    np.testing.assert_allclose(images_of(scan.calibration), middle, atol=1e-5)
+    np.testing.assert_array_equal(scan.coil_maps, maps[..., 8:24, :])
+    assert (scan.mask == mask).all()
+    assert not scan.kspace[..., ~mask].any()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        OVERSAMPLED.replace("encodedSpace", "otherSpace"),
+        OVERSAMPLED.replace("440", "220"),
+        OVERSAMPLED.replace("<x>16<", "<x>15<").replace("440", "469"),
+        OVERSAMPLED.replace("<x>16<", "<x>40<"),
+    ],
+    ids=["not said", "interpolated", "off the middle", "wider"],
+)
+def test_only_what_the_header_calls_oversampling_is_removed(header: str) -> None:
+    kspace, mask = of_lines()
+    scan = scan_from_layout({"kspace": kspace.copy(), "mask": mask}, {}, header, None, "")
+    np.testing.assert_array_equal(scan.kspace, kspace)
+
+
+def test_rows_that_were_not_all_acquired_stay_where_they_are() -> None:
+    kspace, _ = of_lines()
+    kspace[..., :5, :] = 0  # partial echo: rows of the image are not independent of each other
+    scan = scan_from_layout({"kspace": kspace.copy()}, {}, OVERSAMPLED, None, "")
+    np.testing.assert_array_equal(scan.kspace, kspace)
+
+
+def test_a_least_squares_image_is_that_of_the_whole_readout() -> None:
+    kspace, mask = of_lines()
+    maps = noise(1, 2, 32, 12, seed=1)
+    arrays = {"kspace": kspace, "mask": mask, "coil_maps": maps}
+    images = []
+    for header in (None, OVERSAMPLED):
+        scan = scan_from_layout({**arrays, "kspace": kspace.copy()}, {}, header, None, "")
+        assert scan.coil_maps is not None
+        operator = CartesianSense(
+            torch.from_numpy(scan.coil_maps[0].copy()), torch.from_numpy(scan.mask.copy())
+        )
+        rhs = operator.adjoint(torch.from_numpy(scan.kspace[0].copy()))[None]
+        images.append(operator.solver().precondition(rhs, None, 1.0, 0.1)[0].numpy())
+    np.testing.assert_allclose(images[1], images[0][8:24], atol=1e-4)
