@@ -1,4 +1,4 @@
-"""`typical.json` beside the weights: what a prior makes of images and scans that are right.
+"""`typical.json` beside the weights: what a prior makes of scans that are right.
 
 It is the null distribution of the alarm (`recon.alarm`): a scan that these weights make something
 else of is not one that they know. The file is read like the rest of a model: size capped, strict
@@ -28,7 +28,7 @@ class TypicalTable(BaseModel):
 
     weights_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     data: Annotated[PlainText, StringConstraints(max_length=500)] = Field(
-        description="what the images and scans were"
+        description="what the scans were of"
     )
     date: date
     software_version: Annotated[PlainText, StringConstraints(max_length=100)]
@@ -36,7 +36,7 @@ class TypicalTable(BaseModel):
         min_length=1, max_length=31, description="noise levels of the surprises"
     )
     surprises: tuple[Row, ...] = Field(
-        min_length=1, max_length=2000, description="of an image each: energy, then one a level"
+        min_length=1, max_length=2000, description="of a scan each: energy, then one a level"
     )
     held_out: tuple[tuple[float, float], ...] = Field(
         min_length=1,

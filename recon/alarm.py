@@ -21,10 +21,6 @@ from recon.verdict import SURPRISE_SIGMAS, Cause, Evidence, Trust, Verdict
 
 FALSE_ALARMS = 0.05
 """Share of right scans that may be called doubtful."""
-_LEVEL = 0.005
-"""At which the prior's tests call a slice doubtful. Their null distribution is of clean images,
-most of them trained on, and draws of other people's heads are stranger: at 0.05 four of fifteen
-right ones of at most 96 pixels a side were doubtful, at this level one (`benchmarks.alarm`)."""
 _FEWEST = 12
 """Scans that a null distribution is made of at least."""
 NO_SIGNAL = (
@@ -48,13 +44,13 @@ _CONTRADICTED = 25.0
 
 @dataclass(frozen=True)
 class TypicalScans:
-    """What a prior makes of right images and scans: the null distributions of its evidence.
+    """What a prior makes of right scans: the null distributions of its evidence.
 
     Raises ValueError for tables that no distribution can be taken from.
     """
 
     surprises: NDArray[np.float64]
-    """(images, 1 + levels) logarithms of `Evidence.energy` and `Evidence.surprise`."""
+    """(scans, 1 + levels) logarithms of `Evidence.energy` and `Evidence.surprise`."""
     held_out: NDArray[np.float64]
     """(scans, 2) logarithm of `Evidence.held_out`, and its freedom."""
 
@@ -121,7 +117,7 @@ def verdict_of(evidence: Evidence, typical: TypicalScans | None = None) -> Verdi
     p_value = min((one.p_value for one in tested), default=math.nan) * max(len(tested), 1)
     p_value = min(p_value, 1.0)
     found = _of_scan(evidence)
-    if p_value < _LEVEL:
+    if p_value < FALSE_ALARMS:
         found.append(min(tested, key=lambda one: one.p_value))
     if not found:
         told = "Nothing speaks against the prior, the maps, the noise or the patient"

@@ -1,8 +1,9 @@
 """What a prior makes of right images and scans, for the table beside its weights: `models typical`.
 
-Images are denoised as the draws of a reconstruction are, at pixel sizes and levels of leftover
-noise as draws have them; some are received by simulated coils, undersampled and reconstructed for
-what their self-checks find. All of it is drawn from a seed, so that the table can be made again.
+Images are received by simulated coils, undersampled and reconstructed, at pixel sizes, noise
+levels and accelerations as scans have them. What the prior makes of the draws, and their
+self-checks of lines that were held out, are a row of the table: images themselves would surprise
+it less than draws do. All of it is drawn from a seed, so that the table can be made again.
 """
 
 from __future__ import annotations
@@ -24,65 +25,55 @@ from models.registry import read_config
 from models.training_data import ImageFile, SliceSet
 from models.typical_scans import TypicalTable
 from recon.errors import ReconError
-from recon.evidence import energy_of, surprise
-from recon.noise import NoiseStreams
 from recon.phantom import receive
 from recon.pipeline import reconstruct
 from recon.posterior import SlicePosterior
 from recon.prior import Prior
 from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
-from recon.verdict import SURPRISE_SIGMAS
+from recon.verdict import SURPRISE_SIGMAS, Evidence
 from service.conformal_measurement import scaled_image, with_phase
 from service.verdicts import distributions_of
 
-_LEFT_NOISE = (0.01, 0.06)
-"""Noise that draws still have: that of the scan and of the last level."""
 _LARGEST_PIXEL = 2.0
+_SMALLEST_PIXEL = 1.3
+"""Smaller ones take minutes each, and surprise the prior hardly otherwise."""
 _COILS = (4, 8, 12)
-_NOISE = (0.01, 0.05)
+_NOISE = (0.005, 0.03)
 _ACCELERATIONS = (2.0, 5.0)
 _CENTRE_LINES = 16
-_OUTER_LINES = 14
-"""On average; a self-check needs six."""
+_OUTER_LINES = 8
+"""At least; a self-check needs six."""
 _SMALLEST_SIDE = 64
 _MARGIN = 6
 _OBJECT = 0.1
-_LOOKS = 1
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one image or scan came to."""
+    """What one scan came to."""
 
     done: int
     of: int
     surprise: tuple[float, ...] | None = None
+    """Logarithms of `Evidence.energy` and `Evidence.surprise`; None where nothing came of it."""
     held_out: tuple[float, float] | None = None
+    """Logarithm of `Evidence.held_out`, and its freedom; None where too few lines were acquired."""
 
 
 def measure(
-    files: Sequence[Path], prior: Prior, images: int, scans: int, seed: int, device: torch.device
+    files: Sequence[Path], prior: Prior, scans: int, seed: int, device: torch.device
 ) -> Iterator[Measured]:
-    """Rows of the table as they are made; scans whose lines are too few for a check give none.
-
-    Raises ScanError, ModelError.
-    """
-    chosen = _spread([SliceSet([ImageFile(path)]).images[0] for path in files], images)
-    every = max(1, len(chosen) // max(scans, 1))
-    total = len(chosen) + len(chosen[::every])
-    done = 0
+    """Rows of the table as they are made. Raises ScanError, ModelError."""
+    chosen = _spread([SliceSet([ImageFile(path)]).images[0] for path in files], scans)
     for number, raw in enumerate(chosen):
         random = np.random.default_rng((seed, number))
-        # Half of them of the smallest size, where a prior is surprised most and scatters most.
-        larger = 1.0 if number % 2 else random.random()
-        image = _prepared(raw, _LARGEST_PIXEL**-larger, random)
-        done += 1
-        yield Measured(done, total, surprise=_surprise_of(image, prior, random, device))
-        if number % every == 0:  # of the smallest size: it is the time that this takes
-            image = _prepared(raw, 1 / _LARGEST_PIXEL, random)
-            done += 1
-            yield Measured(done, total, held_out=_held_out_of(image, prior, random, device))
+        # Half of them of the largest pixels, where a prior is surprised most and scatters most.
+        size = 1.0 if number % 2 else random.uniform(math.log(_SMALLEST_PIXEL, _LARGEST_PIXEL), 1)
+        image = _prepared(raw, _LARGEST_PIXEL**-size, random)
+        evidence = _evidence_of(image, prior, random, device)
+        surprise, held_out = (None, None) if evidence is None else _logarithms(evidence)
+        yield Measured(number + 1, len(chosen), surprise, held_out)
 
 
 def table_of(rows: Sequence[Measured], model: str, about: str) -> TypicalTable:
@@ -132,22 +123,10 @@ def _reach(full: NDArray[np.bool_]) -> slice:
     return slice(max(0, int(places[0]) - _MARGIN), int(places[-1]) + 1 + _MARGIN)
 
 
-def _surprise_of(
+def _evidence_of(
     image: NDArray[np.complex64], prior: Prior, random: np.random.Generator, device: torch.device
-) -> tuple[float, ...]:
-    low, high = np.log(_LEFT_NOISE)
-    left = float(np.exp(random.uniform(low, high)))
-    streams = NoiseStreams.keyed(int(random.integers(2**31)), "typical", range(_LOOKS))
-    clean = torch.from_numpy(image).to(device)
-    draws = clean + left * streams.normal(image.shape, device)
-    found = [float(surprise(prior, draws, streams, sigma)[0]) for sigma in SURPRISE_SIGMAS]
-    return tuple(round(math.log(value), 4) for value in (energy_of(draws), *found))
-
-
-def _held_out_of(
-    image: NDArray[np.complex64], prior: Prior, random: np.random.Generator, device: torch.device
-) -> tuple[float, float] | None:
-    """Of a simulated scan, `fast`; None where too few lines lie outside the centre."""
+) -> Evidence | None:
+    """Of a simulated scan of it, `fast`; None where it cannot be reconstructed."""
     low, high = np.log(_NOISE)
     noise = float(np.exp(random.uniform(low, high)))
     full = receive(image[None], int(random.choice(_COILS)), noise, int(random.integers(2**31)))
@@ -162,11 +141,20 @@ def _held_out_of(
     )
     settings = Settings("fast", seed=int(random.integers(2**31)))
     try:
-        for event in reconstruct(undersample(full, mask), prior, settings, [0], device):
-            if isinstance(event, SlicePosterior):
-                evidence = event.evidence
+        *_, posterior = reconstruct(undersample(full, mask), prior, settings, [0], device)
     except ReconError:
         return None
-    if not (evidence.held_out > 0 and math.isfinite(evidence.held_out_freedom)):
-        return None
-    return round(math.log(evidence.held_out), 4), round(evidence.held_out_freedom, 1)
+    assert isinstance(posterior, SlicePosterior)
+    return posterior.evidence
+
+
+def _logarithms(
+    evidence: Evidence,
+) -> tuple[tuple[float, ...] | None, tuple[float, float] | None]:
+    surprise, held_out = None, None
+    found = (evidence.energy, *evidence.surprise)
+    if all(value > 0 for value in found):
+        surprise = tuple(round(math.log(value), 4) for value in found)
+    if evidence.held_out > 0 and math.isfinite(evidence.held_out_freedom):
+        held_out = (round(math.log(evidence.held_out), 4), round(evidence.held_out_freedom, 1))
+    return surprise, held_out

@@ -169,10 +169,9 @@ def typical(
     data: Annotated[
         list[Path], typer.Argument(help="Images of the kind that the prior is for, as for `train`.")
     ],
-    images: Annotated[int, typer.Option(min=40, max=2000, help="Images to denoise.")] = 96,
     scans: Annotated[
-        int, typer.Option(min=12, max=500, help="Of these, to reconstruct from simulated coils.")
-    ] = 16,
+        int, typer.Option(min=24, max=2000, help="Scans to simulate and reconstruct.")
+    ] = 84,
     about: Annotated[str | None, typer.Option(help="What the images are.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="typical.json [the model's own].")
@@ -181,14 +180,14 @@ def typical(
     device: Device = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Measure what a model makes of right images and scans: what its verdicts go by.
+    """Measure what a model makes of right scans: what its verdicts go by.
 
     The table belongs to the weights and lies beside them. Without one, verdicts do not say whether
     a model knows images like those of a scan.
     """
     from service.commands.typical_run import run_typical  # lazy: loads torch
 
-    run_typical(name, data, images, scans, about, out, seed, device, quiet=quiet)
+    run_typical(name, data, scans, about, out, seed, device, quiet=quiet)
 
 
 @model_app.command(cls=Help)

@@ -1,4 +1,4 @@
-"""What `models typical` does: images and scans behind a progress bar, and the table of them."""
+"""What `models typical` does: scans behind a progress bar, and the table of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ _output = Console()
 def run_typical(
     model: str,
     data: Sequence[Path],
-    images: int,
     scans: int,
     about: str | None,
     out: Path | None,
@@ -50,7 +49,7 @@ def run_typical(
     rows = []
     with counting_bar(_console, quiet=quiet) as bar:
         task = bar.add_task("measuring", total=None)
-        for row in measure(files, prior, images, scans, seed, place):
+        for row in measure(files, prior, scans, seed, place):
             rows.append(row)
             bar.update(task, completed=row.done, total=row.of)
     write_typical(target, table_of(rows, model, told))
