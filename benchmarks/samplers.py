@@ -67,7 +67,9 @@ class _Differentiable:
             return self.prior.denoise(noisy, sigma).clone()
         levels = torch.full((len(noisy),), prior.scale * sigma, device=noisy.device)
         channels = prior.scale * torch.view_as_real(noisy).movedim(-1, 1)
-        clean = prior.parameterization.denoise(prior.network, channels, levels)
+        reduced = prior.compute_dtype != torch.float32
+        with torch.autocast(noisy.device.type, prior.compute_dtype, enabled=reduced):
+            clean = prior.parameterization.denoise(prior.network, channels, levels)
         return torch.view_as_complex(clean.movedim(1, -1).contiguous()) / prior.scale
 
 

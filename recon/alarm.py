@@ -35,9 +35,10 @@ _LINES = 12.0
 """Variance of the residual's power from line to line, over that of noise alone."""
 _OUTSIDE = 0.01
 """Share of the energy that may lie where no map is."""
-_TOLERATED = 2.0
-"""Squared error over what was expected of it that does not count against a prior: on real scans it
-is larger than on simulated ones, of which tables are made."""
+_TOLERATED = 3.0
+"""Squared error over what was expected of it that does not count against a prior, whose intervals
+are then too narrow by 1.7 in the outer k-space. Of right scans with large matrices and little noise
+it was up to 2.3, while 90 % intervals of pixels held 87 %."""
 _CONTRADICTED = 25.0
 """Squared error over what was expected of it from which on a result contradicts its scan."""
 

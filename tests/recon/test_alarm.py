@@ -167,9 +167,9 @@ def test_each_kind_of_evidence_makes_doubt_and_is_named(
 
 def test_without_a_table_errors_must_be_well_beyond_what_was_said() -> None:
     """No prior is perfect: theory alone would doubt right scans that rest on many components."""
-    assert verdict_of(replace(RIGHT, held_out=1.5)).trust is Trust.TRUSTED
-    assert verdict_of(replace(RIGHT, held_out=3.0)).trust is Trust.DOUBTFUL
-    assert verdict_of(replace(RIGHT, held_out=3.0, held_out_freedom=4.0)).trust is Trust.TRUSTED
+    assert verdict_of(replace(RIGHT, held_out=2.5)).trust is Trust.TRUSTED
+    assert verdict_of(replace(RIGHT, held_out=4.0)).trust is Trust.DOUBTFUL
+    assert verdict_of(replace(RIGHT, held_out=4.0, held_out_freedom=4.0)).trust is Trust.TRUSTED
 
 
 def test_what_could_not_be_known_is_no_evidence() -> None:
