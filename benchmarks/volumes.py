@@ -1,14 +1,16 @@
 """A scan encoded in three dimensions: sampled as one volume, slice by slice, and by L1-wavelet.
 
     python -m benchmarks volumes
-    python -m benchmarks.volumes SIDE
+    python -m benchmarks.volumes SIDE SLICES SAMPLES HEAD…
 
 Heads are synthetic (`models.synthetic_heads`, drawn from label volumes that no shipped prior was
-trained on), SIDE voxels along each axis, received by four coils whose sensitivities vary in all
-directions; two phase encodings with a Poisson-disc mask. Slices are perpendicular to the readout;
-`slices` shares no noise between them (`slice_coherence` 0), `stack` does. L1-wavelet is sigpy's, in
-three dimensions, with the best of four weights chosen on the truth. Without the folder of data
-there is nothing to measure.
+trained on), SIDE voxels along both phase encodings of 210 mm; the middle SLICES along the readout
+are reconstructed; four coils whose sensitivities vary in all directions. Samples lie on a
+Poisson disc, or every second or third line along both encodings, shifted from one to the next
+(CAIPIRINHA), round a centre that is sampled in full. `slices` shares no noise between slices
+(`slice_coherence` 0), `stack` does. L1-wavelet is sigpy's, in three dimensions, with the true maps
+and the best of four weights chosen on the truth. The picture is of the project's own phantom,
+sampled in the same ways. Without the folder of data there is nothing to measure.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from __future__ import annotations
 import lzma
 import math
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import process_time
 
@@ -32,26 +34,30 @@ from benchmarks.record import Check, Outcome, publish
 from models.loading import load_prior
 from models.synthetic_heads import SyntheticHeads
 from recon.evaluation import flicker, volume_scores
-from recon.phantom import coil_mixing
+from recon.noise import NoiseStreams
+from recon.phantom import coil_mixing, simulate
 from recon.pipeline import reconstruct
 from recon.posterior import SlicePosterior
 from recon.regions import Region
 from recon.scan import Geometry, Scan
 from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
+from recon.volumes import AlternatingPlanes
 from service.runs import DEFAULT_MODEL
 
 ROOT = Path(__file__).resolve().parents[1]
 LABELS = ROOT.parent / "shared" / "data" / "labels"
-HEADS = ("head_19", "head_20")
-SIDE, COILS, EXTENT_MM = 64, 4, 210.0
-ACCELERATION, CENTRE, NOISE = 6.0, 0.25, 0.02
+HEADS = ("head_19",)
+SIDE, SLICES, SAMPLES, COILS, EXTENT_MM = 96, 32, 4, 4, 210.0
+CENTRE, NOISE = 16, 0.02
+"""Of k-space sampled in full along either encoding, and the receivers' noise."""
 WEIGHTS = (0.001, 0.003, 0.01, 0.03)
 WAYS = {
-    "slices": Settings("fast", samples=8, self_check=False, slice_coherence=0),
-    "stack": Settings("fast", samples=8, self_check=False),
-    "volume": Settings("fast", samples=8, self_check=False, volume=True),
+    "slices": Settings("fast", self_check=False, slice_coherence=0),
+    "stack": Settings("fast", self_check=False),
+    "volume": Settings("fast", self_check=False, volume=True),
 }
+SIGMAS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0)
 EDGE = 6
 """Sides of the cubes whose means are asked for, in voxels."""
 Volume = NDArray[np.complex64]
@@ -62,6 +68,8 @@ class Measured:
     """One head, reconstructed one way."""
 
     head: str
+    mask: str
+    acceleration: float
     way: str
     psnr: float
     sample_psnr: float
@@ -76,40 +84,95 @@ class Measured:
     """Of processor."""
 
 
-def received(image: Volume, seed: int) -> tuple[Scan, NDArray[np.float64]]:
-    """The full scan of a volume (readout, rows, columns), and what its coils see of a voxel."""
+@dataclass(frozen=True)
+class Denoised:
+    """What the prior makes of one noisy head, in dB."""
+
+    head: str
+    sigma: float
+    slices: float
+    """In planes across the readout."""
+    directions: float
+    """The mean of what it makes of the planes of all three directions."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Everything, and what is drawn of it."""
+
+    made: tuple[Measured, ...]
+    denoised: tuple[Denoised, ...]
+    shown: dict[str, NDArray[np.float64]]
+    """The phantom by what was done with it, (slices, rows, columns)."""
+
+
+def poisson(side: int) -> NDArray[np.bool_]:
+    """Six times fewer samples, on a Poisson disc."""
+    return undersampling_mask((side, side), "poisson", 6.0, CENTRE / side, 1)
+
+
+def caipirinha(side: int, rows: int, columns: int) -> NDArray[np.bool_]:
+    """Every `rows`-th row and `columns`-th column, these one further from row to row."""
+    mask = np.zeros((side, side), np.bool_)
+    for number, row in enumerate(range(0, side, rows)):
+        mask[row, number % columns :: columns] = True
+    middle = slice(side // 2 - CENTRE // 2, side // 2 + CENTRE // 2)
+    mask[middle, middle] = True
+    return mask
+
+
+MASKS: dict[str, Callable[[int], NDArray[np.bool_]]] = {
+    "Poisson 6": poisson,
+    "CAIPIRINHA 2 x 2": lambda side: caipirinha(side, 2, 2),
+    "CAIPIRINHA 3 x 2": lambda side: caipirinha(side, 3, 2),
+}
+
+
+def cubes(side: int) -> Geometry:
+    """Of a field of view that holds a head."""
+    return Geometry((EXTENT_MM, EXTENT_MM, EXTENT_MM / side), (side, side))
+
+
+def birdcage(shape: tuple[int, ...]) -> Volume:
+    """Maps (coils, slices, rows, columns) that vary in all directions, behind their coupling."""
     import sigpy.mri  # lazy: a second, for one step
 
-    side = len(image)
-    birdcage = sigpy.mri.birdcage_maps((COILS, side, side, side), nzz=2)
-    maps = np.tensordot(coil_mixing(COILS), birdcage, axes=1)
+    alone = sigpy.mri.birdcage_maps((COILS, *shape), nzz=2)
+    return np.tensordot(coil_mixing(COILS), alone, axes=1).astype(np.complex64)
+
+
+def received(image: Volume, seed: int) -> tuple[Scan, NDArray[np.float64]]:
+    """The full scan of a volume (readout, rows, columns), and what its coils see of a voxel."""
+    import sigpy  # lazy: a second, for one step
+
+    maps, side = birdcage(image.shape), image.shape[1]
     weighted = np.moveaxis(maps * image, 0, 1)
     kspace = sigpy.fft(weighted, axes=(-2, -1))
     random = np.random.default_rng(seed)
     white = random.standard_normal((2, *kspace.shape))
     noise = np.einsum("cd,sdrk->scrk", coil_mixing(COILS), white[0] + 1j * white[1])
     alone = random.standard_normal((2, COILS, 20_000))
-    voxel = EXTENT_MM / side
     scan = Scan(
         (kspace + NOISE * noise).astype(np.complex64),
         np.ones((side, side), np.bool_),
         noise_samples=(NOISE * coil_mixing(COILS) @ (alone[0] + 1j * alone[1])).astype(
             np.complex64
         ),
-        geometry=Geometry((EXTENT_MM, EXTENT_MM, voxel), (side, side)),
+        geometry=cubes(side),
     )
     return scan, np.sqrt((np.abs(maps) ** 2).sum(axis=0))
 
 
-def head(name: str, side: int) -> Volume:
-    """A synthetic head with a smooth phase, readout (feet to head) first."""
+def head(name: str, side: int, slices: int) -> Volume:
+    """The middle of a synthetic head with a smooth phase, readout (feet to head) first."""
     with lzma.open(LABELS / f"{name}.npy.xz") as file:
         heads = SyntheticHeads([np.load(file, allow_pickle=False)])
     seed = int(name[-2:])
     magnitude = heads.volume(0, side, EXTENT_MM / side, np.random.default_rng(seed))
     phase = gaussian_filter(np.random.default_rng(seed).standard_normal((side,) * 3), side / 6)
     phase *= 1.5 / max(float(np.abs(phase).max()), 1e-9)
-    return np.moveaxis(magnitude * np.exp(1j * phase), 2, 0).astype(np.complex64)
+    whole = np.moveaxis(magnitude * np.exp(1j * phase), 2, 0).astype(np.complex64)
+    return whole[(side - slices) // 2 :][:slices]
 
 
 def wavelet(scan: Scan, maps: NDArray[np.complex64], weight: float) -> NDArray[np.float64]:
@@ -126,11 +189,22 @@ def wavelet(scan: Scan, maps: NDArray[np.complex64], weight: float) -> NDArray[n
     return np.abs(app.run())
 
 
-def measured(name: str, way: str, scan: Scan, truth: NDArray[np.float64]) -> Measured:
+def sampled(scan: Scan, way: str, samples: int) -> list[SlicePosterior]:
+    """The posteriors of all slices."""
+    events = reconstruct(scan, load_prior(DEFAULT_MODEL), replace(WAYS[way], samples=samples))
+    return sorted((e for e in events if isinstance(e, SlicePosterior)), key=lambda e: e.index)
+
+
+def measured(
+    about: tuple[str, str, float],
+    way: str,
+    scan: Scan,
+    truth: NDArray[np.float64],
+    count: int,
+) -> Measured:
     """Reconstruct and judge; `truth` is the magnitude as all coils see it."""
     started = process_time()
-    events = reconstruct(scan, load_prior(DEFAULT_MODEL), WAYS[way])
-    found = sorted((e for e in events if isinstance(e, SlicePosterior)), key=lambda e: e.index)
+    found = sampled(scan, way, count)
     seconds = process_time() - started
     mean = np.abs(np.stack([one.mean for one in found])).astype(float)
     samples = np.abs(np.stack([one.samples for one in found], axis=1)).astype(float)
@@ -138,7 +212,7 @@ def measured(name: str, way: str, scan: Scan, truth: NDArray[np.float64]) -> Mea
     inside = np.stack([one.object_mask for one in found])
     flickers = [flicker(truth, sample, inside) for sample in samples]
     return Measured(
-        name,
+        *about,
         way,
         volume_scores(truth, mean).psnr,
         float(np.mean([volume_scores(truth, each).psnr for each in samples])),
@@ -169,29 +243,61 @@ def _regions_held(
     return float(np.mean(held)) if held else math.nan
 
 
-def run(side: int = SIDE) -> list[Measured]:
-    """All heads, all ways."""
+def run(
+    side: int = SIDE, slices: int = SLICES, samples: int = SAMPLES, heads: Sequence[str] = HEADS
+) -> Found:
+    """All heads, masks and ways; and the picture."""
     torch.set_num_threads(1)
-    made = []
-    for name in HEADS:
-        image = head(name, side)
+    made, denoised = [], []
+    for name in heads:
+        image = head(name, side, slices)
+        denoised += [directions(name, image, sigma) for sigma in SIGMAS]
+        print(*denoised[-len(SIGMAS) :], sep="\n", flush=True)
         full, seen = received(image, int(name[-2:]))
-        mask = undersampling_mask((side, side), "poisson", ACCELERATION, CENTRE, 1)
-        scan, truth = undersample(full, mask), seen * np.abs(image)
-        for way in WAYS:
-            made.append(measured(name, way, scan, truth))
+        truth = seen * np.abs(image)
+        for pattern, mask in MASKS.items():
+            scan = undersample(full, mask(side))
+            about = (name, pattern, scan.acceleration)
+            for way in WAYS:
+                if way == "stack" and pattern != next(iter(MASKS)):
+                    continue  # the law of each slice is that of `slices`
+                made.append(measured(about, way, scan, truth, samples))
+                print(made[-1], flush=True)
+            made.append(_best_wavelet(about, scan, image.shape, truth))
             print(made[-1], flush=True)
-        made.append(_best_wavelet(name, scan, image, truth))
-        print(made[-1], flush=True)
-    return made
+    return Found(tuple(made), tuple(denoised), pictured(side, slices, samples))
 
 
-def _best_wavelet(name: str, scan: Scan, image: Volume, truth: NDArray[np.float64]) -> Measured:
-    import sigpy.mri  # lazy: a second, for one step
+def directions(name: str, image: Volume, sigma: float) -> Denoised:
+    """A head with noise `sigma` (per component, its 99th percentile is 1), without a scan."""
+    clean = torch.from_numpy(image / np.percentile(np.abs(image), 99)).to(torch.complex64)
+    noise = NoiseStreams.keyed(0, f"directions-{sigma}", range(1)).image(clean.shape, clean.device)
+    prior = AlternatingPlanes(load_prior(DEFAULT_MODEL), (0, 1, 2))
+    found = [prior.denoise(clean + sigma * noise, sigma) for _ in range(3)]
+    errors = (found[0] - clean, torch.stack(found).mean(dim=0) - clean)
+    one, three = (-10 * math.log10(float(each.abs().square().mean())) for each in errors)
+    return Denoised(name, sigma, one, three)
 
-    side = len(image)
-    birdcage = sigpy.mri.birdcage_maps((COILS, side, side, side), nzz=2)
-    maps = np.tensordot(coil_mixing(COILS), birdcage, axes=1).astype(np.complex64)
+
+def pictured(side: int, slices: int, samples: int) -> dict[str, NDArray[np.float64]]:
+    """The project's phantom in three dimensions: truth, and one sample and the mean each way."""
+    full, image = simulate(slices, COILS, side, side, slice_distance=2 / side)
+    scan = undersample(replace(full, geometry=cubes(side)), poisson(side))
+    shown = {"truth": np.abs(image).astype(float)}
+    for way in ("slices", "volume"):
+        found = sampled(scan, way, samples)
+        shown[f"{way}: mean"] = np.abs(np.stack([one.mean for one in found]))
+        shown[f"{way}: a sample"] = np.abs(np.stack([one.samples[0] for one in found]))
+    return shown
+
+
+def _best_wavelet(
+    about: tuple[str, str, float],
+    scan: Scan,
+    shape: tuple[int, ...],
+    truth: NDArray[np.float64],
+) -> Measured:
+    maps = birdcage(shape)
     seen = np.sqrt((np.abs(maps) ** 2).sum(axis=0))
     started = process_time()
     images = [seen * wavelet(scan, maps, weight) for weight in WEIGHTS]
@@ -199,21 +305,27 @@ def _best_wavelet(name: str, scan: Scan, image: Volume, truth: NDArray[np.float6
     best = max(images, key=lambda found: volume_scores(truth, found).psnr)
     psnr, inside = volume_scores(truth, best).psnr, truth > 0.1
     return Measured(
-        name, "L1-wavelet", psnr, math.nan, _ssim(truth, best),
+        *about, "L1-wavelet", psnr, math.nan, _ssim(truth, best),
         (flicker(truth, best, inside), math.nan), math.nan, math.nan, seconds,
     )  # fmt: skip
 
 
-def outcome(made: Sequence[Measured]) -> Outcome:
+def outcome(found: Found) -> Outcome:
     """Volume against slices, and all figures."""
-    of = {(one.head, one.way): one for one in made}
-    names = sorted({one.head for one in made})
-    gain = float(np.mean([of[n, "volume"].psnr - of[n, "slices"].psnr for n in names]))
-    cost = float(np.mean([of[n, "volume"].seconds / of[n, "slices"].seconds for n in names]))
-    steady = float(np.mean([of[n, "volume"].flicker[1] for n in names]))
-    held = float(np.mean([of[n, "volume"].regions_held for n in names]))
+    made = found.made
+    of = {(one.head, one.mask, one.way): one for one in made}
+    pairs = [
+        (of[head, mask, "volume"], of[head, mask, "slices"])
+        for head, mask, way in of
+        if way == "volume"
+    ]
+    first = next(iter(MASKS))
+    gain = float(np.mean([v.psnr - s.psnr for v, s in pairs if v.mask == first]))
+    cost = float(np.mean([v.seconds / s.seconds for v, s in pairs]))
+    steady = float(np.mean([v.flicker[1] for v, _ in pairs]))
+    held = float(np.mean([v.regions_held for v, _ in pairs]))
     checks = (
-        Check("dB of the mean, volume over slices", gain, 1.7, 1.0),
+        Check("dB of the mean, volume over slices, Poisson 6", gain, 1.7, 1.0),
         Check("time of the volume over that of its slices", cost, 0.9, 0.2),
         Check("flicker of the volume's samples", steady, 1.0, 0.1),
         Check("90 % intervals of cubes hold, volume", held, 0.9, 0.03),
@@ -221,6 +333,8 @@ def outcome(made: Sequence[Measured]) -> Outcome:
     rows: list[dict[str, float | int | str | bool | None]] = [
         {
             "head": one.head,
+            "mask": one.mask,
+            "acceleration": one.acceleration,
             "way": one.way,
             "PSNR mean": one.psnr,
             "PSNR sample": _known(one.sample_psnr),
@@ -235,6 +349,11 @@ def outcome(made: Sequence[Measured]) -> Outcome:
         }
         for one in made
     ]
+    rows += [
+        {"head": one.head, "way": f"denoised at {one.sigma:g}: {way}", "PSNR mean": psnr}
+        for one in found.denoised
+        for way, psnr in (("slices", one.slices), ("three directions", one.directions))
+    ]
     return Outcome(
         checks, tuple(rows), "seconds of processor; truth: magnitude as all coils see it"
     )
@@ -244,27 +363,26 @@ def _known(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def draw(made: Sequence[Measured]) -> Figure:
-    """PSNR and flicker, way by way."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    ways = list(dict.fromkeys(one.way for one in made))
-    for at, way in enumerate(ways):
-        found = [one for one in made if one.way == way]
-        steady = [next(v for v in one.flicker[::-1] if math.isfinite(v)) for one in found]
-        axes[0].plot([at] * len(found), [one.psnr for one in found], "o", color="tab:blue")
-        axes[1].plot([at] * len(found), steady, "o", color="tab:blue")
-    axes[0].set_title("PSNR of the mean (dB)")
-    axes[1].set_title("flicker of a sample, or of the one image")
-    for panel in axes:
-        panel.set_xticks(range(len(ways)), ways)
-    axes[1].axhline(1, color="k", lw=0.9, ls="--")
+def draw(found: Found) -> Figure:
+    """Three planes of the phantom, way by way."""
+    figure, axes = plt.subplots(3, len(found.shown), figsize=(11, 5.6), layout="constrained")
+    high = float(np.percentile(found.shown["truth"], 99.7))
+    for column, (title, volume) in enumerate(found.shown.items()):
+        slices, rows, columns = (size // 2 for size in volume.shape)
+        planes = (volume[slices], volume[::-1, rows], volume[::-1, :, columns])
+        for panel, plane in zip(axes[:, column], planes, strict=True):
+            panel.imshow(plane, cmap="gray", vmin=0, vmax=high)
+            panel.axis("off")
+        axes[0, column].set_title(title)
     return figure
 
 
 def main(arguments: Sequence[str] = ()) -> bool:
     """Run, write and say whether all was met."""
-    side = int(arguments[0]) if arguments else SIDE
-    return publish("volumes", lambda: run(side), outcome, draw)
+    sizes = tuple(map(int, arguments[:3])) or (SIDE, SLICES, SAMPLES)
+    side, slices, samples = sizes
+    heads = tuple(arguments[3:]) or HEADS
+    return publish("volumes", lambda: run(side, slices, samples, heads), outcome, draw)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from recon.scan import Geometry, Scan
 _FAT, _BONE, _MARROW, _FLUID, _GREY, _WHITE = 0.95, 0.05, 0.30, 0.16, 0.50, 0.78
 _SULCI = 52
 _NOISE_SAMPLES = 4096
-_SLICE_STEP = 0.06
+_SLICE_DISTANCE = 0.06
 _PIXEL_MM = 0.9
 _SLICE_MM = 5.0
 _ANATOMY, _NOISE = 0, 1
@@ -46,6 +46,8 @@ def simulate(
     columns: int = 256,
     snr: float = 40,
     seed: int = 0,
+    *,
+    slice_distance: float = _SLICE_DISTANCE,
 ) -> tuple[Scan, NDArray[np.complex64]]:
     """Fully sampled multi-coil scan of the head phantom, and the image it was made from.
 
@@ -55,15 +57,15 @@ def simulate(
 
     `snr` is the mean magnitude inside the head over the noise's standard deviation per real
     component in the optimal coil combination, equal everywhere; `math.inf` gives no noise at all
-    and no noise scan. Raises ScanError for sizes or levels that make no scan.
+    and no noise scan. `slice_distance` is in halves of the field of view. Raises ScanError for
+    sizes or levels that make no scan.
     """
     if min(slices, coils) < 1 or min(rows, columns) < 8:
         raise ScanError("phantom-size", "a phantom needs 1 slice, 1 coil and 8 x 8 pixels or more")
     if not snr > 0:
         raise ScanError("phantom-snr", f"the signal-to-noise ratio must be above 0, not {snr}")
-    image = np.stack(
-        [_object(rows, columns, (k - (slices - 1) / 2) * _SLICE_STEP, seed) for k in range(slices)]
-    )
+    heights = (np.arange(slices) - (slices - 1) / 2) * slice_distance
+    image = np.stack([_object(rows, columns, height, seed) for height in heights])
     noise_std = float(np.abs(image)[image != 0].mean() / snr)
     scan = receive(image, coils, noise_std, seed)
     return replace(scan, attributes={**scan.attributes, "snr": float(snr)}), image
