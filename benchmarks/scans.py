@@ -27,7 +27,7 @@ from models.training_data import ImageFile, SliceSet
 from recon.calibration import CalibrationSettings, calibrate
 from recon.choices import PatternName
 from recon.coarse import l1_wavelet
-from recon.evaluation import evaluate, volume_scores
+from recon.evaluation import evaluate, volume_scores, with_noise_energy
 from recon.figure import save_figure
 from recon.io.files import read_scan
 from recon.paths import PATHS
@@ -141,6 +141,9 @@ def run_case(
     scores = evaluate([posterior], reference).slices[0]
     weight, image = best_l1(scan, reference.images[:1])
     wavelet = volume_scores(reference.images[:1], image[None])
+    level = posterior.noise_std
+    noise, floor = level * reference.noise[:1], level**2 * reference.floor[:1]
+    told = volume_scores(reference.images[:1], with_noise_energy(image[None], noise, floor))
     check = posterior.self_check
     row: dict[str, object] = {
         "case": case.name,
@@ -150,6 +153,10 @@ def run_case(
         "L1 PSNR": round(wavelet.psnr, 2),
         "L1 SSIM": round(wavelet.ssim, 3),
         "L1 lambda/noise": weight,
+        "L1 PSNR with noise": round(told.psnr, 2),
+        "L1 SSIM with noise": round(told.ssim, 3),
+        "mean PSNR with noise": round(scores.predicted.psnr, 2),
+        "mean SSIM with noise": round(scores.predicted.ssim, 3),
         "coarse PSNR": round(scores.coarse.psnr, 2),
         "sample PSNR": round(scores.sample.psnr, 2),
         "mean PSNR": round(scores.mean.psnr, 2),

@@ -42,6 +42,8 @@ class Judgement:
     coarse: ImageScores
     sample: ImageScores
     """Of single samples, averaged over the samples."""
+    predicted: ImageScores
+    """Of what the mean says of the *noisy* reference (`with_noise_energy`)."""
     coverage_50: float
     """Share of object pixels whose reference magnitude lies in the 50 % interval."""
     coverage_90: float
@@ -129,26 +131,29 @@ def evaluate(
     """
     if not posteriors:
         raise ScanError("nothing-to-evaluate", "the result holds no slice to evaluate")
-    images = reference.images
+    references = reference.images
     for posterior in posteriors:
-        fits = images.ndim == 3 and images.shape[1:] == posterior.mean.shape
-        if not fits or not 0 <= posterior.index < len(images):
+        fits = references.ndim == 3 and references.shape[1:] == posterior.mean.shape
+        if not fits or not 0 <= posterior.index < len(references):
             raise ScanError(
                 "reference-shape",
-                f"the reference has shape {images.shape}; it must be (slices, rows, columns) "
+                f"the reference has shape {references.shape}; it must be (slices, rows, columns) "
                 f"and hold slice {posterior.index} with {posterior.mean.shape} pixels",
             )
     chosen = [p.index for p in posteriors]
     levels = np.array([p.noise_std for p in posteriors])[:, None, None]
     noise = centre_crop(levels * reference.noise[chosen], shape)
     floor = centre_crop(levels**2 * reference.floor[chosen], shape)
-    true = centre_crop(np.abs(images[chosen]), shape)
+    true = centre_crop(np.abs(references[chosen]), shape)
     posteriors = [_cropped(posterior, shape) for posterior in posteriors]
     samples = _sample_scores(posteriors, true)
     mean = np.stack([p.mean for p in posteriors])
     coarse = np.stack([p.coarse for p in posteriors])
-    per_slice = zip(slice_scores(true, mean), slice_scores(true, coarse), samples[1], strict=True)
-    volume = (volume_scores(true, mean), volume_scores(true, coarse), samples[0])
+    told = with_noise_energy(mean, noise, floor)
+    per_slice = zip(
+        *(slice_scores(true, one) for one in (mean, coarse, told)), samples[1], strict=True
+    )
+    volume = (*(volume_scores(true, one) for one in (mean, coarse, told)), samples[0])
     return Evaluation(
         volume=_judge(posteriors, true, noise, floor, *volume),
         slices=tuple(
@@ -179,6 +184,7 @@ def _judge(
     floor: NDArray[Any],
     mean: ImageScores,
     coarse: ImageScores,
+    predicted: ImageScores,
     sample: ImageScores,
 ) -> Judgement:
     """Join the scores with what is counted over the object pixels of these slices."""
@@ -191,6 +197,7 @@ def _judge(
         mean=mean,
         coarse=coarse,
         sample=sample,
+        predicted=predicted,
         coverage_50=coverage_50,
         coverage_90=coverage_90,
         predicted_50=predicted_50,
@@ -210,6 +217,19 @@ def _coverage(
         _share(((ends[0] <= true) & (true <= ends[3]))[inside]),
         _share(((ends[1] <= true) & (true <= ends[2]))[inside]),
     )
+
+
+def with_noise_energy(
+    image: Image, noise: NDArray[np.floating[Any]], floor: NDArray[np.floating[Any]]
+) -> NDArray[np.float64]:
+    """Magnitudes of an image without noise, and the energy that a reference's noise adds to them.
+
+    In air a root of the sum of squares of noisy coils is far from zero, and no estimate of the
+    image draws that: comparing with it as it is would favour whoever keeps the measured noise.
+    `noise` and `floor` as in `Reference`, times the noise level (squared for `floor`).
+    """
+    squares = np.square(np.abs(image), dtype=np.float64)
+    return np.asarray(np.sqrt(squares + np.square(noise, dtype=np.float64) + floor))
 
 
 def _with_noise(

@@ -202,7 +202,8 @@ def chains(posteriors: Sequence[SlicePosterior]) -> str:
 def print_evaluation(evaluation: Evaluation, console: Console, applied: str | None = None) -> None:
     """PSNR, SSIM, NMSE, coverage and chi^2 per slice and for the volume.
 
-    Coverage is of the reference with its noise (`Judgement.predicted_90`).
+    Coverage is of the reference with its noise (`Judgement.predicted_90`), and so is what the mean
+    says of it, where the reference has any.
     """
     measures = ("PSNR dB", "SSIM", "NMSE", "50 % holds", "90 % holds", "χ²", "R̂ < 1.1")
     names = (Column("", no_wrap=True), Column("image", no_wrap=True))
@@ -221,12 +222,16 @@ def print_evaluation(evaluation: Evaluation, console: Console, applied: str | No
 
 
 def _add(table: Table, name: str, judgement: Judgement) -> None:
-    for label, scores in (
-        ("coarse", judgement.coarse),
-        ("one sample", judgement.sample),
-        ("mean", judgement.mean),
-    ):
-        last = label == "mean"
+    images = {
+        "coarse": judgement.coarse,
+        "one sample": judgement.sample,
+        "mean": judgement.mean,
+        "mean + noise": judgement.predicted,
+    }
+    if judgement.predicted == judgement.mean:
+        del images["mean + noise"]
+    for label, scores in images.items():
+        last = label == list(images)[-1]
         table.add_row(
             name if label == "coarse" else "",
             label,
