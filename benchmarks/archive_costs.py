@@ -104,6 +104,9 @@ class _NoSampling:
         self._jobs.report(job_id, "slice", {"slice": index, "converged": True})
         return {"state": "done", "sha256": "0" * 64, "converged": True, "share": False}
 
+    def reconstruct_volume(self, job_id: str, *_: object) -> dict[str, Any]:
+        raise NotImplementedError(f"job {job_id} is of one slice")
+
     def assemble(self, job_id: str, *_: object) -> dict[str, Any]:
         self._note(job_id, "assemble")
         self._jobs.finish(job_id, JobState.SUCCEEDED, results=[])
