@@ -16,6 +16,9 @@ _GROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 _WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 """For GNU's and Intel's OpenMP: a thread without work sleeps at once."""
+_SPINS = "1000"
+"""GNU's, in turns of its loop, some microseconds. `fast` on two cores takes 14.6 s by itself and
+30.7 two at once; without any spinning 21 and 24.7, with ten times as much 14.8 and 89."""
 
 
 def available_cores(groups: Path = _GROUPS, own: Path = _OWN) -> int:
@@ -41,6 +44,8 @@ def prepare_threads(environment: MutableMapping[str, str]) -> None:
 
     Choices that are in the environment already stay.
     """
+    if "OMP_WAIT_POLICY" not in environment:
+        environment.setdefault("GOMP_SPINCOUNT", _SPINS)
     for name, value in _WAITING.items():
         environment.setdefault(name, value)
     environment.setdefault("OMP_NUM_THREADS", str(available_cores()))

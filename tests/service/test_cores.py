@@ -52,8 +52,15 @@ def test_what_somebody_chose_stays() -> None:
     chosen = {"OMP_NUM_THREADS": "7"}
     prepare_threads(chosen)
     assert chosen == {
-        "OMP_NUM_THREADS": "7", "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"
+        "OMP_NUM_THREADS": "7", "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0",
+        "GOMP_SPINCOUNT": "1000",
     }  # fmt: skip
+
+
+def test_who_chose_how_to_wait_is_not_made_to_spin() -> None:
+    chosen = {"OMP_WAIT_POLICY": "ACTIVE"}
+    prepare_threads(chosen)
+    assert "GOMP_SPINCOUNT" not in chosen
 
 
 def test_torch_hears_of_it() -> None:
