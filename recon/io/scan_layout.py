@@ -111,7 +111,10 @@ def _oversampling(header: str) -> float | None:
     views = []
     for name in ("encodedSpace", "reconSpace"):
         space = encoding.find(f"./{{*}}{name}")
-        view = None if space is None else _axes(space, "fieldOfView_mm")
+        try:
+            view = None if space is None else _axes(space, "fieldOfView_mm")
+        except ValueError:  # only the space of the image is needed: the other may be nonsense
+            view = None
         if view is None:
             return None
         views.append(view[0])

@@ -173,11 +173,13 @@ def test_oversampling_of_the_readout_is_removed_and_what_is_left_stays_as_it_was
     "header",
     [
         OVERSAMPLED.replace("encodedSpace", "otherSpace"),
+        OVERSAMPLED.replace("440", "nan"),
+        OVERSAMPLED.replace("440", "wide"),
         OVERSAMPLED.replace("440", "220"),
         OVERSAMPLED.replace("<x>16<", "<x>15<").replace("440", "469"),
         OVERSAMPLED.replace("<x>16<", "<x>40<"),
     ],
-    ids=["not said", "interpolated", "off the middle", "wider"],
+    ids=["not said", "not finite", "not a number", "interpolated", "off the middle", "wider"],
 )
 def test_only_what_the_header_calls_oversampling_is_removed(header: str) -> None:
     kspace, mask = of_lines()
