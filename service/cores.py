@@ -15,10 +15,11 @@ from pathlib import Path
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 _WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
-"""For GNU's and Intel's OpenMP: a thread without work sleeps at once."""
+"""For GNU's and Intel's OpenMP: a thread without work does not spin until there is some."""
 _SPINS = "1000"
-"""GNU's, in turns of its loop, some microseconds. `fast` on two cores takes 14.6 s by itself and
-30.7 two at once; without any spinning 21 and 24.7, with ten times as much 14.8 and 89."""
+"""Of GNU's before a thread sleeps, turns of a loop: some microseconds. `fast` on two cores takes
+14.6 s alone and 30.7 two at once; with no spinning 21 and 24.7, with ten times as much 14.8 and 89.
+"""
 
 
 def available_cores(groups: Path = _GROUPS, own: Path = _OWN) -> int:

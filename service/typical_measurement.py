@@ -1,4 +1,4 @@
-"""What a prior makes of right images and scans, for the table beside its weights: `models typical`.
+"""What a prior makes of right scans, for the table beside its weights: `models typical`.
 
 Images are received by simulated coils, undersampled and reconstructed, at pixel sizes, noise
 levels and accelerations as scans have them. What the prior makes of the draws, and their

@@ -222,16 +222,15 @@ def print_evaluation(evaluation: Evaluation, console: Console, applied: str | No
 
 
 def _add(table: Table, name: str, judgement: Judgement) -> None:
-    images = {
-        "coarse": judgement.coarse,
-        "one sample": judgement.sample,
-        "mean": judgement.mean,
-        "mean + noise": judgement.predicted,
-    }
-    if judgement.predicted == judgement.mean:
-        del images["mean + noise"]
-    for label, scores in images.items():
-        last = label == list(images)[-1]
+    images = [
+        ("coarse", judgement.coarse),
+        ("one sample", judgement.sample),
+        ("mean", judgement.mean),
+    ]
+    if judgement.predicted != judgement.mean:
+        images.append(("mean + noise", judgement.predicted))
+    for label, scores in images:
+        last = label == images[-1][0]
         table.add_row(
             name if label == "coarse" else "",
             label,
