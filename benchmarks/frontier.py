@@ -140,8 +140,8 @@ def points(case: Case, prior: Prior) -> Iterator[Point]:
 
     goal = PRESETS["thorough"]
     best, spread = judge(drawn(goal, Schedule("thorough", goal.annealing, goal.cycle)))
-    pilot = PILOT.chains * PILOT.evaluations
-    evaluations = pilot + goal.chains * goal.evaluations
+    pilot = PILOT.work
+    evaluations = pilot + goal.work
     yield Point(case.name, "thorough", goal.chains, goal.cycles, evaluations, best, 0.0, 1.0)
     for schedule in SCHEDULES:
         images = drawn(schedule.preset(CHAINS, CYCLES), schedule)

@@ -158,17 +158,13 @@ def _large_pixels(scan: Scan) -> tuple[str, ...]:
 def work(settings: Settings) -> int:
     """Network evaluations per slice, over all chains; a fitted noise level adds to them."""
     checks = (_check(settings), _examination(settings)) if settings.self_check else ()
-    return sum(map(_evaluations, (PILOT, settings.resolved, *checks)))
-
-
-def _evaluations(run: Preset) -> int:
-    return run.chains * run.evaluations
+    return sum(run.work for run in (PILOT, settings.resolved, *checks))
 
 
 def _check(settings: Settings) -> Preset:
     """The second run, which does not see all lines."""
-    allowed = _SHARE * _evaluations(settings.resolved)
-    return _CHECK if _evaluations(_CHECK) <= allowed else _SHORT_CHECK
+    allowed = _SHARE * settings.resolved.work
+    return _CHECK if _CHECK.work <= allowed else _SHORT_CHECK
 
 
 def _examination(settings: Settings) -> Preset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class Preset:
         """Network evaluations per chain."""
         return self.localization + self.annealing + self.cycles * self.cycle
 
+    @property
+    def work(self) -> int:
+        """Network evaluations of all chains."""
+        return self.chains * self.evaluations
+
 
 PRESETS: dict[str, Preset] = {
     "fast": Preset(chains=4, localization=2, annealing=30, cycles=1, cycle=15),
@@ -34,3 +39,9 @@ PRESETS: dict[str, Preset] = {
 }
 PILOT = Preset(chains=2, localization=2, annealing=10, cycles=0, cycle=6)
 """Before each of them: what the noise level and the width of the posterior are fitted to."""
+
+
+def preset_of(name: str, samples: int | None) -> Preset:
+    """A preset by its name, with another number of chains where one is given."""
+    preset = PRESETS[name]
+    return preset if samples is None else replace(preset, chains=samples)

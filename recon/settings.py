@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from recon.calibration import CalibrationSettings
 from recon.choices import COHERENCE
 from recon.coarse import CoarseMethod
 from recon.paths import AnnealingPath, PriorPath
-from recon.schedule import PRESETS, Preset
+from recon.presets import Preset, preset_of
 
 
 @dataclass(frozen=True)
@@ -36,5 +36,4 @@ class Settings:
     @property
     def resolved(self) -> Preset:
         """The preset with the number of chains asked for."""
-        preset = PRESETS[self.preset]
-        return preset if self.samples is None else replace(preset, chains=self.samples)
+        return preset_of(self.preset, self.samples)

@@ -173,7 +173,7 @@ def volume_posterior(
     raws = tuple(inverse_problem(each, device) for each in calibrations)
     told = (*warnings, *(() if plan.left_out is None else (plan.left_out,)))
     preset = settings.resolved
-    pilot = PILOT.chains * PILOT.evaluations / plan.cost.evaluations
+    pilot = PILOT.work / plan.cost.evaluations
     current = _prepare(calibrations, raws, chosen, prior, settings, told)
     for one in current.slices:
         yield CoarseReady(one.index, one.in_input_units(one.picture(one.coarse)))

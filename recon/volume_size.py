@@ -40,8 +40,7 @@ def volume_cost(
     # The pilot runs its chains together, all others run alone.
     memory = memory_bytes(shape, coils, PILOT.chains, line_mask=line_mask)
     kept = _COMPLEX_BYTES * preset.chains * preset.draws * math.prod(shape)
-    work = sum(one.chains * one.evaluations for one in (PILOT, preset))
-    return VolumeCost(memory, kept, work)
+    return VolumeCost(memory, kept, PILOT.work + preset.work)
 
 
 def memory_bytes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
@@ -10,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 
 from recon.choices import PresetName
-from recon.presets import PRESETS
+from recon.presets import preset_of
 from recon.volume_size import volume_cost
 from service.http.authentication import READS
 from service.http.context import InContext
@@ -173,9 +172,7 @@ def get_limits(context: InContext) -> Limits:
 @router.get("/v1/limits/volume", responses=problems(), dependencies=READS)
 def get_volume_limits(context: InContext, size: Annotated[VolumeSize, Query()]) -> VolumeLimits:
     """What a scan of this size takes as one `volume`: memory and work do not depend on its data."""
-    preset = PRESETS[size.preset]
-    if size.samples is not None:
-        preset = replace(preset, chains=size.samples)
+    preset = preset_of(size.preset, size.samples)
     shape = (size.slices, size.rows, size.columns)
     cost = volume_cost(shape, size.coils, preset, compress_above=size.compress_above)
     return VolumeLimits(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 import structlog
 
 from recon.errors import ScanError
-from recon.presets import PRESETS
+from recon.presets import preset_of
 from recon.volume_size import volume_cost
 from service.intake.intake import Intake
 from service.jobs.job import Job
@@ -117,13 +117,10 @@ def _require_volume(intake: Intake, asked: Submission, slices: int) -> None:
             else "the samples of this scan are whole lines: it has one phase encoding, and its "
             "slices were measured one by one; leave `volume` out",
         )
-    preset = PRESETS[parameters.preset or "standard"]
-    if parameters.samples is not None:
-        preset = replace(preset, chains=parameters.samples)
     cost = volume_cost(
         (slices, scan.rows, scan.columns),
         scan.coils,
-        preset,
+        preset_of(parameters.preset or "standard", parameters.samples),
         compress_above=parameters.compress_above,
     )
     require_room_for_volume(cost, intake.settings.max_volume_bytes)
