@@ -81,9 +81,9 @@ def without_oversampling(volumes: Volumes) -> Volumes:
     if want == have or not complete:
         return volumes
     first = have // 2 - want // 2
-    image = to_image(volumes.kspace, axis=2)[:, :, first : first + want]
+    kspace = cut(volumes.kspace, 2, slice(first, first + want))
     mask = np.ascontiguousarray(volumes.mask[:want])  # complete: every row has the same lines
-    return replace(volumes, kspace=to_kspace(image, axis=2) * mask, mask=mask)
+    return replace(volumes, kspace=kspace * mask, mask=mask)
 
 
 def slices_of(
@@ -136,6 +136,12 @@ def _moved(plane: ImagePlane, direction: Vector, distance: float, partition: int
 def _merged(slices: NDArray[np.complex64]) -> NDArray[np.complex64]:
     """(images, slices, coils, rows, columns) with the first two axes made one."""
     return slices.reshape(-1, *slices.shape[2:])
+
+
+def cut(kspace: NDArray[np.complex64], axis: int, kept: slice) -> NDArray[np.complex64]:
+    """K-space of a part of the image along one axis, all of which was acquired."""
+    image = to_image(kspace, axis)[(slice(None),) * axis + (kept,)]
+    return to_kspace(image, axis)
 
 
 def to_image(kspace: NDArray[np.complex64], axis: int) -> NDArray[np.complex64]:

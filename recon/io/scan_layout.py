@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from recon.errors import ScanError
 from recon.io.conventions import centred, require_centred, require_coil_axis
 from recon.io.mrd_header import refuse_document_type
-from recon.io.mrd_volumes import to_image, to_kspace
+from recon.io.mrd_volumes import cut
 from recon.planes import ATTRIBUTE
 from recon.scan import Geometry, Scan
 
@@ -86,20 +86,24 @@ def without_oversampling(scan: Scan, header: str) -> Scan:
         return scan
     kept = slice((have - want) // 2, (have + want) // 2)
 
-    def cut(kspace: NDArray[np.complex64] | None) -> NDArray[np.complex64] | None:
+    def narrowed(kspace: NDArray[np.complex64] | None) -> NDArray[np.complex64] | None:
         if kspace is None:
             return None
         made = np.empty((*kspace.shape[:2], want, kspace.shape[3]), np.complex64)
         for one, new in zip(kspace, made, strict=True):  # a volume's transforms would take as much
-            new[...] = to_kspace(to_image(one, axis=1)[:, kept], axis=1)
+            new[...] = cut(one, 1, kept)
         return made
 
     mask = np.ascontiguousarray(scan.mask[:want])
-    kspace = cut(scan.kspace)
+    kspace = narrowed(scan.kspace)
     assert kspace is not None
     maps = None if scan.coil_maps is None else np.ascontiguousarray(scan.coil_maps[..., kept, :])
     return replace(
-        scan, kspace=kspace * mask, mask=mask, coil_maps=maps, calibration=cut(scan.calibration)
+        scan,
+        kspace=kspace * mask,
+        mask=mask,
+        coil_maps=maps,
+        calibration=narrowed(scan.calibration),
     )
 
 
