@@ -18,7 +18,7 @@ from recon.chains import Draws, finished, run_chains
 from recon.errors import ScanError
 from recon.noise import NoiseKey
 from recon.preparation import PreparedSlice, fit_noise, inverse_problem, prepare, prior_of
-from recon.prior import Prior
+from recon.prior import Prior, StationaryPrior
 from recon.receivers import has_signal
 from recon.reference import model_of
 from recon.sampler import InverseProblem
@@ -74,6 +74,19 @@ def draw_images(
     return np.asarray(clean.cpu().numpy(), np.complex64)
 
 
+def coarse_image(
+    scan: Scan, index: int, settings: Settings, device: torch.device | str = "cpu"
+) -> NDArray[np.complex64]:
+    """The image (rows, columns) that chains of a slice begin at, as `draw_images` gives draws.
+
+    No prior was asked. Raises ScanError and CalibrationError as it does.
+    """
+    current = _prepared(scan, index, _UNINFORMED, settings, torch.device(device))
+    overlap = current.problem.operator.overlap
+    image = current.coarse if overlap is None else overlap.split(current.coarse)[0]
+    return np.asarray(image.cpu().numpy(), np.complex64)
+
+
 def predict_held_out(
     scan: Scan,
     index: int,
@@ -106,13 +119,10 @@ def predict_held_out(
 
 
 def slice_problem(
-    scan: Scan, index: int, prior: Prior, settings: Settings, device: torch.device | str = "cpu"
+    scan: Scan, index: int, settings: Settings, device: torch.device | str = "cpu"
 ) -> InverseProblem:
-    """A slice's problem in the units that priors have. Raises as `draw_images`."""
-    place = torch.device(device)
-    calibration = _calibrated(scan, scan, index, settings, place)
-    raw = inverse_problem(calibration, place)
-    return prepare(calibration, raw, index, prior, settings).problem
+    """A slice's problem in the units that priors have. Raises as `coarse_image`."""
+    return _prepared(scan, index, _UNINFORMED, settings, torch.device(device)).problem
 
 
 def slices_with_signal(scan: Scan, settings: Settings) -> tuple[int, ...]:
@@ -121,6 +131,17 @@ def slices_with_signal(scan: Scan, settings: Settings) -> tuple[int, ...]:
     return tuple(
         index for index, kspace in enumerate(scan.kspace) if has_signal(model, kspace, scan.mask)
     )
+
+
+_UNINFORMED = StationaryPrior((1.0,), (1.0,))
+"""Shapes chains only, where none is run."""
+
+
+def _prepared(
+    scan: Scan, index: int, prior: Prior, settings: Settings, device: torch.device
+) -> PreparedSlice:
+    calibration = _calibrated(scan, scan, index, settings, device)
+    return prepare(calibration, inverse_problem(calibration, device), index, prior, settings)
 
 
 def _calibrated(

@@ -24,6 +24,7 @@ _output = Console()
 
 _TOLD = {
     "spectrum": "fitting a Gaussian to the scans",
+    "coarse": "making coarse images of every slice",
     "drawing": "drawing from the posterior of every slice",
     "predicting": "predicting held-out lines",
     "comparing": "predicting them with an installed prior",

@@ -49,7 +49,7 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random [0].")] = None,
     rounds: Annotated[
         int | None,
-        typer.Option(min=1, max=99, help="Of undersampled scans: at most so many [6]."),
+        typer.Option(min=1, max=99, help="Of undersampled scans: at most so many [8]."),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Of undersampled scans: name of the models [archive].")

@@ -18,7 +18,7 @@ from models.processes import Process
 from models.registry import read_config
 from models.train import Progress, TrainingConfig
 from service.runs import choose_device
-from service.training.archive_plan import ARCHIVE_TRAINING, ArchivePlan, read_archive_plan
+from service.training.archive_plan import ArchivePlan, read_archive_plan
 from service.training.images import Prepared
 from service.training.images import Progress as Preparing
 from service.training.runs import NETWORKS, Ready, TrainingPlan, read_plan, run_plan
@@ -119,8 +119,8 @@ def archive_plan(
     options = {name: value for name, value in training.items() if value is not None}
     if network is not None:
         options["network"] = NETWORKS[network]
-    base = {} if kept is None else kept.model_dump()
-    steps = base.get("training", ARCHIVE_TRAINING.model_dump()) | options
+    base = {} if kept is None else kept.model_dump(exclude_unset=True)
+    steps = base.get("training", {}) | options
     if "out" not in base | given:
         raise ModelError("no-plan", "give --out, the folder of the run")
     try:

@@ -12,7 +12,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
-    field_validator,
+    model_validator,
 )
 
 from models.augment import Augmentation
@@ -45,6 +45,9 @@ ARCHIVE_TRAINING = TrainingConfig(
 )
 """Of every round. Patches are of the images' size where that is smaller."""
 
+_TRAINED_ALREADY = 2e-4
+"""Learning rate where a run begins with a model: a higher one forgets more than it learns."""
+
 
 class ArchivePlan(BaseModel):
     """The content of a training file that names undersampled scans in place of images."""
@@ -59,11 +62,21 @@ class ArchivePlan(BaseModel):
         "archive", description="of the models: NAME-round-01 and so on"
     )
     start_from: str | None = Field(
-        None, description="model that the run begins with; without one a Gaussian fitted to scans"
+        None,
+        description="model that the run begins with; without one its first round learns from the "
+        "scans' coarse images",
     )
-    rounds: int = Field(6, ge=1, le=99, description="at most")
+    rounds: int = Field(8, ge=1, le=99, description="at most")
+    rounds_of_means: int = Field(
+        2,
+        ge=0,
+        description="rounds after that of coarse images that learn from the mean of a slice's "
+        "draws, which comes nearer sooner but is too smooth to end with; none with `start_from`",
+    )
     patience: int = Field(
-        2, ge=1, description="rounds in a row without a better prediction, after which it ends"
+        2,
+        ge=1,
+        description="rounds of draws in a row without a better prediction, after which it ends",
     )
     hold_out: float = Field(0.15, gt=0, lt=1, description="share of subjects that are held out")
     slices_per_scan: int | None = Field(
@@ -78,16 +91,20 @@ class ArchivePlan(BaseModel):
     attributions: tuple[PlainText, ...] = Field((), description="whose scans these are")
     training: TrainingConfig = ARCHIVE_TRAINING
 
-    @field_validator("training", mode="before")
+    @model_validator(mode="before")
     @classmethod
     def _beside_the_defaults(cls, given: Any) -> Any:  # noqa: ANN401 - whatever a file holds
         """What a file's table leaves out is as in `ARCHIVE_TRAINING`, not as for images."""
-        if not isinstance(given, dict):
+        training = given.get("training", {}) if isinstance(given, dict) else None
+        if not isinstance(training, dict):
             return given
-        augmentation = given.get("augmentation", {})
+        usual = ARCHIVE_TRAINING.model_dump()
+        if given.get("start_from") is not None:
+            usual["learning_rate"] = _TRAINED_ALREADY
+        augmentation = training.get("augmentation", {})
         if isinstance(augmentation, dict):
-            given = {**given, "augmentation": {**LAW_KEEPING.model_dump(), **augmentation}}
-        return {**ARCHIVE_TRAINING.model_dump(), **given}
+            training = {**training, "augmentation": {**LAW_KEEPING.model_dump(), **augmentation}}
+        return {**given, "training": {**usual, **training}}
 
 
 def read_archive_plan(file: Path) -> ArchivePlan | None:

@@ -6,6 +6,10 @@ until lines of held-out people's scans, held out themselves, are predicted no be
 ever known. Sources: Rozet et al. 2024, "Learning Diffusion Priors from Observations by Expectation
 Maximization"; Aali et al. 2024, "Ambient Diffusion Posterior Sampling".
 
+Where no model is there to begin with, the first network learns from L1-wavelet images, and the next
+ones from means of draws. Rozet et al. begin with draws under a Gaussian. On heads these are noise
+for the most part (19.6 dB, where wavelets have 25.7), and so is what a network learns of them.
+
 Everything done is kept in the folder of the run, each file whole or absent, and found again by a
 run that goes on: a slice's draws, its predicted lines, the checkpoints of the training, models.
 """
@@ -16,10 +20,13 @@ import hashlib
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -33,12 +40,19 @@ from models.processes import Process
 from models.train import AVERAGES, TrainingConfig, train
 from models.train import Progress as Trained
 from models.training_data import ImageFile
+from recon.coarse import CoarseMethod
 from recon.errors import ReconError, ScanError
 from recon.prior import Prior, StationaryPrior
 from recon.sampler import InverseProblem
 from recon.scan import Scan
 from recon.settings import Settings
-from recon.slice_draws import HeldOutLines, draw_images, predict_held_out, slice_problem
+from recon.slice_draws import (
+    HeldOutLines,
+    coarse_image,
+    draw_images,
+    predict_held_out,
+    slice_problem,
+)
 from recon.spectrum import fit_spectrum
 from service.conformal_measurement import choose_slices
 from service.images.files import write_images
@@ -93,6 +107,8 @@ class Learned:
     """Scans and slices that could not be used, of the list and of all rounds."""
 
 
+Target = Literal["coarse images", "means of draws", "draws"]
+Images = NDArray[np.complex64]
 Event = Looking | ScanList | Step | Trained | Judged | Learned
 
 
@@ -125,7 +141,7 @@ class ArchiveLearning:
             yield rounds[-1]
             if better is not None:
                 best = number if better.mean > 0 else best
-                waited = 0 if better.sure else waited + 1
+                waited = 0 if better.sure or self.target(number) != "draws" else waited + 1
                 if waited == self.plan.patience:
                     break
         compared = yield from self._compare(found)
@@ -141,6 +157,12 @@ class ArchiveLearning:
         if number == 0:
             return self.plan.start_from or "Gaussian"
         return f"{self.plan.name}-round-{number:02d}"
+
+    def target(self, number: int) -> Target:
+        """What a round's network learns from."""
+        if self.beginning is not None or number > 1 + self.plan.rounds_of_means:
+            return "draws"
+        return "coarse images" if number == 1 else "means of draws"
 
     def prior(self, number: int) -> Prior:
         """The prior of a round that is done. Raises ModelError."""
@@ -180,19 +202,16 @@ class ArchiveLearning:
             yield from self._train(number, found)
 
     def _fit_spectrum(self, found: ScanList) -> Iterator[Step]:
-        """Expectation maximisation of the Gaussian start, over a share of the slices."""
+        """Expectation maximisation of a Gaussian prior, over a share of the slices."""
         places = [(scan, index) for scan in found.training for index in scan.slices]
         chosen = [places[k] for k in choose_slices(len(places), _SPECTRUM_SLICES)]
-        flat = StationaryPrior((1.0,), (1.0,))
         problems: list[InverseProblem] = []
         refused: ReconError | None = None
         for done, (scan, index) in enumerate(chosen):
             yield Step(0, "spectrum", done, len(chosen) + _SPECTRUM_ROUNDS, scan.name)
             try:
                 settings = self._settings(0, 1)
-                problems.append(
-                    slice_problem(read_listed(scan), index, flat, settings, self.device)
-                )
+                problems.append(slice_problem(read_listed(scan), index, settings, self.device))
             except ReconError as error:
                 refused = error  # the round that draws says it of every slice
         if not problems:
@@ -207,10 +226,10 @@ class ArchiveLearning:
         write_whole(self._spectrum, fitted.model_dump_json().encode())
 
     def _draw(self, number: int, found: ScanList) -> Iterator[Step]:
-        """Posterior draws of every slice that is learned from, under the prior before."""
-        folder, prior = self.folder(number) / "draws", self.prior(number - 1)
-        draw = self._drawing(prior, self._settings(number, self.plan.chains))
-        yield from each_slice(found.training, folder, Step(number, "drawing", 0, 0), draw)
+        """The images of every slice that is learned from: `target` says which."""
+        folder = self.folder(number) / "draws"
+        step = Step(number, "coarse" if self.target(number) == "coarse images" else "drawing", 0, 0)
+        yield from each_slice(found.training, folder, step, _keeping(self._images_of(number)))
         kept: dict[str, list[str]] = {}
         images_folder = self.folder(number) / "images"
         images_folder.mkdir(exist_ok=True)
@@ -227,17 +246,18 @@ class ArchiveLearning:
         for file in folder.glob("*.npz"):
             file.unlink()
 
-    def _drawing(self, prior: Prior, settings: Settings) -> Callable[[Scan, int, Path], None]:
-        """What keeps draws of a slice, for `each_slice`."""
+    def _images_of(self, number: int) -> Callable[[Scan, int], Images]:
+        """What gives a slice's images, (images, rows, columns), for a round."""
+        settings, target = self._settings(number, self.plan.chains), self.target(number)
+        if target == "coarse images":
+            return partial(_coarse, settings, self.device)
+        prior = self.prior(number - 1)
 
-        def draw(scan: Scan, index: int, file: Path) -> None:
+        def drawn(scan: Scan, index: int) -> Images:
             images = draw_images(scan, index, prior, settings, self.device)
-            if not np.isfinite(images).all():
-                raise ScanError("not-finite", "draws are not finite")
-            with replacing(file.with_suffix(".npz")) as (handle, _):
-                np.savez(handle, images=images)
+            return images.mean(axis=0, keepdims=True) if target == "means of draws" else images
 
-        return draw
+        return drawn
 
     def _train(self, number: int, found: ScanList) -> Iterator[Trained]:
         """The network of a round, from that of the round before, made into a model."""
@@ -275,11 +295,12 @@ class ArchiveLearning:
         training = found.training
         slices = sum(len(scan.slices) for scan in training)
         subjects = len({scan.subject for scan in training})
-        start = self.plan.start_from
-        began = f"the model {start}" if start else "a Gaussian fitted to the same scans"
+        start, target = self.plan.start_from, self.target(number)
+        began = f"the model {start}" if start else "coarse images of the same scans"
+        under = f"{target} from the posterior, under the prior of round {number - 1},"
         return (
             f"Expectation maximisation over priors, round {number}, from {began}. No image was "
-            f"known: it learned from posterior draws, under the prior of round {number - 1}, of "
+            f"known: it learned from {target if target == 'coarse images' else under} of "
             f"{slices} undersampled slices of {len(training)} scans of {subjects} subjects "
             f"(SHA-256 of the list {digest_of(training)[:16]}); {len(found.held_out)} scans of "
             f"others were held out. {config.steps} steps of batch {config.batch}, patches of "
@@ -330,7 +351,8 @@ class ArchiveLearning:
         """Whether the prior of a round remembers whom it learned from."""
         prior, seed = self.prior(number), self.plan.training.seed
         folder = self.plan.out / "searched" / self.name(number)
-        draw = self._drawing(prior, self._settings(number, 1))
+        settings = self._settings(number, 1)
+        draw = _keeping(lambda scan, k: draw_images(scan, k, prior, settings, self.device))
         step = Step(number, "searching", 0, 0, "held-out scans")
         chosen = [scan.model_copy(update={"slices": scan.slices[:1]}) for scan in found.held_out]
         yield from each_slice(chosen[:_SEARCHED], folder, step, draw)
@@ -361,8 +383,28 @@ class ArchiveLearning:
         )
 
 
+def _coarse(settings: Settings, device: torch.device, scan: Scan, index: int) -> Images:
+    """(1, rows, columns): of L1-wavelets where there is a grid for them, which show less noise."""
+    on_grid = scan.trajectory is None
+    method = CoarseMethod.L1_WAVELET if on_grid else CoarseMethod.CG_SENSE
+    return coarse_image(scan, index, replace(settings, coarse=method), device)[None]
+
+
+def _keeping(images_of: Callable[[Scan, int], Images]) -> Callable[[Scan, int, Path], None]:
+    """What keeps the images of a slice, for `each_slice`."""
+
+    def keep(scan: Scan, index: int, file: Path) -> None:
+        images = images_of(scan, index)
+        if not np.isfinite(images).all():
+            raise ScanError("not-finite", "draws are not finite")
+        with replacing(file.with_suffix(".npz")) as (handle, _):
+            np.savez(handle, images=images)
+
+    return keep
+
+
 class _Spectrum(BaseModel):
-    """The Gaussian start as it is kept."""
+    """The Gaussian, which every round is to be better than, as it is kept."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -20,7 +20,7 @@ from recon.scan import Scan
 from service.store.durable import write_whole
 from service.training.undersampled_scans import ListedScan, read_listed
 
-Stage = Literal["looking", "spectrum", "drawing", "predicting", "comparing", "searching"]
+Stage = Literal["looking", "spectrum", "coarse", "drawing", "predicting", "comparing", "searching"]
 
 
 @dataclass(frozen=True)

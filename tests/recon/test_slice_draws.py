@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from recon.coarse import cg_sense, radial_spectrum
 from recon.errors import ScanError
 from recon.noise import NoiseStreams
 from recon.operators import ifft2c
@@ -12,7 +13,13 @@ from recon.prior import StationaryPrior
 from recon.scan import Scan
 from recon.selfcheck import hold_out
 from recon.settings import Settings
-from recon.slice_draws import draw_images, predict_held_out, slice_problem, slices_with_signal
+from recon.slice_draws import (
+    coarse_image,
+    draw_images,
+    predict_held_out,
+    slice_problem,
+    slices_with_signal,
+)
 from recon.spectrum import ring_radii
 from recon.undersampling import undersample, undersampling_mask
 
@@ -43,7 +50,7 @@ def powers(factor: float) -> StationaryPrior:
 def test_held_out_lines_are_likeliest_under_the_prior_that_they_came_from() -> None:
     """And are as wide as it says; the units of a slice are those of its brightest pixels."""
     shown = scan()
-    unit = slice_problem(shown, 0, TRUE, ONE).noise_std / 0.01
+    unit = slice_problem(shown, 0, ONE).noise_std / 0.01
     right, narrow, wide = (
         predict_held_out(shown, 0, powers(unit**2 * factor), FOUR) for factor in (1, 1 / 30, 30)
     )
@@ -75,11 +82,21 @@ def test_draws_are_in_the_units_of_priors_and_explain_what_was_measured() -> Non
     assert images.shape == (8, *SHAPE)
     assert images.dtype == np.complex64
     assert 0.8 < np.percentile(np.abs(images), 99) < 1.25
-    problem = slice_problem(shown, 0, TRUE, FOUR)
+    problem = slice_problem(shown, 0, FOUR)
     chi2 = problem.chi2(torch.from_numpy(images))
     assert ((chi2 > 0.7) & (chi2 < 1.4)).all()
     assert (images[0] != images[1]).any()
     np.testing.assert_array_equal(images, draw_images(shown, 0, TRUE, FOUR))
+
+
+def test_the_coarse_image_is_in_the_units_of_priors_and_no_prior_was_asked() -> None:
+    shown = scan()
+    image = coarse_image(shown, 0, FOUR)
+    assert image.shape == SHAPE
+    assert np.percentile(np.abs(image), 99) == pytest.approx(1, abs=1e-4)
+    problem = slice_problem(shown, 0, FOUR)
+    expected = cg_sense(problem, radial_spectrum(problem)).numpy()
+    np.testing.assert_allclose(image, expected, atol=0.02)
 
 
 def test_too_few_lines_and_empty_slices_are_told() -> None:
