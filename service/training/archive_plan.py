@@ -46,7 +46,7 @@ ARCHIVE_TRAINING = TrainingConfig(
 """Of every round. Patches are of the images' size where that is smaller."""
 
 _TRAINED_ALREADY = 2e-4
-"""Learning rate where a run begins with a model: a higher one forgets more than it learns."""
+"""Learning rate where a run begins with a model: a few scans should not make it forget many."""
 
 
 class ArchivePlan(BaseModel):

@@ -255,7 +255,9 @@ class ArchiveLearning:
 
         def drawn(scan: Scan, index: int) -> Images:
             images = draw_images(scan, index, prior, settings, self.device)
-            return images.mean(axis=0, keepdims=True) if target == "means of draws" else images
+            if target == "draws":
+                return images
+            return np.asarray(images.mean(axis=0, keepdims=True), np.complex64)
 
         return drawn
 
