@@ -68,7 +68,7 @@ class ArchivePlan(BaseModel):
     )
     rounds: int = Field(8, ge=1, le=99, description="at most")
     rounds_of_means: int = Field(
-        2,
+        0,
         ge=0,
         description="rounds after that of coarse images that learn from the mean of a slice's "
         "draws, which comes nearer sooner but is too smooth to end with; none with `start_from`",

@@ -125,7 +125,7 @@ class ArchiveLearning:
         plan.out.mkdir(parents=True, exist_ok=True)
         _require_same(plan)
 
-    def follow(self) -> Iterator[Event]:
+    def follow(self) -> Generator[Event, None, None]:
         """Do what is left, to the end. Raises ModelError, ScanError."""
         found = yield from self._listed()
         rounds: list[Judged] = []
