@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -95,17 +96,29 @@ def judge(problem: InverseProblem, draws: Tensor, held_out: Tensor) -> SelfCheck
     )
 
 
-def log_density(problem: InverseProblem, draws: Tensor, held_out: Tensor) -> float:
-    """Log density of the held-out samples as `judge` predicts them, nats per real component.
+def log_densities(
+    problem: InverseProblem, draws: Tensor, held_out: Tensor, spreads: Sequence[float]
+) -> tuple[float, ...]:
+    """Log density of the held-out samples under the law of the draws, nats per real component.
 
-    Values are in units of the receiver noise, so that a perfect prediction of the image would give
-    that of a standard normal number, -1.42 on average. The coils share the variance of a place.
+    One for each of `spreads`, by which the draws' deviations from their mean are multiplied; the
+    receiver noise stays what it is. Values are in its units, so that a perfect prediction of the
+    image would give that of a standard normal number, -1.42 on average. The coils share the
+    variance of a place.
+
+    The mean of n draws is off by an n-th of their variance, the more the wider they are, which is
+    no fault of their law: that much is taken off the squared error, here and not in `judge`.
     """
+    count = len(draws)
     _, total, error = _predicted(problem, draws, held_out)
-    variance = total.square().mean(dim=0) / problem.noise_std**2
-    power = error.abs().square() / problem.noise_std**2
+    of_draws = (total.square().mean(dim=0).double() / problem.noise_std**2 - 1).clamp(min=0)
+    of_draws = of_draws / (1 + 1 / count)
+    power = error.abs().square().mean(dim=0).double() / problem.noise_std**2
+    power = power - 2 * of_draws / count
+    factors = torch.tensor(spreads, dtype=torch.float64, device=power.device).square()
+    variance = factors[:, None] * of_draws + 1
     density = -(2 * math.pi * variance).log() - power / (2 * variance)
-    return float(density.mean()) / 2
+    return tuple((density.mean(dim=1) / 2).tolist())
 
 
 class _Predicted(NamedTuple):

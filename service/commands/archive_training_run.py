@@ -110,7 +110,8 @@ def _print_round(judged: Judged) -> None:
     better = "" if judged.gain is None else f"; gain over the best before: {judged.gain}"
     _console.print(
         f"round {judged.round}, {judged.model}: log density of held-out lines "
-        f"{found.log_density:.4f}, their 90 % intervals hold {found.coverage_90:.0%}{better}",
+        f"{found.log_density:.4f} at {found.spread:.2f} times the spread of its draws, whose 90 % "
+        f"intervals hold {found.coverage_90:.0%}{better}",
         highlight=False,
         soft_wrap=True,
     )

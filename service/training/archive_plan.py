@@ -41,7 +41,6 @@ ARCHIVE_TRAINING = TrainingConfig(
     large_patch_share=0.0,
     log_sigma_mean=-2.0,
     log_sigma_std=1.4,
-    ema_decay=0.998,
 )
 """Of every round. Patches are of the images' size where that is smaller."""
 

@@ -48,9 +48,12 @@ def recommendation(learned: Learned, memory: MemorySearch | None) -> str:
             f"Keep {other.model}: {best.model} predicts lines that it has not seen {over} it, "
             "which is no more than chance would bring about."
         )
-    held = summary(best.predictions).coverage_90
-    if not _HONEST[0] <= held <= _HONEST[1]:
-        said += f" Its 90 % intervals hold {held:.0%} of the held-out values."
+    held = summary(best.predictions)
+    if not _HONEST[0] <= held.coverage_90 <= _HONEST[1]:
+        said += (
+            f" Its 90 % intervals hold {held.coverage_90:.0%} of the held-out values: draws "
+            f"{held.spread:.2f} times as far from their mean would be right."
+        )
     if memory is not None and memory.too_near:
         said += (
             f" {memory.too_near} of {len(memory.samples)} images drawn from it are nearer to a "
@@ -110,7 +113,7 @@ def _row(judged: Judged) -> dict[str, Any]:
         else round(better.error, 4),
         "unit": None if better is None else better.unit,
         "coverage_90": round(found.coverage_90, 3),
-        "residual_std": round(found.residual_std, 3),
+        "spread": round(found.spread, 2),
         "slices": found.slices,
     }
 
@@ -170,7 +173,7 @@ def _line(row: dict[str, Any], chosen: str, compared: dict[str, Any] | None) -> 
         f"{row['log_density']:.4f}",
         better,
         f"{row['coverage_90']:.0%}",
-        f"{row['residual_std']:.2f}",
+        f"{row['spread']:.2f}",
     ]
     mark = ' class="chosen"' if row["model"] == chosen else ""
     return f"<tr{mark}>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>\n"
@@ -242,12 +245,13 @@ images made from them: treat it like the archive.</p>
 <dl>{facts}</dl>
 <h2>How well lines that were held out are predicted</h2>
 <table><tr><th>round</th><th>prior</th><th>log density</th><th>gain</th><th>90 % holds</th>
-<th>residual</th></tr>
+<th>spread</th></tr>
 {rounds}</table>
 <p>Mean log density of the real components of the held-out lines, in units of the receiver noise,
-nats; -1.42 is as good as it gets: the image known, the noise alone unknown. Gain: over the best
-round before, with its standard error. Residual: (measured - predicted) over the predicted standard
-deviation.</p>
+nats; -1.42 is as good as it gets: the image known, the noise alone unknown. Each prior has it at
+the spread of its draws that suits it best: the factor is the last column, 1 of an honest prior,
+more of one that is too sure of itself. Gain: over the best round before, with its standard error.
+90 % holds: share of the values in their intervals, the spread as drawn.</p>
 {memory}
 <h2>Left out</h2>{left_out}
 </body></html>

@@ -1,15 +1,22 @@
-"""Priors compared without ground truth: by the likelihood of lines that draws did not see."""
+"""Priors compared without ground truth: by the likelihood of lines that draws did not see.
+
+Each prior is given the one spread of its draws at which all lines are likeliest. As drawn, a prior
+that errs little but is too sure loses to one that errs much and says so: a prior of a few images is
+too sure, the Gaussian is not. One number mends the first, nothing the second. What is left to
+compare is how far predictions err, and where they know that they do; the number is told beside it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from recon.slice_draws import HeldOutLines
+from recon.slice_draws import SPREADS, HeldOutLines
 
 
 class Place(NamedTuple):
@@ -22,11 +29,16 @@ class Place(NamedTuple):
 
 Predictions = Mapping[Place, HeldOutLines]
 _FEWEST_UNITS = 3
+_LEAST = 1e-3
+"""Nats per component below which a gain is none: twice what the steps of `SPREADS` may cost."""
 
 
 @dataclass(frozen=True)
 class Gain:
-    """Log density of one prior less that of another, of the same lines, nats per component."""
+    """Log density of one prior less that of another, of the same lines, nats per component.
+
+    Each at the spread that suits it best.
+    """
 
     mean: float
     error: float
@@ -37,8 +49,8 @@ class Gain:
 
     @property
     def sure(self) -> bool:
-        """Whether it is above zero by more than its standard error."""
-        return self.mean > (self.error if math.isfinite(self.error) else 0.0)
+        """Whether it is above nothing by more than its standard error."""
+        return self.mean > max(_LEAST, self.error if math.isfinite(self.error) else 0.0)
 
     def __str__(self) -> str:
         spread = f" ± {self.error:.4f}" if math.isfinite(self.error) else ""
@@ -51,7 +63,9 @@ def gain(after: Predictions, before: Predictions) -> Gain:
     both = sorted(after.keys() & before.keys())
     if not both:
         raise ValueError("no slice was predicted by both")
-    differences = np.array([after[k].log_density - before[k].log_density for k in both])
+    _, better = _at_best_spread([after[place] for place in both])
+    _, worse = _at_best_spread([before[place] for place in both])
+    differences = better - worse
     for unit, labels in (
         ("subject", [place.subject for place in both]),
         ("scan", [place.scan for place in both]),
@@ -66,22 +80,33 @@ def gain(after: Predictions, before: Predictions) -> Gain:
     return Gain(float(means.mean()), error, len(means), unit)
 
 
+def _at_best_spread(found: Sequence[HeldOutLines]) -> tuple[float, NDArray[np.float64]]:
+    """The factor at which all slices are likeliest, and the log density of each there."""
+    densities = np.array([each.log_densities for each in found])
+    best = int(densities.mean(axis=0).argmax())
+    return SPREADS[best], densities[:, best]
+
+
 @dataclass(frozen=True)
 class Summary:
     """Means over all predicted slices."""
 
     log_density: float
+    """At the best spread."""
+    spread: float
+    """By which the draws' spread is multiplied there: 1 when honest, above it when too sure."""
     coverage_90: float
-    residual_std: float
+    """Of the spread as drawn."""
     slices: int
 
 
 def summary(predictions: Predictions) -> Summary:
     """Of at least one slice."""
     found = list(predictions.values())
+    spread, densities = _at_best_spread(found)
     return Summary(
-        log_density=float(np.mean([each.log_density for each in found])),
+        log_density=float(densities.mean()),
+        spread=spread,
         coverage_90=float(np.mean([each.coverage_90 for each in found])),
-        residual_std=float(np.mean([each.residual_std for each in found])),
         slices=len(found),
     )
