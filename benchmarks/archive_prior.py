@@ -11,8 +11,8 @@ again.
 
 Of heads they are T1 of four patients of train/open_ms.h5, and what it is tested on are two patients
 of validation/open_ms.h5, whom no prior here has seen, the shipped one included (that one has seen
-the four of the archive). Every prior but the shipped one has the same network and as many steps in
-all.
+the four of the archive). Every prior but the shipped one has the same network, as many steps in all
+and the same scans to learn from: those of three patients, for the fourth is held out.
 
 Of hearts they are four patients of train/more_sunnybrook_cine_256.h5, and what it is tested on is
 the fifth. The shipped prior, which was taught heads above all, is compared with what rounds that
@@ -64,6 +64,7 @@ from service.runs import DEFAULT_MODEL
 from service.training.archive_plan import ARCHIVE_TRAINING, ArchivePlan
 from service.training.expectation_maximization import ArchiveLearning, Judged
 from service.training.held_out_likelihood import summary
+from service.training.undersampled_scans import ScanList
 
 SIDE, COILS, NOISE = 96, 8, 0.01
 ACCELERATIONS = (3.0, 5.0)
@@ -136,15 +137,31 @@ def make_archive(out: Path, source: Source, count: int) -> None:
     write_images(out / "truth.h5", np.stack(truth), "several", None)
 
 
-def coarse_images(out: Path) -> Path:
-    """L1-wavelet images of the archive, in the units of priors."""
+def learned_from(plan: ArchivePlan) -> list[str]:
+    """Scans that the rounds of a run that was begun learn from."""
+    listed = ScanList.model_validate_json((plan.out / "scans.json").read_bytes())
+    return sorted(scan.name for scan in listed.training)
+
+
+def full_images(out: Path, scans: Sequence[str]) -> Path:
+    """The images that these scans are of."""
+    file = out / "full.h5"
+    if not file.exists():
+        with h5py.File(out / "truth.h5") as handle:
+            images = np.asarray(handle["images"])
+        numbers = [int(Path(scan).stem) for scan in scans]
+        write_images(file, images[numbers].astype(np.complex64), "several", None)
+    return file
+
+
+def coarse_images(out: Path, scans: Sequence[str]) -> Path:
+    """L1-wavelet images of these scans, in the units of priors."""
     file = out / "coarse.h5"
     if not file.exists():
         images = []
-        for scan in sorted((out / "scans").rglob("*.h5")):
-            images.append(
-                coarse_image(read_scan(scan), 0, Settings(coarse=CoarseMethod.L1_WAVELET))
-            )
+        for name in scans:
+            scan = read_scan(out / "scans" / name)
+            images.append(coarse_image(scan, 0, Settings(coarse=CoarseMethod.L1_WAVELET)))
         write_images(file, np.stack(images).astype(np.complex64), "several", None)
     return file
 
@@ -312,9 +329,11 @@ def experiment(chosen: argparse.Namespace, anatomy: Anatomy) -> list[Row]:
     steps = chosen.steps * chosen.rounds
     add_rounds(rows, plan, "EM")
     if not rows.has("fully sampled"):
-        rows.add("fully sampled", taught(plan, "full", out / "truth.h5", out, steps))
+        images = full_images(out, learned_from(plan))
+        rows.add("fully sampled", taught(plan, "full", images, out, steps))
     if not rows.has("coarse images"):
-        rows.add("coarse images", taught(plan, "coarse", coarse_images(out), out, steps))
+        images = coarse_images(out, learned_from(plan))
+        rows.add("coarse images", taught(plan, "coarse", images, out, steps))
     if not rows.has("shipped"):
         rows.add("shipped", load_prior(DEFAULT_MODEL))
     return rows.rows
