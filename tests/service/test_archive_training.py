@@ -125,13 +125,13 @@ def run(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 @pytest.mark.slow
 def test_rounds_predict_held_out_lines_better_and_better(tmp_path: Path) -> None:
     write_archive(tmp_path / "scans", subjects=10)
-    plan_file(tmp_path, 3, 200, 8, "16, 24")
+    plan_file(tmp_path, 5, 200, 8, "16, 24")
     end = learned(tmp_path)
     densities = [summary(judged.predictions).log_density for judged in end.rounds]
-    assert densities[1] < densities[2] < densities[3]
-    assert densities[3] - densities[0] > 0.05
-    assert end.chosen == 3
-    assert 0.8 < summary(end.rounds[3].predictions).coverage_90 < 0.97
+    assert densities[1:] == sorted(densities[1:])
+    assert densities[5] - densities[0] > 0.05
+    assert end.chosen == 5
+    assert 0.8 < summary(end.rounds[5].predictions).coverage_90 < 0.97
 
 
 class _Scripted(ArchiveLearning):
