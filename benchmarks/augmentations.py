@@ -43,6 +43,8 @@ WITHOUT: dict[str, dict[str, object]] = {
     "random tissue contrast": {"tissue": 0.0},
     "coil shading": {"shading": 0.0},
     "smooth phase": {"phase": 0.0},
+    "phase of tissues": {"tissue_phase": 0.0},
+    "uneven k-space": {"asymmetry": 0.0},
     "receiver noise": {"noisy": 0.0},
 }
 

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Generator, Tensor
 from torch.nn import functional
 
+_TISSUES = 6
+"""Brightnesses beside that of air which are told apart."""
+
 
 class Augmentation(BaseModel):
     """What is varied, and how much; a zero switches it off."""
@@ -28,6 +31,12 @@ class Augmentation(BaseModel):
     tissue: float = Field(0.25, ge=0, le=1, description="share given a random tissue contrast")
     shading: float = Field(0.2, ge=0, description="largest std of the log receive sensitivity")
     phase: float = Field(1.0, ge=0, description="strength of the random smooth phase, radians")
+    tissue_phase: float = Field(
+        1.2, ge=0, description="largest std of the phase that a tissue has of its own, radians"
+    )
+    asymmetry: float = Field(
+        0.3, ge=0, lt=1, description="largest std of the share by which a side of k-space is weaker"
+    )
     noise: float = Field(0.02, ge=0, description="largest std of receiver noise per component")
     noisy: float = Field(0.2, ge=0, le=1, description="share that receives receiver noise")
 
@@ -100,21 +109,25 @@ def random_contrast(magnitude: Tensor, augmentation: Augmentation, generator: Ge
     safe = magnitude.clamp_min(1e-4)
     factor = intensity * safe ** (gamma - 1)
     if augmentation.tissue:
-        # Hat functions on a grid of intensities: air keeps its value, tissues get random ones.
-        knots, step = 6, 0.25
-        values = draw.uniform(0.05, 1.1, knots)
+        # Air keeps its value, tissues get random ones.
+        values = draw.uniform(0.05, 1.1, _TISSUES)
         values = torch.cat([torch.zeros_like(values[:, :1]), values], 1)
-        place = (magnitude / step).clamp(0, knots - 1e-3)
-        below = place.floor().long()
-        flat = below.flatten(1)
-        low, high = values.gather(1, flat), values.gather(1, flat + 1)
-        mapped = torch.lerp(low, high, (place - below).flatten(1)).view_as(magnitude)
+        mapped = _by_tissue(values, magnitude)
         chosen = draw.chance(augmentation.tissue)[:, None, None]
         factor = torch.where(chosen, mapped / safe, factor)
     if augmentation.shading:
         strength = draw.uniform(0, augmentation.shading, 1, 1)
         factor = factor * torch.exp(strength * _smooth_polynomial(magnitude, draw))
     return factor
+
+
+def _by_tissue(values: Tensor, magnitude: Tensor) -> Tensor:
+    """Piecewise linear in `magnitude`: `values` (batch, 7) hold for 0, 0.25, 0.5 and so on."""
+    place = (magnitude / 0.25).clamp(0, _TISSUES - 1e-3)
+    below = place.floor().long()
+    flat = below.flatten(1)
+    low, high = values.gather(1, flat), values.gather(1, flat + 1)
+    return torch.lerp(low, high, (place - below).flatten(1)).view_as(magnitude)
 
 
 def _smooth_polynomial(like: Tensor, draw: _Draw) -> Tensor:
@@ -125,6 +138,19 @@ def _smooth_polynomial(like: Tensor, draw: _Draw) -> Tensor:
     return torch.einsum("bt,trc->brc", draw.normal(5), terms)
 
 
+def _random_field(like: Tensor, draw: _Draw, smoothest: float, finest: float) -> Tensor:
+    """Smooth Gaussian random fields of std one, their spectrum that many cycles per pixel wide."""
+    rows, columns = like.shape[1:]
+    frequency = (
+        torch.fft.fftfreq(rows, device=like.device)[:, None] ** 2
+        + torch.fft.fftfreq(columns, device=like.device) ** 2
+    )
+    width = torch.exp(draw.uniform(math.log(smoothest), math.log(finest), 1, 1))
+    white = draw.normal(rows, columns)
+    field = torch.fft.ifft2(torch.fft.fft2(white) * torch.exp(-frequency / (2 * width**2))).real
+    return field / field.std(dim=(1, 2), keepdim=True).clamp_min(1e-6)
+
+
 def random_phase(like: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
     """A smooth random phase in radians, real, of the shape of `like` (batch, rows, columns).
 
@@ -132,20 +158,64 @@ def random_phase(like: Tensor, augmentation: Augmentation, generator: Generator)
     over by coil combination with maps that carry one coil's phase. The constant is always there.
     """
     draw = _Draw(len(like), generator)
-    rows, columns = like.shape[1:]
-    frequency = (
-        torch.fft.fftfreq(rows, device=like.device)[:, None] ** 2
-        + torch.fft.fftfreq(columns, device=like.device) ** 2
-    )
-    # Cycles per pixel: correlation lengths of 80 to 13 pixels.
-    width = torch.exp(draw.uniform(math.log(0.002), math.log(0.012), 1, 1))
-    white = draw.normal(rows, columns)
-    field = torch.fft.ifft2(torch.fft.fft2(white) * torch.exp(-frequency / (2 * width**2))).real
-    field = field / field.std(dim=(1, 2), keepdim=True).clamp_min(1e-6)
+    # Correlation lengths of 80 to 13 pixels.
+    field = _random_field(like, draw, 0.002, 0.012)
     strength = augmentation.phase * draw.uniform(0, 1, 2, 1, 1)
     constant = draw.uniform(-math.pi, math.pi, 1, 1)
     polynomial = _smooth_polynomial(like, draw)
     return constant + strength[:, 0] * polynomial + 0.7 * strength[:, 1] * field
+
+
+def tissue_phase(magnitude: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
+    """A phase that follows the tissue, radians, of the shape of `magnitude` (batch, rows, columns).
+
+    Fat is off resonance, blood flows, iron and air change the field: tissues of different
+    brightness get different phases, which vary slowly from place to place, and small places, like
+    vessels, one of their own.
+    """
+    draw = _Draw(len(magnitude), generator)
+    tissue = _by_tissue(draw.normal(_TISSUES + 1), magnitude)
+    # Weak far more often than strong: spin echoes have little of it, gradient echoes much.
+    strength = augmentation.tissue_phase * draw.uniform(0, 1, 1, 1) ** 2
+    spots = _random_field(magnitude, draw, 0.02, 0.08)
+    spots = torch.sigmoid(8 * (spots - 2)) - torch.sigmoid(8 * (-spots - 2))
+    phase = tissue * _random_field(magnitude, draw, 0.003, 0.02)
+    return strength * (phase + 2 * draw.normal(1, 1) * spots)
+
+
+def uneven_kspace(image: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
+    """Complex images (batch, rows, columns) whose k-space is weaker on one side than on the other.
+
+    The signal decays while k-space is read, echoes are off centre, even and odd ones differ: edges
+    then have a phase of their own. K-space is multiplied by 1 + a sin(pi k), k from -1 to 1, along
+    rows and along columns; in the image that is a difference of two neighbours, times i.
+    """
+    draw = _Draw(len(image), generator)
+    for axis in (1, 2):
+        weight = draw.uniform(0, augmentation.asymmetry, 1, 1) * draw.normal(1, 1)
+        padded = functional.pad(
+            torch.view_as_real(image).movedim(-1, 1), (1, 1, 1, 1), mode="replicate"
+        )
+        inner = torch.view_as_complex(padded.movedim(1, -1).contiguous())
+        length = inner.shape[axis]
+        later, earlier = (inner.narrow(axis, start, length - 2) for start in (2, 0))
+        difference = (later - earlier).narrow(3 - axis, 1, image.shape[3 - axis])
+        image = image + 0.5j * weight.clamp(-0.9, 0.9) * difference
+    return image
+
+
+def with_phases(
+    image: Tensor, tissues: Tensor, augmentation: Augmentation, generator: Generator
+) -> Tensor:
+    """Complex images (batch, rows, columns) with every phase that a scan gives them.
+
+    `tissues` are magnitudes of the same shape, which tell one tissue from the other.
+    """
+    phase = random_phase(tissues, augmentation, generator)
+    if augmentation.tissue_phase:
+        phase = phase + tissue_phase(tissues, augmentation, generator)
+    image = image * torch.polar(torch.ones_like(phase), phase)
+    return uneven_kspace(image, augmentation, generator) if augmentation.asymmetry else image
 
 
 def receiver_noise(image: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
@@ -167,11 +237,10 @@ def complex_patches(
     """
     patches = random_patches(slices.float(), size, augmentation, generator)
     if patches.shape[1] == 1:
-        magnitude = patches[:, 0].clamp_min(0)
-        image = magnitude.to(torch.complex64)
+        image = patches[:, 0].to(torch.complex64)
     else:
         image = torch.view_as_complex(patches.movedim(1, -1).contiguous())
-        magnitude = image.abs()
+    magnitude = image.abs()
     factor = random_contrast(magnitude, augmentation, generator)
-    phase = random_phase(magnitude, augmentation, generator)
-    return receiver_noise(image * torch.polar(factor, phase), augmentation, generator)
+    image = with_phases(image * factor, magnitude, augmentation, generator)
+    return receiver_noise(image, augmentation, generator)

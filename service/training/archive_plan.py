@@ -26,7 +26,15 @@ from service.store.objects import is_url
 UNSTATED = "not stated: that of the archive's owner, for whoever made it"
 
 LAW_KEEPING = Augmentation(
-    resampled=0.0, gamma=0.0, tissue=0.0, shading=0.1, phase=0.3, noise=0.0, noisy=0.0
+    resampled=0.0,
+    gamma=0.0,
+    tissue=0.0,
+    shading=0.1,
+    phase=0.3,
+    tissue_phase=0.0,
+    asymmetry=0.0,
+    noise=0.0,
+    noisy=0.0,
 )
 """Flips, a little phase, shading and intensity: what leaves the law of images as it is.
 

@@ -11,6 +11,8 @@ from models.augment import (
     random_patches,
     random_phase,
     receiver_noise,
+    tissue_phase,
+    uneven_kspace,
 )
 
 ALL = Augmentation()
@@ -22,6 +24,8 @@ NOTHING = Augmentation(
     tissue=0,
     shading=0,
     phase=0,
+    tissue_phase=0,
+    asymmetry=0,
     noisy=0,
 )
 
@@ -127,6 +131,41 @@ def test_without_strength_only_a_constant_phase_remains() -> None:
     phase = random_phase(torch.ones(64, 16, 16), NOTHING, seeded())
     assert (phase == phase[:, :1, :1]).all()
     assert phase[:, 0, 0].std() > 1.4  # uniform over a circle: 1.81
+
+
+def test_tissues_have_phases_of_their_own_that_a_smooth_phase_has_not() -> None:
+    bright = torch.zeros(32, 128, 128)
+    bright[:, :, 48:] = 0.25
+    bright[:, :, 80:] = 0.9
+    own = tissue_phase(bright, changed(tissue_phase=1), seeded())
+    smooth = random_phase(bright, ALL, seeded())
+    for column in (48, 80):
+        edge, beside = (own[:, :, k] - own[:, :, k - 1] for k in (column, column - 10))
+        assert edge.std() > 5 * beside.std()
+        step = smooth[:, :, column] - smooth[:, :, column - 1]
+        assert edge.std() > 5 * step.std()
+    # Small places of a sharp phase, few of them.
+    flat = tissue_phase(torch.full((64, 128, 128), 0.5), changed(tissue_phase=1), seeded(1))
+    steps = flat.diff(dim=2).abs()
+    assert 0.001 < (steps > 0.1).float().mean() < 0.1
+    images = complex_patches(torch.full((4, 1, 64, 64), 0.5), 32, changed(tissue_phase=1), seeded())
+    torch.testing.assert_close(images.abs(), torch.full((4, 32, 32), 0.5))
+
+
+def test_uneven_kspace_weighs_frequencies_by_a_sine_and_knows_no_edge() -> None:
+    place = torch.arange(64.0)
+    wave = torch.polar(torch.ones(64), 2 * torch.pi * 5 / 64 * place)
+    along = wave.expand(200, 64, 64)
+    after = uneven_kspace(along, changed(asymmetry=0.5), seeded())
+    inside = (after / along)[:, 1:-1, 1:-1]
+    weight = inside.mean(dim=(1, 2))
+    torch.testing.assert_close(inside, weight[:, None, None].expand_as(inside))
+    assert weight.imag.abs().max() < 1e-5
+    sines = (weight.real - 1) / torch.tensor(2 * torch.pi * 5 / 64).sin()
+    # U(0, 0.5) times N(0, 1): a mean square of 1/12.
+    assert abs(float(sines.square().mean()) - 1 / 12) < 0.04
+    flat = torch.full((8, 16, 16), 0.3 + 0.4j)
+    torch.testing.assert_close(uneven_kspace(flat, changed(asymmetry=0.5), seeded()), flat)
 
 
 def test_receiver_noise_is_white_and_sometimes_absent() -> None:
