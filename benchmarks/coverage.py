@@ -65,7 +65,7 @@ OWN_NOISE = 0.005
 """Simulated noise of images that bring noise of their own."""
 DATA = (
     "open_ms (Lesjak et al. 2016, CC-BY), patients 19 and 20, T1 and FLAIR, axial, 64 rows through "
-    "the middle of the head, magnitude with a simulated smooth phase, eight simulated coils, noise "
+    "the middle of the head, magnitude with simulated phases, eight simulated coils, noise "
     "0.02"
 )
 GROUPS = ("patient 19", "patient 20", "complex_t2")

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.augment import Augmentation, random_phase
+from models.augment import Augmentation, with_phases
 from models.conformal_factors import ConformalFactor, HeldShares
 from models.registry import read_config, user_folder
 from models.training_data import ImageFile, SliceSet
@@ -182,11 +182,16 @@ def scaled_image(image: NDArray[Any], name: str) -> NDArray[Any]:
     return np.asarray(image.astype(kind) / np.float32(scale), kind)
 
 
+_PHASES = Augmentation(tissue_phase=0.25, asymmetry=0)
+"""As of most scans, where a hundredth of the energy has a phase that is not smooth; training has
+stronger ones too. Uneven k-space would change magnitudes, which are the truth here."""
+
+
 def with_phase(magnitude: NDArray[np.float32], seed: int) -> NDArray[np.complex64]:
-    """A magnitude image with a smooth random phase, as in training."""
+    """A magnitude image with random phases, smooth ones and those of tissues."""
     like = torch.from_numpy(magnitude)[None]
-    phase = random_phase(like, Augmentation(), torch.Generator().manual_seed(seed))
-    return torch.polar(like, phase)[0].numpy()
+    generator = torch.Generator().manual_seed(seed)
+    return with_phases(like.to(torch.complex64), like, _PHASES, generator)[0].numpy()
 
 
 class ComparisonFolder:
