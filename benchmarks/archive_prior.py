@@ -5,7 +5,7 @@
                                        [--rounds 5]
     python -m benchmarks.archive_prior --hearts [--slices 32] [--steps 100] [--rounds 2]
 
-The archive is simulated: slices with larger pixels, a random smooth phase, eight coils, a noise of
+The archive is simulated: slices with larger pixels, random phases, eight coils, a noise of
 0.01 and a random mask each, R = 3 and 5 in turn. Whatever is done is kept in --out and not done
 again.
 

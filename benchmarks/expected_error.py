@@ -29,10 +29,12 @@ from benchmarks.scans import full_scan
 from models.training_data import ImageFile, SliceSet
 from models.validate import add_noise
 from recon.calibration import calibrate
+from recon.evidence import denoising_errors
 from recon.kspace_centre import images_of
 from recon.prior import Prior
 from recon.receivers import noise_model
 from recon.scan import Scan
+from service.conformal_measurement import scaled_image
 
 SCANS = ("brain_t1_8ch", "brain_wrap_8ch", "head_t1_sagittal_1ch")
 SIGMAS = (0.04, 0.08, 0.15, 0.3, 0.6)
@@ -52,7 +54,7 @@ def as_the_prior_sees_it(full: Scan) -> Tensor:
     rows, columns = full.image_shape
     maps = calibrate(scan, 0, model).coil_maps[:, :rows, :columns]
     white = np.einsum("vc,crk->vrk", model.whitening, full.kspace[0]).astype(np.complex64)
-    return _scaled(torch.from_numpy((maps.conj() * images_of(white)).sum(axis=0)))
+    return _scaled(torch.from_numpy((maps.conj() * images_of(white)).sum(axis=0)), "the scan")
 
 
 def images() -> Iterator[tuple[str, list[Tensor]]]:
@@ -63,24 +65,22 @@ def images() -> Iterator[tuple[str, list[Tensor]]]:
         yield f"{name}, its magnitude", [image.abs().to(torch.complex64)]
     for name in ("complex_t2", "open_ms"):
         found = SliceSet([ImageFile(DATA / "validation" / f"{name}.h5")]).evenly(SLICES)
-        yield name, [_scaled(image) for image in found]
+        yield name, [_scaled(image, name) for image in found]
 
 
 def expected_and_found(prior: Prior, clean: Sequence[Tensor], sigma: float) -> tuple[float, float]:
     """Mean squared errors of a pixel: what the denoiser expects, and what it makes."""
-    expected = found = pixels = 0.0
+    both, pixels = np.zeros(2), 0
     for number, image in enumerate(clean):
-        noisy = add_noise(image, sigma, number)
-        error = prior.denoise(noisy[None], sigma)[0] - image
-        expected += float((error * (noisy - image).conj()).real.double().sum())
-        found += float(error.abs().square().double().sum())
+        noise = add_noise(torch.zeros_like(image), 1, number)
+        found, expected, _ = denoising_errors(prior, image[None], noise[None], sigma)
+        both += image.numel() * np.array([float(expected), float(found)])
         pixels += image.numel()
-    return expected / pixels, found / pixels
+    return float(both[0] / pixels), float(both[1] / pixels)
 
 
-def _scaled(image: Tensor) -> Tensor:
-    complex_image = image.to(torch.complex64)
-    return complex_image / torch.quantile(complex_image.abs().flatten(), 0.99)
+def _scaled(image: Tensor, name: str) -> Tensor:
+    return torch.from_numpy(scaled_image(image.to(torch.complex64).numpy(), name))
 
 
 def run(priors: Mapping[str, Prior]) -> list[Row]:

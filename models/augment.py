@@ -193,14 +193,10 @@ def uneven_kspace(image: Tensor, augmentation: Augmentation, generator: Generato
     draw = _Draw(len(image), generator)
     for axis in (1, 2):
         weight = draw.uniform(0, augmentation.asymmetry, 1, 1) * draw.normal(1, 1)
-        padded = functional.pad(
-            torch.view_as_real(image).movedim(-1, 1), (1, 1, 1, 1), mode="replicate"
-        )
-        inner = torch.view_as_complex(padded.movedim(1, -1).contiguous())
-        length = inner.shape[axis]
-        later, earlier = (inner.narrow(axis, start, length - 2) for start in (2, 0))
-        difference = (later - earlier).narrow(3 - axis, 1, image.shape[3 - axis])
-        image = image + 0.5j * weight.clamp(-0.9, 0.9) * difference
+        place = torch.arange(image.shape[axis], device=image.device)
+        later = image.index_select(axis, (place + 1).clamp_max(len(place) - 1))
+        earlier = image.index_select(axis, (place - 1).clamp_min(0))
+        image = image + 0.5j * weight.clamp(-0.9, 0.9) * (later - earlier)
     return image
 
 

@@ -37,18 +37,28 @@ def surprise(
 ) -> tuple[Tensor, Tensor]:
     """Squared error of denoising `draws` (n, rows, columns) over that which the prior expects.
 
-    For images x of the prior the posterior variance given x + sigma e is sigma^2 div D (Tweedie),
-    and E <e, D(x + sigma e)> is sigma E div D (Stein): so E |D - x|^2 = sigma E <e, D - x>,
-    whatever the image's size and brightness. For other images the error is larger. The mean of both
-    is over all draws. The first is one number, left on its device; the second the denoised images,
-    for those who watch.
+    For images x of the prior the two are the same (`denoising_errors`), whatever the image's size
+    and brightness. For other images the error is larger. The mean of both is over all draws. The
+    first is one number, left on its device; the second the denoised images, for those who watch.
     """
     noise = streams.normal(draws.shape[-2:], draws.device)
-    denoised = prior.denoise(draws + sigma * noise, sigma)
-    error = denoised - draws
+    found, expected, denoised = denoising_errors(prior, draws, noise, sigma)
+    return found / expected.clamp_min(_SMALLEST * sigma**2), denoised
+
+
+def denoising_errors(
+    prior: Prior, images: Tensor, noise: Tensor, sigma: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What denoising `images` + `sigma` `noise` (n, rows, columns) errs, and expects to err.
+
+    For images x of the prior the posterior variance given x + sigma e is sigma^2 div D (Tweedie),
+    and E <e, D(x + sigma e)> is sigma E div D (Stein): so E |D - x|^2 = sigma E <e, D - x>. Both
+    are means over all pixels, one number each, left on their device; third, the denoised images.
+    """
+    denoised = prior.denoise(images + sigma * noise, sigma)
+    error = denoised - images
     expected = sigma * (noise.conj() * error).real.mean()
-    ratio = error.abs().square().mean() / expected.clamp_min(_SMALLEST * sigma**2)
-    return ratio, denoised
+    return error.abs().square().mean(), expected, denoised
 
 
 def energy_of(draws: Tensor) -> float:

@@ -7,8 +7,9 @@ ever known. Sources: Rozet et al. 2024, "Learning Diffusion Priors from Observat
 Maximization"; Aali et al. 2024, "Ambient Diffusion Posterior Sampling".
 
 Where no model is there to begin with, the first network learns from L1-wavelet images, and the next
-ones from means of draws. Rozet et al. begin with draws under a Gaussian. On heads these are noise
-for the most part (19.6 dB, where wavelets have 25.7), and so is what a network learns of them.
+ones from draws or, where a plan asks for it, from their means at first. Rozet et al. begin with
+draws under a Gaussian. On heads these are noise for the most part (19.6 dB, where wavelets have
+25.7), and so is what a network learns of them.
 
 Everything done is kept in the folder of the run, each file whole or absent, and found again by a
 run that goes on: a slice's draws, its predicted lines, the checkpoints of the training, models.
