@@ -75,14 +75,25 @@ def physics_of(current: PreparedSlice, draws: Tensor, model: NoiseModel) -> Evid
     misfit = Misfit(math.nan, math.nan)
     if current.calibration.trajectory is None:
         misfit = misfit_of(current.problem, draws, current.calibration.mask)
-    measured = model.source != "floor"
     return Evidence(
-        noise=current.calibration.noise_std / model.noise_std if measured else math.nan,
+        noise=noise_of(current.calibration.noise_std, model),
         centre=misfit.centre,
         lines=misfit.lines,
         outside=outside_of(current.calibration),
         coils_lost=float(np.count_nonzero(~model.whitening.any(axis=0))),
     )
+
+
+def noise_of(fitted: float, model: NoiseModel) -> float:
+    """See `Evidence.noise`, for the level per real component that fits the residual.
+
+    What stands at the edge of k-space is noise and, in images with large pixels, signal: it bounds
+    the noise from above, and a lower level that fits contradicts nothing.
+    """
+    if model.source == "floor":
+        return math.nan
+    ratio = fitted / model.noise_std
+    return max(ratio, 1.0) if model.source == "outer-kspace" else ratio
 
 
 def with_check(posterior: SlicePosterior, evidence: Evidence) -> SlicePosterior:

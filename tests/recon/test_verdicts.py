@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from recon.evidence import noise_of
 from recon.io.files import read_result, write_result
 from recon.phantom import simulate
 from recon.pipeline import reconstruct
 from recon.posterior import PLAIN, Delivery, Shown, SlicePosterior, delivered
 from recon.prior import GaussianPrior
+from recon.receivers import noise_model
 from recon.scan import Scan
 from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
@@ -87,6 +89,21 @@ def test_a_wrong_noise_scan_makes_doubt_and_the_classical_image(
         assert Delivery.of(attributes) == delivery
     assert not delivered(posterior, Delivery(fallback=True)).magnitude_std.any()
     assert delivered(posterior) is posterior
+
+
+def test_signal_at_the_edge_of_kspace_is_not_taken_for_a_wrong_noise_level(right: Scan) -> None:
+    """Without a noise scan the level is that of the outermost samples: a bound from above."""
+    unknown = replace(right, noise_samples=None)
+    measured, edge = noise_model(right)[0], noise_model(unknown)[0]
+    assert edge.source == "outer-kspace"
+    assert edge.noise_std > 1.5 * measured.noise_std
+    posterior = made(unknown, self_check=False)
+    told = next(one for one in posterior.warnings if "The noise level was fitted" in one)
+    assert float(told.split("residual: ")[1].split()[0]) < 0.8, told
+    assert posterior.evidence.noise == 1.0
+    loud = noise_of(2 * edge.noise_std, edge)
+    assert loud == pytest.approx(2)
+    assert noise_of(0.5 * measured.noise_std, measured) == pytest.approx(0.5)
 
 
 def test_a_scan_that_contradicts_itself_is_refused_and_its_image_left_empty(right: Scan) -> None:
