@@ -24,8 +24,8 @@ class Evidence:
     """
 
     noise: float = math.nan
-    """Noise level that fits the residual over the one that was measured by a noise scan, or found at
-    the edge of k-space; of the latter one at least, as signal may stand there."""
+    """Noise level that fits the residual over the one that a noise scan gave, or the edge of
+    k-space; of the latter one at least, as signal may stand there."""
     centre: float = math.nan
     """Mean squared residual over the noise variance in the fully sampled centre of k-space, where
     the signal is strongest: what coil maps that do not belong to the scan leave over."""
