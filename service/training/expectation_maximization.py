@@ -427,8 +427,7 @@ def _fitting(config: TrainingConfig, found: ScanList) -> TrainingConfig:
     return config.model_copy(update={"patch_sizes": sizes})
 
 
-_LAYOUT = 2
-"""Of what a run keeps in its folder; 1 had no log densities of held-out lines."""
+_LAYOUT = 2  # of what a run keeps; folders that name none may lack log densities of lines
 _MAY_CHANGE = {"out", "rounds", "patience", "licence", "attributions", "compare_with"}
 
 
@@ -437,14 +436,15 @@ def _require_same(plan: ArchivePlan) -> None:
     record = plan.out / "plan.json"
     if record.exists():
         earlier = json.loads(record.read_bytes())
-        now = plan.model_dump(mode="json", exclude=_MAY_CHANGE)
-        if earlier.pop("layout", 1) != _LAYOUT:
+        if earlier.pop("layout", None) != _LAYOUT:
             text = f"{plan.out} was begun by another version of this program; use another folder"
             raise ModelError("other-version", text)
-        if {key: earlier[key] for key in earlier.keys() - _MAY_CHANGE} != now:
-            text = (
-                f"{plan.out} holds a run with other choices; use these to go on, or another folder"
+        before = ArchivePlan.model_validate(earlier)
+        if before.model_dump(exclude=_MAY_CHANGE) != plan.model_dump(exclude=_MAY_CHANGE):
+            raise ModelError(
+                "other-run",
+                f"{plan.out} holds a run with other choices; use another folder, or the same "
+                "choices to go on with it",
             )
-            raise ModelError("other-run", text)
     kept = json.dumps({"layout": _LAYOUT, **plan.model_dump(mode="json")}, indent=1)
     write_whole(record, kept.encode() + b"\n")
