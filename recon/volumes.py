@@ -6,14 +6,21 @@ the volume is exactly the product of theirs. What couples them is the prior, the
 in planes of all three directions, another one at each step (after TPDM, Lee et al. 2023, and
 Krainovic and Heckel, arXiv 2412.18584). On average over the steps its score is the mean of three,
 
-    score(x) = 1/3 sum over directions of (D_direction(x) - x) / sigma^2,
+    score(x) = 1/3 sum over directions of (D_direction(x, sigma) - x) / sigma^2,
 
 the score of the geometric mean of three priors, each of which knows the planes of one direction and
 takes them to be independent. A step costs what it costs for the slices by themselves.
+
+That mean is too modest: what one direction leaves open the others know, and it errs less than it
+expects to (found over expected squared error, E |D - x|^2 over E Re <D - x, sigma z>: 0.7 to 0.8 on
+heads where a slice's is 0.9). So the geometric mean is raised to a power p above one: every prior
+is asked at the noise level sqrt(p) sigma, which for Gaussian priors of covariance C is exactly the
+denoiser of covariance C / p at sigma. p is where found and expected error agree.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -29,6 +36,11 @@ from recon.solve import GaussianSolver
 
 ISOTROPIC = 1.25
 """Most that sides of voxels may differ by in planes that a prior of slices can judge."""
+POWER = (1.0, 1.05, 1.15)
+"""Of the geometric mean of the priors of one, two and three directions; see the module's docstring.
+
+Found and expected error agree at 1.20 for a synthetic head (three directions, noise 0.03 and 0.1)
+and at 1.13 for a scanned one (0.03)."""
 _PLANES_AT_ONCE = 64
 
 
@@ -128,7 +140,8 @@ def stacked_problem(slices: Sequence[InverseProblem]) -> InverseProblem:
 class AlternatingPlanes:
     """A prior of slices as a prior of volumes (batch, slices, rows, columns).
 
-    Every call asks it about all planes of one direction, and the next call about those of the next.
+    Every call asks it about all planes of one direction, the next call about those of the next:
+    together the geometric mean of the priors of all directions, raised to their `POWER`.
     """
 
     def __init__(self, prior: Prior, directions: Sequence[int]) -> None:
@@ -136,18 +149,20 @@ class AlternatingPlanes:
         self._prior = prior
         self._directions = tuple(directions)
         self._calls = 0
+        self._factor = math.sqrt(POWER[len(self._directions) - 1])
 
     @property
     def sigma_range(self) -> tuple[float, float]:
         return self._prior.sigma_range
 
     def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
-        """E[clean | noisy] of planes that know nothing of each other."""
+        """E[clean | noisy] of planes that know nothing of each other, under the prior's power."""
+        level = min(self._factor * sigma, max(sigma, self.sigma_range[1]))
         axis = 1 + self._directions[self._calls % len(self._directions)]
         self._calls += 1
         planes = noisy.movedim(axis, 1)
         parts = planes.flatten(0, 1).split(_PLANES_AT_ONCE)
-        clean = torch.cat([self._prior.denoise(part.contiguous(), sigma) for part in parts])
+        clean = torch.cat([self._prior.denoise(part.contiguous(), level) for part in parts])
         return clean.unflatten(0, planes.shape[:2]).movedim(1, axis)
 
 

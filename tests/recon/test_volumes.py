@@ -17,6 +17,7 @@ from recon.sampler import InverseProblem
 from recon.schedule import Preset
 from recon.volume_size import memory_bytes
 from recon.volumes import (
+    POWER,
     AlternatingPlanes,
     StackedOperator,
     plane_directions,
@@ -106,10 +107,10 @@ def correlated(size: int, near: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("pattern", ["lines", "scattered"])
 def test_a_separable_gaussian_volume_is_drawn_right_in_every_direction(pattern: str) -> None:
-    """Draws, whitened by the exact posterior under the mean of the three planes' scores.
+    """Draws, whitened by the exact posterior under the power of the three planes' mean.
 
-    Volumes of covariance C (x) C (x) C: the planes of a direction have C (x) C each, which a step
-    at the lowest level sees with sigma^2 added.
+    Volumes of covariance C (x) C (x) C: the planes of a direction have C (x) C each, divided by the
+    power, which a step at the lowest level sees with sigma^2 added.
     """
     near, size, chains = 0.8, SHAPE[0], 192
     own = correlated(size, near)
@@ -128,7 +129,9 @@ def test_a_separable_gaussian_volume_is_drawn_right_in_every_direction(pattern: 
     )  # fmt: skip
     draws = finished(run).images[:, -1].flatten(1).to(torch.complex128)
     voxels = size**3
-    inverse = torch.linalg.inv(torch.kron(own, own) + lowest**2 * torch.eye(size**2).double())
+    inverse = torch.linalg.inv(
+        torch.kron(own, own) / POWER[2] + lowest**2 * torch.eye(size**2).double()
+    )
     six = torch.eye(size).double()
     along = torch.kron(six, inverse.contiguous())
     precisions = [
