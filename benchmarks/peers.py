@@ -47,6 +47,7 @@ from recon.noise import NoiseStreams
 from recon.paths import MeasurementPath
 from recon.pipeline import CoarseReady, reconstruct
 from recon.posterior import SlicePosterior
+from recon.power import power_of
 from recon.prior import Prior
 from recon.schedule import Preset
 from recon.settings import Settings
@@ -243,6 +244,10 @@ class _Counted:
     @property
     def symmetric(self) -> bool:
         return is_symmetric(self.denoiser.prior)
+
+    @property
+    def power(self) -> float:
+        return power_of(self.denoiser.prior)
 
     def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
         self.denoiser.images += len(noisy) * (sorted(noisy.shape[1:]) == sorted(self.shape))

@@ -34,6 +34,7 @@ from recon.paths import PATHS
 from recon.phantom import receive, simulate
 from recon.pipeline import reconstruct
 from recon.posterior import SlicePosterior
+from recon.power import power_of
 from recon.preparation import inverse_problem
 from recon.prior import Prior
 from recon.reference import model_of, reference_of
@@ -91,6 +92,10 @@ class Timed:
     @property
     def symmetric(self) -> bool:
         return is_symmetric(self.prior)
+
+    @property
+    def power(self) -> float:
+        return power_of(self.prior)
 
     def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
         started = time.perf_counter()

@@ -31,7 +31,8 @@ class NetworkPrior:
     Images are in units where the 99th percentile of the magnitude is about 1; the network sees
     them times `scale`. It runs in `compute_dtype`; input and output are complex64. The first axis
     of the image is the batch; it is split where it does not fit into the free memory. `symmetric`
-    is what it answers to `recon.symmetry.is_symmetric`.
+    is what it answers to `recon.symmetry.is_symmetric`, `power` what it answers to
+    `recon.power.power_of`; it denoises as it comes.
     """
 
     def __init__(
@@ -43,9 +44,11 @@ class NetworkPrior:
         scale: float = 1.0,
         *,
         symmetric: bool = False,
+        power: float = 1.0,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.symmetric = symmetric
+        self.power = power
         self.sigma_range = sigma_range
         self.compute_dtype = compute_dtype
         self.parameterization = parameterization

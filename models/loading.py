@@ -47,6 +47,7 @@ def build_prior(
         config.parameterization,
         config.scale,
         symmetric=config.symmetric,
+        power=config.power,
     )
 
 

@@ -71,6 +71,12 @@ class ModelDescription(BaseModel):
     symmetric: bool = Field(
         False, description="flipped, transposed and conjugated images are as likely to it"
     )
+    power: float = Field(
+        1.0,
+        ge=0.25,
+        le=4,
+        description="its density is raised to it in a reconstruction: below 1 if it is too sure",
+    )
     weights_dtype: WeightsDtype = "bfloat16"
     training: PlainText = Field(description="how it was trained, for people")
     licence: PlainText = Field(description="licence of the weights")

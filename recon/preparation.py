@@ -19,6 +19,7 @@ from recon.noise import NoiseKey, NoiseStreams
 from recon.noncartesian import NonCartesianSense
 from recon.operators import CartesianSense, FourierOperator
 from recon.paths import NARROW
+from recon.power import Raised, power_of
 from recon.presets import PILOT as PILOT
 from recon.prior import OverlapPrior, Prior
 from recon.sampler import InverseProblem
@@ -82,10 +83,13 @@ def prior_of(
     """The prior of the images of a slice's problem, which may hold a strip beyond the edges.
 
     With `symmetry`, a run's seed and a name for the slice, a prior that has symmetries is asked
-    about random variants of its images.
+    about random variants of its images; one that asks for a power is raised to it.
     """
+    power = power_of(prior)
     if symmetry is not None and is_symmetric(prior):
         prior = RandomSymmetry(prior, *symmetry)
+    if power != 1:
+        prior = Raised(prior, power)
     overlap = problem.operator.overlap
     return prior if overlap is None else OverlapPrior(prior, overlap)
 

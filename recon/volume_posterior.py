@@ -21,6 +21,7 @@ from recon.events import CoarseReady, Event, Progress, followed
 from recon.evidence import physics_of, with_check
 from recon.noise import NoiseKey, NoiseStreams
 from recon.paths import NARROW
+from recon.power import Raised, power_of
 from recon.preparation import (
     FITTED_BAND,
     PILOT,
@@ -256,9 +257,10 @@ def _followed(
 
 
 def _planes(prior: Prior, plan: VolumePlan, settings: Settings, name: str) -> Prior:
+    power = power_of(prior)
     if settings.symmetry and is_symmetric(prior):
         prior = RandomSymmetry(prior, settings.seed, f"volume-{name}")
-    return AlternatingPlanes(prior, plan.directions)
+    return AlternatingPlanes(Raised(prior, power), plan.directions)
 
 
 def _prepare(

@@ -13,14 +13,12 @@ takes them to be independent. A step costs what it costs for the slices by thems
 
 That mean is too modest: what one direction leaves open the others know, and it errs less than it
 expects to (found over expected squared error, E |D - x|^2 over E Re <D - x, sigma z>: 0.7 to 0.8 on
-heads where a slice's is 0.9). So the geometric mean is raised to a power p above one: every prior
-is asked at the noise level sqrt(p) sigma, which for Gaussian priors of covariance C is exactly the
-denoiser of covariance C / p at sigma. p is where found and expected error agree.
+heads where a slice's is 0.9). So it is raised to a power above one (`recon.power`), where found and
+expected error agree.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -30,6 +28,7 @@ from torch import Tensor
 
 from recon.noise import NoiseStreams
 from recon.operators import MeasurementOperator
+from recon.power import Raised
 from recon.prior import Prior
 from recon.sampler import InverseProblem
 from recon.solve import GaussianSolver
@@ -146,10 +145,9 @@ class AlternatingPlanes:
 
     def __init__(self, prior: Prior, directions: Sequence[int]) -> None:
         """`directions` are axes of the volume, 0 to 2, that planes are perpendicular to."""
-        self._prior = prior
         self._directions = tuple(directions)
+        self._prior = Raised(prior, POWER[len(self._directions) - 1])
         self._calls = 0
-        self._factor = math.sqrt(POWER[len(self._directions) - 1])
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -157,12 +155,11 @@ class AlternatingPlanes:
 
     def denoise(self, noisy: Tensor, sigma: float) -> Tensor:
         """E[clean | noisy] of planes that know nothing of each other, under the prior's power."""
-        level = min(self._factor * sigma, max(sigma, self.sigma_range[1]))
         axis = 1 + self._directions[self._calls % len(self._directions)]
         self._calls += 1
         planes = noisy.movedim(axis, 1)
         parts = planes.flatten(0, 1).split(_PLANES_AT_ONCE)
-        clean = torch.cat([self._prior.denoise(part.contiguous(), level) for part in parts])
+        clean = torch.cat([self._prior.denoise(part.contiguous(), sigma) for part in parts])
         return clean.unflatten(0, planes.shape[:2]).movedim(1, axis)
 
 

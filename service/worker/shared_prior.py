@@ -43,6 +43,7 @@ class SharedPrior:
         self._rounds: dict[tuple[int, ...], _Round] = {}
         self.sigma_range = network.sigma_range
         self.symmetric = network.symmetric
+        self.power = network.power
         self.calls = 0
         self.requests = 0
 

@@ -71,7 +71,7 @@ def test_round_trip(models: Path, run_folder: Path) -> None:
     loaded = load_prior("tiny", "cpu", torch.float32)
     noisy = torch.randn(2, 13, 18, dtype=torch.complex64)
     torch.testing.assert_close(loaded.denoise(noisy, 0.2), expected.denoise(noisy, 0.2))
-    assert loaded.sigma_range == (0.01, 5.0)
+    assert (loaded.sigma_range, loaded.power) == ((0.01, 5.0), 1)
     assert {p.dtype for p in loaded.network.parameters()} == {torch.float32}
     assert load_prior("tiny").compute_dtype == compute_dtype_for("cpu")
 
@@ -144,6 +144,8 @@ def test_tampered_weights_are_refused_unparsed(
         {"parameterization": {"kind": "vp-epsilon"}, "sigma_range": [0.001, 5.0]},
         {"parameterization": {"kind": "os.system"}},
         {"scale": 0},
+        {"power": 0},
+        {"power": 5},
         {"weights_dtype": "float64"},
         {"licence": "free\x1b[2J"},
         {"weights_sha256": "abc"},
