@@ -326,7 +326,7 @@ def outcome(found: Found) -> Outcome:
     steady = float(np.mean([v.flicker[1] for v, _ in pairs]))
     held = float(np.mean([v.regions_held for v, _ in pairs]))
     checks = (
-        Check("dB of the mean, volume over slices, Poisson 6", gain, 0.5, 0.4),
+        Check("dB of the mean, volume over slices, Poisson 6", gain, 1.7, 1.0),
         Check("time of the volume over that of its slices", cost, 0.9, 0.2),
         Check("flicker of the volume's samples", steady, 1.0, 0.1),
         Check("90 % intervals of cubes hold, volume", held, 0.9, 0.03),

@@ -77,19 +77,26 @@ def inverse_problem(calibration: Calibration, device: torch.device) -> InversePr
     return InverseProblem(operator, operator.solver(), measurement, calibration.noise_std)
 
 
+def as_sampled(prior: Prior, symmetry: tuple[int, str] | None) -> Prior:
+    """A prior as chains ask it: raised to the power that it asks for.
+
+    With `symmetry`, a run's seed and a name for what is sampled, one that has symmetries is asked
+    about random variants of its images.
+    """
+    power = power_of(prior)
+    if symmetry is not None and is_symmetric(prior):
+        prior = RandomSymmetry(prior, *symmetry)
+    return Raised(prior, power)
+
+
 def prior_of(
     prior: Prior, problem: InverseProblem, symmetry: tuple[int, str] | None = None
 ) -> Prior:
     """The prior of the images of a slice's problem, which may hold a strip beyond the edges.
 
-    With `symmetry`, a run's seed and a name for the slice, a prior that has symmetries is asked
-    about random variants of its images; one that asks for a power is raised to it.
+    It is `as_sampled`, with `symmetry` as there.
     """
-    power = power_of(prior)
-    if symmetry is not None and is_symmetric(prior):
-        prior = RandomSymmetry(prior, *symmetry)
-    if power != 1:
-        prior = Raised(prior, power)
+    prior = as_sampled(prior, symmetry)
     overlap = problem.operator.overlap
     return prior if overlap is None else OverlapPrior(prior, overlap)
 

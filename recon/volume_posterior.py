@@ -21,11 +21,11 @@ from recon.events import CoarseReady, Event, Progress, followed
 from recon.evidence import physics_of, with_check
 from recon.noise import NoiseKey, NoiseStreams
 from recon.paths import NARROW
-from recon.power import Raised, power_of
 from recon.preparation import (
     FITTED_BAND,
     PILOT,
     PreparedSlice,
+    as_sampled,
     fitted_noise,
     inverse_problem,
     plan_of,
@@ -39,7 +39,6 @@ from recon.scan import Scan, of_lines, two_phase_encodings
 from recon.settings import Settings
 from recon.stacks import Place, places
 from recon.summary import judged, summarise
-from recon.symmetry import RandomSymmetry, is_symmetric
 from recon.volume_size import VolumeCost, volume_cost
 from recon.volumes import AlternatingPlanes, plane_directions, stacked_problem
 
@@ -257,10 +256,8 @@ def _followed(
 
 
 def _planes(prior: Prior, plan: VolumePlan, settings: Settings, name: str) -> Prior:
-    power = power_of(prior)
-    if settings.symmetry and is_symmetric(prior):
-        prior = RandomSymmetry(prior, settings.seed, f"volume-{name}")
-    return AlternatingPlanes(Raised(prior, power), plan.directions)
+    symmetry = (settings.seed, f"volume-{name}") if settings.symmetry else None
+    return AlternatingPlanes(as_sampled(prior, symmetry), plan.directions)
 
 
 def _prepare(
