@@ -6,7 +6,7 @@ Right heads are held-out images received by simulated coils, and real scans of h
 is wrong is made, one thing at a time, and phantoms are scanned in place of patients. Everything
 runs through the pipeline as `reconstruct --preset fast` does. Pixels are made larger (the centre of
 k-space), which makes the whole a matter of minutes. Evidence is kept in
-benchmarks/results/alarm-evidence.json as it comes, by case and weights: an experiment that was
+benchmarks/results/alarm-evidence.json as it comes, by case, weights and power: an experiment that was
 stopped goes on, and verdicts are given anew from what is there.
 """
 
@@ -264,10 +264,11 @@ def examine(case: Case, prior: Prior) -> Judged:
 
 def experiment() -> list[Judged]:
     """All cases, those that are kept and those that are not yet."""
-    weights = read_config(DEFAULT_MODEL).weights_sha256
+    model = read_config(DEFAULT_MODEL)
+    asked = {"weights_sha256": model.weights_sha256, "power": model.power}
     kept = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
-    if kept.get("weights_sha256") != weights:
-        kept = {"weights_sha256": weights, "cases": {}}
+    if any(kept.get(key) != value for key, value in asked.items()):
+        kept = {**asked, "cases": {}}
     prior = load_prior(DEFAULT_MODEL)
     found = []
     for case in cases():

@@ -183,8 +183,13 @@ def ship(file: Path) -> None:
         volumes = {one.file.rpartition("/")[0] for one in own}
         entries.append(entry_of(summary, len(volumes), DATA))
         print(summary.factor, summary.before, summary.after)
-    weights = read_config(DEFAULT_MODEL).weights_sha256
-    write_factors(file, ConformalFactors(weights_sha256=weights, entries=tuple(entries)))
+    model = read_config(DEFAULT_MODEL)
+    write_factors(
+        file,
+        ConformalFactors(
+            weights_sha256=model.weights_sha256, power=model.power, entries=tuple(entries)
+        ),
+    )
 
 
 def _group(name: str, r: float, made: dict[tuple[str, float], list[Comparison]]) -> Group:

@@ -23,7 +23,14 @@ from pydantic import (
 )
 
 from models.errors import ModelError
-from models.model_folder import FACTORS_FILE, PlainText, printable, read_beside, write_beside
+from models.model_folder import (
+    FACTORS_FILE,
+    ModelConfig,
+    PlainText,
+    printable,
+    read_beside,
+    write_beside,
+)
 from recon.choices import PatternName, PresetName
 
 MAX_FACTORS_BYTES = 256 * 1024
@@ -100,6 +107,7 @@ class ConformalFactors(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     weights_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    power: float = Field(1.0, gt=0, description="to which the prior was raised (`config.json`)")
     entries: tuple[ConformalFactor, ...] = Field(min_length=1, max_length=256)
 
     def with_entries(self, entries: tuple[ConformalFactor, ...]) -> ConformalFactors:
@@ -108,7 +116,7 @@ class ConformalFactors(BaseModel):
         both = sorted(
             (*kept, *entries), key=lambda one: (one.preset, one.samples, one.acceleration)
         )
-        return ConformalFactors(weights_sha256=self.weights_sha256, entries=tuple(both))
+        return self.model_copy(update={"entries": tuple(both)})
 
 
 class FoundFactors(NamedTuple):
@@ -129,8 +137,8 @@ def check_description(text: str) -> None:
         ) from error
 
 
-def parse_factors(text: bytes, weights_sha256: str, origin: str) -> ConformalFactors:
-    """The checked content of a `calibration.json` for these weights; `origin` names it.
+def parse_factors(text: bytes, model: ModelConfig, origin: str) -> ConformalFactors:
+    """The checked content of a `calibration.json` for a model; `origin` names it.
 
     Raises ModelError.
     """
@@ -138,24 +146,30 @@ def parse_factors(text: bytes, weights_sha256: str, origin: str) -> ConformalFac
         found = ConformalFactors.model_validate_json(text)
     except ValidationError as error:
         raise ModelError("bad-calibration", printable(f"{origin} is not valid: {error}")) from error
-    if found.weights_sha256 != weights_sha256:
+    if found.weights_sha256 != model.weights_sha256:
         raise ModelError(
             "calibration-digest",
             f"{origin} was computed for other weights (SHA-256 differs); compute it again with "
             "`calibrate`, or delete it",
         )
+    if found.power != model.power:
+        raise ModelError(
+            "calibration-power",
+            f"{origin} was computed with the prior raised to {found.power:g}, and the model asks "
+            f"for {model.power:g}; compute it again with `calibrate`, or delete it",
+        )
     return found
 
 
 def read_factors_file(
-    folder: Path, weights_sha256: str, *, follow_links: bool = True
+    folder: Path, model: ModelConfig, *, follow_links: bool = True
 ) -> FoundFactors | None:
     """The checked calibration in a model's folder, or None where there is none; or ModelError."""
     file = folder / FACTORS_FILE
     text = read_beside(file, MAX_FACTORS_BYTES, "calibration-size", follow_links=follow_links)
     if text is None:
         return None
-    checked = parse_factors(text, weights_sha256, str(file))
+    checked = parse_factors(text, model, str(file))
     return FoundFactors(checked, hashlib.sha256(text).hexdigest())
 
 

@@ -70,7 +70,7 @@ def read_card(name: str) -> str:
 def read_factors(name: str) -> FoundFactors | None:
     """The checked calibration of a model, or None where it has none. Raises ModelError."""
     folder = find_model(name)
-    return read_factors_file(folder, read_config_file(folder).weights_sha256)
+    return read_factors_file(folder, read_config_file(folder))
 
 
 def read_typical(name: str) -> TypicalTable | None:
@@ -79,7 +79,7 @@ def read_typical(name: str) -> TypicalTable | None:
     Raises ModelError.
     """
     folder = find_model(name)
-    return read_typical_file(folder, read_config_file(folder).weights_sha256)
+    return read_typical_file(folder, read_config_file(folder))
 
 
 def check_name(name: str) -> None:

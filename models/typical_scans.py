@@ -14,7 +14,14 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from models.errors import ModelError
-from models.model_folder import TYPICAL_FILE, PlainText, printable, read_beside, write_beside
+from models.model_folder import (
+    TYPICAL_FILE,
+    ModelConfig,
+    PlainText,
+    printable,
+    read_beside,
+    write_beside,
+)
 
 MAX_TYPICAL_BYTES = 256 * 1024
 
@@ -27,6 +34,7 @@ class TypicalTable(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     weights_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    power: float = Field(1.0, gt=0, description="to which the prior was raised (`config.json`)")
     data: Annotated[PlainText, StringConstraints(max_length=500)] = Field(
         description="what the scans were of"
     )
@@ -45,8 +53,8 @@ class TypicalTable(BaseModel):
     )
 
 
-def parse_typical(text: bytes, weights_sha256: str, origin: str) -> TypicalTable:
-    """The checked content of a `typical.json` for these weights; `origin` names it.
+def parse_typical(text: bytes, model: ModelConfig, origin: str) -> TypicalTable:
+    """The checked content of a `typical.json` for a model; `origin` names it.
 
     Raises ModelError.
     """
@@ -54,22 +62,28 @@ def parse_typical(text: bytes, weights_sha256: str, origin: str) -> TypicalTable
         found = TypicalTable.model_validate_json(text)
     except ValidationError as error:
         raise ModelError("bad-typical", printable(f"{origin} is not valid: {error}")) from error
-    if found.weights_sha256 != weights_sha256:
+    if found.weights_sha256 != model.weights_sha256:
         raise ModelError(
             "typical-digest",
             f"{origin} was made with other weights (SHA-256 differs); make it again with "
             "`models typical`, or delete it",
         )
+    if found.power != model.power:
+        raise ModelError(
+            "typical-power",
+            f"{origin} was made with the prior raised to {found.power:g}, and the model asks for "
+            f"{model.power:g}; make it again with `models typical`, or delete it",
+        )
     return found
 
 
 def read_typical_file(
-    folder: Path, weights_sha256: str, *, follow_links: bool = True
+    folder: Path, model: ModelConfig, *, follow_links: bool = True
 ) -> TypicalTable | None:
     """The checked table in a model's folder, or None where there is none; or ModelError."""
     file = folder / TYPICAL_FILE
     text = read_beside(file, MAX_TYPICAL_BYTES, "typical-size", follow_links=follow_links)
-    return None if text is None else parse_typical(text, weights_sha256, str(file))
+    return None if text is None else parse_typical(text, model, str(file))
 
 
 def write_typical(file: Path, table: TypicalTable) -> None:

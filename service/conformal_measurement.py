@@ -275,10 +275,12 @@ def _compare(
 
 
 def _key(full: FullFile, index: int, protocol: Protocol) -> str:
+    model = read_config(protocol.model)
     made_of = {
         "file": full.digest,
         "slice": index,
-        "weights": read_config(protocol.model).weights_sha256,
+        "weights": model.weights_sha256,
+        "power": model.power,
         "software": version("mri-posterior"),
         "evaluations": protocol.settings.resolved.evaluations,
         **asdict(protocol),

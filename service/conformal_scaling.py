@@ -14,7 +14,13 @@ from recon.settings import Settings
 from service.report import AppliedFactor
 
 REFUSALS = frozenset(
-    {"no-calibration", "bad-calibration", "calibration-digest", "calibration-size"}
+    {
+        "no-calibration",
+        "bad-calibration",
+        "calibration-digest",
+        "calibration-power",
+        "calibration-size",
+    }
 )
 """Codes of the ModelErrors that are about a calibration, not about the model."""
 

@@ -78,8 +78,10 @@ def measure(
 
 def table_of(rows: Sequence[Measured], model: str, about: str) -> TypicalTable:
     """The table of what was measured. Raises ModelError where that is too little for one."""
+    config = read_config(model)
     table = TypicalTable(
-        weights_sha256=read_config(model).weights_sha256,
+        weights_sha256=config.weights_sha256,
+        power=config.power,
         data=about,
         date=datetime.now(UTC).date(),
         software_version=version("mri-posterior"),

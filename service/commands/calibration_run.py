@@ -20,7 +20,7 @@ from models.conformal_factors import (
 )
 from models.errors import ModelError
 from models.loading import load_prior
-from models.model_folder import FACTORS_FILE
+from models.model_folder import FACTORS_FILE, ModelConfig
 from models.registry import find_model, is_shipped, read_config
 from recon.choices import PatternName, PresetName
 from recon.conformal import fewest_scans
@@ -80,7 +80,7 @@ def run_calibration(choices: Choices, *, quiet: bool) -> None:
             f"`mri-posterior models add {find_model(model)} --name NAME` and calibrate that, or "
             "give --out",
         )
-    weights = read_config(model).weights_sha256
+    config = read_config(model)
     files = find_files(choices.data)
     told = choices.about or f"{len(files)} files that were not described"
     check_description(told)
@@ -102,7 +102,7 @@ def run_calibration(choices: Choices, *, quiet: bool) -> None:
         for protocol in protocols
     ]
     entries = tuple(entry_of(summary, len(files), told) for summary in summaries)
-    write_factors(target, _merged(target, weights, entries))
+    write_factors(target, _merged(target, config, entries))
     if choices.work is None:
         shutil.rmtree(folder, ignore_errors=True)
     if not quiet:
@@ -164,13 +164,17 @@ def _compared(
     return found
 
 
-def _merged(target: Path, weights: str, entries: tuple[ConformalFactor, ...]) -> ConformalFactors:
+def _merged(
+    target: Path, model: ModelConfig, entries: tuple[ConformalFactor, ...]
+) -> ConformalFactors:
     """The new entries, with those that the file has for other reconstructions."""
-    new = ConformalFactors(weights_sha256=weights, entries=entries)
+    new = ConformalFactors(
+        weights_sha256=model.weights_sha256, power=model.power, entries=entries
+    )
     if target.name != FACTORS_FILE:
         return new
     try:
-        old = read_factors_file(target.parent, weights)
+        old = read_factors_file(target.parent, model)
     except ModelError as error:
         _console.print(f"[yellow]replaced:[/] {escape(error.message)}", highlight=False)
         return new

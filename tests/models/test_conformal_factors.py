@@ -127,6 +127,14 @@ def choose(**asked: Any) -> ConformalFactor:
     return choose_factor(FoundFactors(found, ""), "tiny", **asked)
 
 
+def test_a_calibration_of_another_power_is_refused(model: Path) -> None:
+    """The same weights raised to another power have other intervals."""
+    config = model / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"power": 0.9}))
+    assert refusal(read_factors, "tiny") == "calibration-power"
+    assert refusal(verify_model, "tiny") == "calibration-power"
+
+
 def test_an_entry_serves_what_it_was_made_for_and_nothing_else() -> None:
     assert choose().factor == 1.25
     assert choose(acceleration=4.1).factor == 1.25

@@ -70,6 +70,17 @@ def test_what_is_written_is_read_and_makes_verdicts(model: Path) -> None:
     assert typical_of("tiny") is None
 
 
+def test_a_table_of_another_power_is_refused_and_makes_no_verdicts(model: Path) -> None:
+    """The same weights raised to another power draw otherwise."""
+    config = model / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"power": 0.9}))
+    assert refusal(read_typical, "tiny") == "typical-power"
+    assert refusal(verify_model, "tiny") == "typical-power"
+    assert typical_of("tiny") is None
+    rewrite(model, power=0.9)
+    assert typical_of("tiny") is not None
+
+
 def test_a_table_of_other_weights_is_refused_and_makes_no_verdicts(model: Path) -> None:
     rewrite(model, weights_sha256="ab" * 32)
     assert refusal(read_typical, "tiny") == "typical-digest"
