@@ -6,8 +6,8 @@ Right heads are held-out images received by simulated coils, and real scans of h
 is wrong is made, one thing at a time, and phantoms are scanned in place of patients. Everything
 runs through the pipeline as `reconstruct --preset fast` does. Pixels are made larger (the centre of
 k-space), which makes the whole a matter of minutes. Evidence is kept in
-benchmarks/results/alarm-evidence.json as it comes, by case, weights and power: an experiment that was
-stopped goes on, and verdicts are given anew from what is there.
+benchmarks/results/alarm-evidence.json as it comes, by case, weights and power: an experiment that
+was stopped goes on, and verdicts are given anew from what is there.
 """
 
 from __future__ import annotations
