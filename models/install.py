@@ -190,7 +190,7 @@ def add_model(folder: Path, name: str | None = None) -> Path:
     ):
         found = read_beside(folder / beside, limit, code, follow_links=False)
         if found is not None:
-            parse(found, config.weights_sha256, str(folder / beside))
+            parse(found, config, str(folder / beside))
             files[beside] = found
     return _install(user_folder(), config, files, smoke_tested=True)
 
