@@ -10,7 +10,12 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from recon.central_lines import MINIMUM_CALIBRATION, calibration_region, calibration_width
+from recon.central_lines import (
+    calibration_region,
+    calibration_width,
+    enough_for_maps,
+    needed_for_maps,
+)
 from recon.errors import CalibrationError
 from recon.espirit import EigenMaps, drowned, eigen_maps
 from recon.kspace_centre import (
@@ -117,8 +122,8 @@ def calibrate(
 ) -> Calibration:
     """Whitened data and coil maps of slice `index`; `device` is where maps are estimated.
 
-    Raises CalibrationError when maps must be estimated and the fully sampled centre is smaller
-    than 12 x 12 samples.
+    Raises CalibrationError when maps must be estimated and the fully sampled centre is too small
+    for that (`enough_for_maps`).
     """
     settings = settings or CalibrationSettings()
     kspace = np.einsum("vc,crk->vrk", model.whitening, scan.kspace[index]).astype(np.complex64)
@@ -133,12 +138,12 @@ def calibrate(
         maps = _normalised(white.astype(np.complex64))
     elif kspace.shape[0] == 1:
         maps = np.ones((1, *scan.image_shape), np.complex64)
-    elif width < MINIMUM_CALIBRATION:
+    elif not enough_for_maps(sampled):
         raise CalibrationError(
             "no-calibration-region",
-            f"coil maps need at least {MINIMUM_CALIBRATION} fully sampled central lines (in both "
-            f"directions for a 2-D mask); this scan has {width}. Acquire more, hand in a scan that "
-            "has them (--calibration FILE), or maps as the dataset 'coil_maps'.",
+            f"coil maps need at least {needed_for_maps()}; this scan has {width}. Acquire more, "
+            "hand in a scan that has them (--calibration FILE), or maps as the dataset "
+            "'coil_maps'.",
         )
     else:
         sets = 2 if scan.trajectory is None and settings.second_crop < 1 else 1

@@ -6,7 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 MINIMUM_CALIBRATION = 12
-"""Fully sampled central lines that ESPIRiT needs."""
+"""Side of the fully sampled square that ESPIRiT needs,"""
+MINIMUM_LINES = 6
+"""or lines, where they are sampled along"""
+_ALONG = 48
+"""as many samples: these tell what lines do not."""
 
 
 def calibration_width(mask: NDArray[np.bool_]) -> int:
@@ -48,3 +52,17 @@ def calibration_region(
     rows = longest(mask[:, left : left + width])
     columns = longest(mask[top : top + width].T)
     return (rows, width) if rows >= columns else (width, columns)
+
+
+def enough_for_maps(sampled: NDArray[np.bool_]) -> bool:
+    """Whether coil maps can be found from the fully sampled centre of k-space (rows, columns)."""
+    narrow, along = sorted(calibration_region(sampled, MINIMUM_CALIBRATION, _ALONG))
+    return narrow >= MINIMUM_CALIBRATION or (narrow >= MINIMUM_LINES and along >= _ALONG)
+
+
+def needed_for_maps() -> str:
+    """The same in words."""
+    return (
+        f"{MINIMUM_LINES} fully sampled central lines, or {MINIMUM_CALIBRATION} x "
+        f"{MINIMUM_CALIBRATION} samples where both directions are undersampled"
+    )

@@ -33,6 +33,7 @@ from recon.preparation import (
 )
 from recon.prior import Prior
 from recon.receivers import compress, has_signal, noise_model
+from recon.refined_maps import is_narrow, refine_maps
 from recon.scan import Scan
 from recon.schedule import Preset
 from recon.selfcheck import held_out_of, judge
@@ -48,6 +49,8 @@ _CHECK = Preset(chains=4, localization=2, annealing=18, cycles=1, cycle=8)
 _SHORT_CHECK = Preset(chains=3, localization=1, annealing=7, cycles=0, cycle=0)
 """Three draws are the fewest that tell how freely they vary. So short a run leaves more open than
 the posterior does, and finds a smaller part of what is wrong."""
+_UNPLANNED = replace(PILOT, localization=0, annealing=0)
+"""Of what only some slices need."""
 _SHARE = 0.15
 """Of the chains' own work that a self-check may cost before it is the short one."""
 _EXAMINED = 2
@@ -112,12 +115,16 @@ def reconstruct(
             continue
         calibration = calibrate(scan, index, model, settings.calibration, device)
         raw = inverse_problem(calibration, torch.device(device))
-        # The same for all slices: neighbours are not to differ by how they were mirrored.
-        symmetry = (settings.seed, "slices") if settings.symmetry else None
-        sliced = prior_of(prior, raw, symmetry)
         current = prepare(calibration, raw, index, prior, settings)
         yield CoarseReady(index, current.in_input_units(current.picture(current.coarse)))
         budget = _Budget(current, settings)
+        if is_narrow(scan, index):
+            current = yield from budget.follow(
+                refine_maps(scan, model, current, prior, settings), _UNPLANNED
+            )
+        # The same for all slices: neighbours are not to differ by how they were mirrored.
+        symmetry = (settings.seed, "slices") if settings.symmetry else None
+        sliced = prior_of(prior, current.raw, symmetry)
         current = yield from budget.follow(fit_noise(current, sliced, settings), PILOT)
         current = replace(current, warnings=warnings + current.warnings)
         draws = yield from budget.follow(

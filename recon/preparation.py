@@ -173,7 +173,8 @@ def fit_noise(
             break
         noise_std = fitted_noise(current.calibration.noise_std, chi2)
         calibration = replace(current.calibration, noise_std=noise_std)
-        current = prepare(calibration, current.raw, current.index, prior, settings)
+        again = prepare(calibration, current.raw, current.index, prior, settings)
+        current = replace(again, warnings=current.warnings)
     current = replace(current, plan=replace(current.plan, posterior_std=_spread(images)))
     if current.calibration.noise_std != started:
         change = current.calibration.noise_std / started

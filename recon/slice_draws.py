@@ -20,8 +20,9 @@ from recon.errors import ScanError
 from recon.noise import NoiseKey
 from recon.preparation import PreparedSlice, fit_noise, inverse_problem, prepare, prior_of
 from recon.prior import Prior, StationaryPrior
-from recon.receivers import has_signal
+from recon.receivers import NoiseModel, has_signal
 from recon.reference import model_of
+from recon.refined_maps import is_narrow, refine_maps
 from recon.sampler import InverseProblem
 from recon.scan import Scan
 from recon.selfcheck import held_out_of, judge, log_densities
@@ -67,8 +68,10 @@ def draw_images(
         CalibrationError: noise or maps cannot be found.
         ConvergenceError: the chains diverged twice.
     """
-    calibration = _calibrated(scan, scan, index, settings, torch.device(device))
-    current, draws = _sampled(calibration, index, prior, settings, torch.device(device))
+    place = torch.device(device)
+    model = _model(scan, index, settings)
+    calibration = calibrate(scan, index, model, settings.calibration, place)
+    current, draws = _sampled(scan, model, calibration, index, prior, settings, place)
     images = draws.images.flatten(0, 1)
     overlap = current.problem.operator.overlap
     if overlap is not None:
@@ -109,10 +112,13 @@ def predict_held_out(
         return None
     kept = scan.mask & ~held_out
     thinned = replace(scan, kspace=np.where(kept, scan.kspace, np.complex64(0)), mask=kept)
-    whole = _calibrated(scan, thinned, index, settings, place)
+    model = _model(thinned, index, settings)
+    whole = calibrate(scan, index, model, settings.calibration, place)
     seen = replace(whole, kspace=np.where(kept, whole.kspace, np.complex64(0)), mask=kept)
     settings = replace(settings, fit_noise=False)
-    current, draws = _sampled(seen, index, prior, settings, place)
+    current, draws = _sampled(thinned, model, seen, index, prior, settings, place)
+    # The maps are those that the draws were made with.
+    whole = replace(current.calibration, kspace=whole.kspace, mask=whole.mask)
     problem = inverse_problem(scaled(whole, current.scale), place)
     images, lines = draws.images.flatten(0, 1), torch.from_numpy(held_out)
     check = judge(problem, images, lines)
@@ -142,27 +148,35 @@ _UNINFORMED = StationaryPrior((1.0,), (1.0,))
 def _prepared(
     scan: Scan, index: int, prior: Prior, settings: Settings, device: torch.device
 ) -> PreparedSlice:
-    calibration = _calibrated(scan, scan, index, settings, device)
+    model = _model(scan, index, settings)
+    calibration = calibrate(scan, index, model, settings.calibration, device)
     return prepare(calibration, inverse_problem(calibration, device), index, prior, settings)
 
 
-def _calibrated(
-    scan: Scan, modelled: Scan, index: int, settings: Settings, device: torch.device
-) -> Calibration:
-    """The slice, with noise and compression as `modelled` has them."""
+def _model(scan: Scan, index: int, settings: Settings) -> NoiseModel:
+    """Noise and compression of a scan whose slice holds a signal."""
     scan.require_slice(index)
-    model = model_of(modelled, settings.calibration)
-    if not has_signal(model, modelled.kspace[index], modelled.mask):
+    model = model_of(scan, settings.calibration)
+    if not has_signal(model, scan.kspace[index], scan.mask):
         raise ScanError("empty-slice", f"slice {index} holds nothing but noise")
-    return calibrate(scan, index, model, settings.calibration, device)
+    return model
 
 
 def _sampled(
-    calibration: Calibration, index: int, prior: Prior, settings: Settings, device: torch.device
+    scan: Scan,
+    model: NoiseModel,
+    calibration: Calibration,
+    index: int,
+    prior: Prior,
+    settings: Settings,
+    device: torch.device,
 ) -> _Sampled:
     raw = inverse_problem(calibration, device)
-    sliced = prior_of(prior, raw, (settings.seed, "slices") if settings.symmetry else None)
     current = prepare(calibration, raw, index, prior, settings)
+    if is_narrow(scan, index):
+        current = finished(refine_maps(scan, model, current, prior, settings))
+    symmetry = (settings.seed, "slices") if settings.symmetry else None
+    sliced = prior_of(prior, current.raw, symmetry)
     current = finished(fit_noise(current, sliced, settings))
     run = run_chains(
         current.problem,

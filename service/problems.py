@@ -148,7 +148,7 @@ PROBLEMS: dict[str, Kind] = {
         422,
         "Noise or coil maps cannot be found",
         "Noise or coil maps cannot be estimated. Usually the fully sampled centre has fewer "
-        "than 12 lines: acquire more, or hand in `coil_maps`.",
+        "than 6 lines, or than 12 x 12 samples: acquire more, or hand in `coil_maps`.",
     ),
     "diverged": Kind(
         422,

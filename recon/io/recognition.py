@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from recon.central_lines import MINIMUM_CALIBRATION, calibration_width
+from recon.central_lines import calibration_width, enough_for_maps, needed_for_maps
 from recon.errors import ScanError
 from recon.io.child_reader import Contents, load_array, printable, read_in_child
 from recon.io.files import examine_scan, read_result, read_scan
@@ -120,7 +121,8 @@ def _scan(path: Path, kind: str, contents: Contents | None) -> Recognised:
         return _refused(kind, contents, error)
     slices, coils = scan.kspace.shape[:2]
     rows, columns = scan.image_shape
-    width = lines_for_maps(scan)
+    centres = _centres(scan)
+    width = max(calibration_width(sampled) for sampled in centres)
     sampling = "Cartesian" if scan.trajectory is None else "not Cartesian"
     maps = "coil maps in the file" if scan.coil_maps is not None else "no coil maps in the file"
     told = (
@@ -128,9 +130,9 @@ def _scan(path: Path, kind: str, contents: Contents | None) -> Recognised:
         f"acceleration {scan.acceleration:.2f}, {width} central lines fully sampled",
         f"{'a noise scan' if scan.noise_samples is not None else 'no noise scan'}, {maps}",
     )
-    if scan.coil_maps is None and coils > 1 and width < MINIMUM_CALIBRATION:
+    if scan.coil_maps is None and coils > 1 and not any(map(enough_for_maps, centres)):
         advice = (
-            f"coil maps need {MINIMUM_CALIBRATION} central lines or more; hand them over: "
+            f"coil maps need {needed_for_maps()}; hand them over: "
             "mri-posterior reconstruct {file} -o result.h5 --maps MAPS.h5, or --calibration SCAN.h5"
         )
         return Recognised(kind, told, runs=False, advice=advice)
@@ -140,12 +142,10 @@ def _scan(path: Path, kind: str, contents: Contents | None) -> Recognised:
     return Recognised(kind, told, runs=True, advice="mri-posterior reconstruct {file} -o result.h5")
 
 
-def lines_for_maps(scan: Scan) -> int:
-    """Fully sampled central lines that coil maps can be found from."""
-    width = calibration_width(scan.sampled)
-    if scan.calibration is not None:
-        width = max(width, calibration_width((scan.calibration != 0).any(axis=(0, 1))))
-    return width
+def _centres(scan: Scan) -> list[NDArray[np.bool_]]:
+    """What was sampled (rows, columns), by the scan itself and by lines acquired apart."""
+    apart = scan.calibration
+    return [scan.sampled] if apart is None else [scan.sampled, (apart != 0).any(axis=(0, 1))]
 
 
 def _counted(number: int, what: str) -> str:

@@ -168,9 +168,7 @@ def _merged(
     target: Path, model: ModelConfig, entries: tuple[ConformalFactor, ...]
 ) -> ConformalFactors:
     """The new entries, with those that the file has for other reconstructions."""
-    new = ConformalFactors(
-        weights_sha256=model.weights_sha256, power=model.power, entries=entries
-    )
+    new = ConformalFactors(weights_sha256=model.weights_sha256, power=model.power, entries=entries)
     if target.name != FACTORS_FILE:
         return new
     try:

@@ -90,21 +90,26 @@ def undersample(
     said = f"written: {out} (acceleration {reduced.acceleration:.2f})"
     output.print(said, highlight=False, soft_wrap=True)
     maps_are_found = reduced.coil_maps is None and scan.kspace.shape[1] > 1
-    if not (maps_are_found and _warn_of_narrow_centre(reduced.mask, MINIMUM_CALIBRATION, least)):
+    if not (maps_are_found and _warn_of_narrow_centre(reduced.mask, least)):
         said = f"next: mri-posterior reconstruct {out} -o result.h5"
         output.print(said, highlight=False, soft_wrap=True)
 
 
-def _warn_of_narrow_centre(mask: NDArray[np.bool_], needed: int, least: float) -> bool:
+def _warn_of_narrow_centre(mask: NDArray[np.bool_], least: float) -> bool:
     """Say at once what `reconstruct` would refuse later; whether there was something to say."""
-    from recon.central_lines import calibration_width  # lazy: loads numpy
+    from recon.central_lines import (  # lazy: loads numpy
+        calibration_width,
+        enough_for_maps,
+        needed_for_maps,
+    )
 
-    width = calibration_width(mask)
-    if width < needed:
-        _console.print(
-            f"[yellow]reconstruct will refuse it:[/] {width} central lines are sampled, and coil "
-            f"maps are found from {needed} or more. Take --center-fraction {least + 0.0005:.3f} or "
-            f"more, or hand maps over: reconstruct --maps FILE with a dataset 'coil_maps'.",
-            highlight=False,
-        )
-    return width < needed
+    if enough_for_maps(mask):
+        return False
+    _console.print(
+        f"[yellow]reconstruct will refuse it:[/] {calibration_width(mask)} central lines are "
+        f"sampled, and coil maps need {needed_for_maps()}. Take --center-fraction "
+        f"{least + 0.0005:.3f} or more, or hand maps over: reconstruct --maps FILE with a dataset "
+        "'coil_maps'.",
+        highlight=False,
+    )
+    return True

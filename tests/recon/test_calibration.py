@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from recon.calibration import calibrate, scaled
-from recon.central_lines import calibration_region, calibration_width
+from recon.central_lines import calibration_region, calibration_width, enough_for_maps
 from recon.errors import CalibrationError
 from recon.phantom import receiver_maps, simulate
 from recon.receivers import NoiseModel, noise_model
@@ -154,7 +154,7 @@ def test_given_maps_are_used() -> None:
         )
 
 
-@pytest.mark.parametrize("centre", [0, 6, 11])
+@pytest.mark.parametrize("centre", [0, 4, 5])
 def test_too_small_a_centre_is_refused(centre: int) -> None:
     scan, _ = simulate(1, 4, 64, 64, snr=40)
     mask = np.zeros((64, 64), dtype=np.bool_)
@@ -163,12 +163,25 @@ def test_too_small_a_centre_is_refused(centre: int) -> None:
     mask[:, [32 - centre // 2 - 1, 32 - centre // 2 + centre]] = False
     thin = undersample(scan, mask)
     model, _ = noise_model(thin)
-    with pytest.raises(CalibrationError, match="at least 12 fully sampled") as caught:
+    with pytest.raises(CalibrationError, match="at least 6 fully sampled") as caught:
         calibrate(thin, 0, model)
     assert caught.value.code == "no-calibration-region"
     assert f"has {centre}." in caught.value.message
-    mask[:, 26:38] = True
+    mask[:, 29:35] = True
     calibrate(undersample(scan, mask), 0, model)
+
+
+@pytest.mark.parametrize(("side", "enough"), [(11, False), (12, True)])
+def test_a_square_must_be_larger_than_lines_are_many(side: int, enough: bool) -> None:
+    mask = np.zeros((64, 64), np.bool_)
+    mask[::3, ::3] = True
+    corner = 32 - side // 2
+    mask[corner : corner + side, corner : corner + side] = True
+    assert enough_for_maps(mask) is enough
+    lines = np.zeros((64, 64), np.bool_)
+    lines[29:35] = True
+    assert enough_for_maps(lines)
+    assert not enough_for_maps(lines[:, :40])
 
 
 def test_a_single_coil_needs_no_maps() -> None:
