@@ -198,9 +198,11 @@ def test_a_region_of_a_slice_is_drawn_among_the_planes(
     question = pressed(page, "Enter")
     assert (question["plane"], question["slice"]) == ("slices", 2)
     assert page.locator("[data-plane=slices] .outline.A").count() == 1
-    assert page.locator("[data-plane=rows] .extent.A").count() == 1
+    low = page.locator("[data-plane=rows] .extent.A").bounding_box()
     page.get_by_label("through to slice").fill("4")
     page.get_by_text("of 3 slices in A").wait_for()
+    high = page.locator("[data-plane=rows] .extent.A").bounding_box()
+    assert high["height"] == pytest.approx(3 * low["height"], rel=0.1)
 
 
 def test_a_result_without_planes_has_no_region_across(tab: Tab, server: Server, scan: Path) -> None:

@@ -7,7 +7,6 @@ import { h } from "./elements";
 import type { Look } from "./paint";
 import { across, sliceOf } from "./plane";
 import { cut } from "./regions";
-import type { Region } from "./regions";
 import { Stage } from "./stage";
 import type { StageEvents } from "./stage";
 import type { Marks, Slot } from "./view";
@@ -21,7 +20,7 @@ export interface Crossing extends Voxel {
 }
 
 /** Which picture of a plane is seen where planes cross so. */
-export function pictureOf(plane: PlaneName, { position, row, column }: Crossing): number {
+function pictureOf(plane: PlaneName, { position, row, column }: Crossing): number {
   return { slices: position, rows: row, columns: column }[plane];
 }
 
@@ -53,8 +52,8 @@ function planeName({ left, top }: Edges): string {
 export interface PlanesEvents {
   crossed: (to: Crossing) => void;
   marked: StageEvents["marked"];
-  /** The first and the last picture of its plane that a region reaches through. */
-  reach: (region: Region) => [first: number, last: number];
+  /** The last picture of a plane that regions reach through from this one, by its number, or null. */
+  reach: (plane: PlaneName, number: number) => number | null;
 }
 
 export class Planes {
@@ -65,6 +64,7 @@ export class Planes {
   private readonly bar = new ColourBar();
   private readonly planes: Record<PlaneName, Stage>;
   private readonly sizes: { slices: number; rows: number; columns: number };
+  private readonly first: number;
   private active: PlaneName = "slices";
 
   constructor(
@@ -79,6 +79,7 @@ export class Planes {
     const thick = image?.slice_mm ?? 1;
     const slices = summary.slices.length;
     this.sizes = { slices, rows, columns };
+    this.first = summary.slices[0]?.slice ?? 0;
     const none = { top: "", bottom: "", left: "", right: "" };
     const edges = summary.slices[0]?.edges ?? none;
     const sides = image?.slice_sides ?? null;
@@ -133,21 +134,36 @@ export class Planes {
     for (const slot of ["A", "B"] as const) {
       const region = this.marks[slot];
       if (region === null || region.plane === plane) continue;
-      const box = cut(region, this.events.reach(region), plane, at);
+      const box = cut(region, this.reach(region.plane), plane, at);
       if (box !== null) found.push([slot, box]);
     }
     return found;
+  }
+
+  /** The first and the last picture of a plane that its regions reach through. */
+  private reach(plane: PlaneName): [first: number, last: number] {
+    const at = pictureOf(plane, this.cross());
+    const offset = plane === "slices" ? this.first : 0;
+    return [at, (this.events.reach(plane, at + offset) ?? at + offset) - offset];
   }
 
   private stage(plane: PlaneName, grid: Grid, sides: Edges): Stage {
     const { marked } = this.events;
     const turn = (by: number) => {
       const at = this.cross();
-      const moved = { slices: { position: at.position + by }, rows: { row: at.row + by }, columns: { column: at.column + by } };
+      const moved = {
+        slices: { position: at.position + by },
+        rows: { row: at.row + by },
+        columns: { column: at.column + by },
+      };
       this.go(moved[plane]);
     };
     const crossed = ({ row, column }: Voxel) => {
-      const moved = { slices: { row, column }, rows: { position: row, column }, columns: { position: row, row: column } };
+      const moved = {
+        slices: { row, column },
+        rows: { position: row, column },
+        columns: { position: row, row: column },
+      };
       this.go(moved[plane]);
     };
     const stage: Stage = new Stage(new Viewport(grid), this.marks, true, {

@@ -12,11 +12,10 @@ import { LinePanel } from "./line-panel";
 import { jobName, problemBox, stateBadge } from "./notices";
 import { look } from "./paint";
 import { Pane } from "./pane";
-import { noPlanes, pictureOf, Planes } from "./planes";
+import { noPlanes, Planes } from "./planes";
 import { QualityPanel } from "./quality-panel";
 import { RegionPanel } from "./region-panel";
 import { grown, moved } from "./regions";
-import type { Region } from "./regions";
 import { Saving } from "./saving";
 import { shortcutsDialog } from "./shortcuts";
 import type { Stage, Tool } from "./stage";
@@ -88,7 +87,7 @@ export class Workspace {
         ? new Planes(summary, this.view.marks, () => this.crossing, {
             crossed: (to) => this.cross(to),
             marked: (what, done) => this.marked(what, done),
-            reach: (region) => this.reach(region),
+            reach: (plane, number) => this.regions.reach(plane, number),
           })
         : null;
     for (const slot of ["A", "B"] as const) {
@@ -433,14 +432,6 @@ export class Workspace {
     const { row, column } = this.crossing;
     this.regions.ask({ slices: this.view.slice, rows: row, columns: column }, this.view.marks);
     for (const stage of this.stages) stage.redraw(); // how far a region reaches is drawn, too
-  }
-
-  /** The first and the last picture of its plane that a region reaches through. */
-  private reach({ plane }: Region): [first: number, last: number] {
-    const at = pictureOf(plane, this.crossing);
-    const first = plane === "slices" ? this.view.slice : at;
-    const last = this.regions.reach(plane, first) ?? first;
-    return [at, at + last - first];
   }
 
   private point(at: number, voxel: Voxel | null): void {
