@@ -22,13 +22,13 @@ from datetime import datetime
 from hashlib import file_digest
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
 
 import httpx
 from pydantic import BaseModel, ConfigDict
 
 from service.products import RESULT
-from service.region_answers import RegionAnswer
+from service.region_answers import PlaneName, RegionAnswer
 from service.report import Progress, Report
 
 if TYPE_CHECKING:
@@ -239,11 +239,19 @@ class Client:
         *,
         slice: int,
         through: int | None = None,
+        plane: PlaneName = "slices",
+        unit: Literal["voxel", "mm"] = "voxel",
     ) -> RegionAnswer:
         """The mean of a region, the difference to a second one, and how sure they are.
 
         A region is a boolean mask or a polygon of corners (row, column), in one slice or, with
         `through`, in each from `slice` to that; a mask of (slices, rows, columns) has them all.
+
+        With the plane "rows" it lies in the picture of one row over all slices: corners are
+        (slice, column), masks (slices of the result, columns) or (rows, slices, columns), and
+        `slice` and `through` number rows. With "columns" corners are (slice, row), masks (slices,
+        rows) or (columns, slices, rows), and columns are numbered. Corners are in voxels, slices
+        as the scan counts them, or in mm from the centre of the first voxel.
 
         Raises ServiceError.
         """
@@ -252,6 +260,8 @@ class Client:
         if through is None and deep:
             through = slice + len(deep[0]) - 1
         question: dict[str, Any] = {"slice": slice, "through": through, "region": _region(region)}
+        question |= {} if plane == "slices" else {"plane": plane}  # older services know none
+        question |= {} if unit == "voxel" else {"unit": unit}
         if reference is not None:
             question["reference"] = _region(reference)
         answer = self._ask("POST", f"/v1/reconstructions/{job_id}/roi", body=question)

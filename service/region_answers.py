@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from recon.regions import Region
+
+PlaneName = Literal["slices", "rows", "columns"]
+"""In pictures of which kind a region is drawn: slices, or one row or one column of all slices."""
 
 _WHOLE = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 
@@ -50,7 +53,9 @@ class RegionAnswer(BaseModel):
     model_config = _WHOLE
 
     pixels: int = Field(description="of the region, over all of its slices")
-    slices: int = Field(1, description="of the question")
+    slices: int = Field(
+        1, description="of the question; in planes across, those in which the region has voxels"
+    )
     joint: bool = Field(
         True,
         description="whether samples hold together from slice to slice; where not, the intervals "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,20 @@ from numpy.typing import NDArray
 
 from recon.errors import ScanError
 from recon.regions import Region
-from service.region_answers import Interval
+from service.region_answers import Interval, PlaneName
+
+_AXES = {"slices": (0, 1, 2), "rows": (1, 0, 2), "columns": (1, 2, 0)}
+_ALL = slice(None)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The part of a stack of samples that a question is about."""
+
+    positions: Sequence[int]
+    """Of the slices, in the stack."""
+    rows: slice = field(default_factory=lambda: _ALL)
+    columns: slice = field(default_factory=lambda: _ALL)
 
 
 def polygon_mask(corners: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -38,8 +52,9 @@ def polygon_mask(corners: NDArray[np.float64], shape: tuple[int, int]) -> NDArra
 
 
 def packed_mask(text: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Mask from Base64 of numpy.packbits, of a stack (slices, rows, columns) or of one slice of it.
+    """Mask from Base64 of numpy.packbits, of pictures behind each other or the same in each.
 
+    `shape` is how many, and lines and columns: (slices, rows, columns) of a stack.
     Raises ValueError.
     """
     packed = np.frombuffer(base64.b64decode(text, validate=True), np.uint8)
@@ -52,22 +67,29 @@ def packed_mask(text: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     )
 
 
-def region_values(
-    samples: Path, positions: Sequence[int], mask: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """(samples,) mean magnitude inside the mask, one per sample of the slices at `positions`.
+def stacked(mask: NDArray[np.bool_], plane: PlaneName) -> NDArray[np.bool_]:
+    """A mask of pictures of a plane, as (slices, rows, columns); a view.
 
-    `mask` is (rows, columns), the same in every slice, or has the slices before that. Samples of
-    the same number belong together from slice to slice. Raises ScanError for an empty region.
+    Pictures lie behind each other along the first axis: (slices, rows, columns), or of rows
+    (rows, slices, columns), or of columns (columns, slices, rows).
     """
-    mask = np.broadcast_to(mask, (len(positions), *mask.shape[-2:]))
+    return mask.transpose(_AXES[plane])
+
+
+def region_values(samples: Path, block: Block, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(samples,) mean magnitude inside the mask, one per sample of the stack.
+
+    `mask` is (slices, rows, columns) of the block. Samples of the same number belong together from
+    slice to slice. Raises ScanError for an empty region.
+    """
     if not mask.any():
         raise ScanError("empty-region", "the region holds no pixel centre; make it larger")
     stack = np.load(samples, mmap_mode="r", allow_pickle=False)
     total = np.zeros(len(stack))
-    for position, inside in zip(positions, mask, strict=True):
+    for position, inside in zip(block.positions, mask, strict=True):
         if inside.any():
-            total += [np.abs(image[inside]).sum(dtype=np.float64) for image in stack[:, position]]
+            images = stack[:, position, block.rows, block.columns]
+            total += [np.abs(image[inside]).sum(dtype=np.float64) for image in images]
     return total / np.count_nonzero(mask)
 
 

@@ -1,10 +1,12 @@
 """/v1/reconstructions/{id}/roi: how bright a region is, how sure that is, and against another.
 
-A region lies in one slice, or reaches through several.
+A region lies in one slice, or reaches through several; or it lies in a plane across the slices, the
+picture of one row or one column of all of them, and reaches through rows or columns.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -20,8 +22,8 @@ from service.http.results import slice_position
 from service.http.scans import Id
 from service.jobs.job import Job, JobState
 from service.problems import ProblemError
-from service.region_answers import RegionAnswer
-from service.regions import packed_mask, polygon_mask, region_values, statistics
+from service.region_answers import PlaneName, RegionAnswer
+from service.regions import Block, packed_mask, polygon_mask, region_values, stacked, statistics
 
 router = APIRouter(prefix="/v1/reconstructions", tags=["results"])
 
@@ -38,12 +40,13 @@ class Region(BaseModel):
         None,
         min_length=3,
         max_length=2000,
-        description="corners (row, column); centres of pixels are at whole numbers",
+        description="corners (row, column), or as `plane` says; centres of pixels are at whole "
+        "numbers",
     )
     mask: Annotated[str, StringConstraints(max_length=4 << 20)] | None = Field(
         None,
-        description="Base64 of numpy.packbits of the boolean mask (rows, columns); for a question "
-        "about several slices also (slices, rows, columns)",
+        description="Base64 of numpy.packbits of the boolean mask (rows, columns), or as `plane` "
+        "says; for a question about several slices also (slices, rows, columns)",
     )
 
     @model_validator(mode="after")
@@ -58,18 +61,31 @@ class RegionQuestion(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    slice: int = Field(ge=0, le=100_000, description="the slice, or the first of several")
+    plane: PlaneName = Field(
+        "slices",
+        description="in which pictures the region lies. `slices`: as they were acquired. `rows`: "
+        "the picture of one row over all slices; corners are (slice, column), a mask is (slices of "
+        "the result, columns), and `slice` and `through` number rows. `columns`: that of one "
+        "column; corners are (slice, row), a mask is (slices of the result, rows), and `slice` and "
+        "`through` number columns. Corners count slices as the scan does",
+    )
+    slice: int = Field(
+        ge=0, le=100_000, description="the slice (row, column), or the first of several"
+    )
     through: int | None = Field(
         None,
         ge=0,
         le=100_000,
         description="the last slice of a region that reaches through several, with all between: a "
-        "polygon or a mask of one slice is taken in each [the region lies in one slice]",
+        "polygon or a mask of one slice is taken in each [the region lies in one slice]; rows or "
+        "columns where these are what `plane` says",
     )
     region: Region
     reference: Region | None = Field(None, description="a second region, for the difference")
     unit: Literal["voxel", "mm"] = Field(
-        "voxel", description="of polygons; mm count from the centre of the first pixel"
+        "voxel",
+        description="of polygons; mm count from the centre of the first pixel, and across slices "
+        "from the centre of slice 0",
     )
 
 
@@ -87,49 +103,122 @@ def ask_about_region(
         raise ProblemError("job-not-finished", f"the job is {job.state.value}; there is no result")
     if job.results is None:
         raise ProblemError("result-expired", "the results were removed; retry the job")
-    positions = _positions(job, question)
-    image = job.summary.image
-    if image is None:
-        raise ProblemError("result-expired", "the result is too old for regions; retry the job")
-    shape = (len(positions), *image.shape)
-    spacing = image.pixel_mm if question.unit == "mm" else (1.0, 1.0)
-    if spacing is None:
-        raise ProblemError("invalid-parameter", "the scan's header says no pixel size; use voxels")
+    pictures = _pictures(job, question)
     samples = context.storage.product(job.place, "samples.npy")
-    mask = _mask(question.region, shape, spacing)
-    values = region_values(samples, positions, mask)
+    mask = _mask(question.region, pictures)
+    values = region_values(samples, pictures.block, mask)
+    reached = held = mask.any(axis=(1, 2))
     reference = difference = None
     if question.reference is not None:
-        others = region_values(samples, positions, _mask(question.reference, shape, spacing))
+        other = _mask(question.reference, pictures)
+        others = region_values(samples, pictures.block, other)
+        reached = held | other.any(axis=(1, 2))
         reference, difference = statistics(others), statistics(values - others)
+    if question.plane == "slices":  # all that are asked about count
+        held = reached = np.ones(len(mask), np.bool_)
     return RegionAnswer(
-        pixels=int(np.broadcast_to(mask, shape).sum()),
-        slices=len(positions),
-        joint=len(positions) == 1 or job.summary.joint,
+        pixels=int(mask.sum()),
+        slices=int(held.sum()),
+        joint=int(reached.sum()) == 1 or job.summary.joint,
         region=statistics(values),
         reference=reference,
         difference=difference,
     )
 
 
-def _positions(job: Job, question: RegionQuestion) -> list[int]:
-    last = question.slice if question.through is None else question.through
-    if not question.slice <= last < question.slice + _MOST_SLICES:
+@dataclass(frozen=True)
+class _Pictures:
+    """The pictures that a question is about, one behind the other."""
+
+    plane: PlaneName
+    block: Block
+    shape: tuple[int, int, int]
+    """How many, and lines and columns of each."""
+    lines: tuple[int, ...]
+    """Numbers of the lines: of the rows, or in the scan of the slices."""
+    spacing: tuple[float, float]
+    """Of lines and columns, in the unit of the question."""
+
+
+def _pictures(job: Job, question: RegionQuestion) -> _Pictures:
+    """Raises ProblemError."""
+    summary = job.summary
+    if summary is None or summary.image is None:
+        raise ProblemError("result-expired", "the result is too old for regions; retry the job")
+    rows, columns = summary.image.shape
+    first = question.slice
+    last = first if question.through is None else question.through
+    if not first <= last < first + _MOST_SLICES:
         raise ProblemError(
             "invalid-parameter",
-            f"`through` lies at or behind `slice`, with at most {_MOST_SLICES} slices in all",
+            f"`through` lies at or behind `slice`, with at most {_MOST_SLICES} {question.plane} "
+            "in all",
         )
-    return [slice_position(job, index) for index in range(question.slice, last + 1)]
+    high, wide = (1.0, 1.0) if question.unit == "voxel" else _pixel_mm(job)
+    if question.plane == "slices":
+        block = Block([slice_position(job, index) for index in range(first, last + 1)])
+        shape = (last - first + 1, rows, columns)
+        return _Pictures(question.plane, block, shape, tuple(range(rows)), (high, wide))
+    count, width, beside = (
+        (rows, columns, wide) if question.plane == "rows" else (columns, rows, high)
+    )
+    if last >= count:
+        raise ProblemError(
+            "not-found", f"{question.plane} go from 0 to {count - 1}, and {last} is asked for"
+        )
+    between = 1.0 if question.unit == "voxel" else _slice_mm(job)
+    numbers = tuple(entry.slice for entry in summary.slices)
+    taken = slice(first, last + 1)
+    part = {"rows": taken} if question.plane == "rows" else {"columns": taken}
+    return _Pictures(
+        question.plane,
+        Block(range(len(numbers)), **part),
+        (last - first + 1, len(numbers), width),
+        numbers,
+        (between, beside),
+    )
 
 
-def _mask(
-    region: Region, shape: tuple[int, int, int], spacing: tuple[float, float]
-) -> NDArray[np.bool_]:
-    """(rows, columns), or all of `shape`."""
+def _pixel_mm(job: Job) -> tuple[float, float]:
+    image = None if job.summary is None else job.summary.image
+    if image is None or image.pixel_mm is None:
+        raise ProblemError("invalid-parameter", "the scan's header says no pixel size; use voxels")
+    return image.pixel_mm
+
+
+def _slice_mm(job: Job) -> float:
+    """From slice to slice. A header alone knows how thick the slab is, not how slices lie in it."""
+    summary = job.summary
+    assert summary is not None
+    known = summary.volume or job.parameters.voxel_mm or summary.slices[0].edges
+    if summary.image is None or summary.image.slice_mm is None or not known:
+        raise ProblemError(
+            "invalid-parameter",
+            "the scan does not say how far apart its slices lie; use voxels, or retry the job with "
+            "voxel_mm",
+        )
+    return summary.image.slice_mm
+
+
+def _mask(region: Region, pictures: _Pictures) -> NDArray[np.bool_]:
+    """(slices, rows, columns) of the block. Raises ProblemError."""
     if region.polygon is not None:
-        return polygon_mask(np.array(region.polygon) / np.array(spacing), shape[1:])
-    assert region.mask is not None
-    try:
-        return packed_mask(region.mask, shape)
-    except ValueError as error:
-        raise ProblemError("invalid-parameter", f"the mask is not readable: {error}") from error
+        mask = _drawn(np.array(region.polygon) / np.array(pictures.spacing), pictures)
+    else:
+        assert region.mask is not None
+        try:
+            mask = packed_mask(region.mask, pictures.shape)
+        except ValueError as error:
+            raise ProblemError("invalid-parameter", f"the mask is not readable: {error}") from error
+    return stacked(np.broadcast_to(mask, pictures.shape), pictures.plane)
+
+
+def _drawn(corners: NDArray[np.float64], pictures: _Pictures) -> NDArray[np.bool_]:
+    """(lines, columns) inside a polygon of (line, column). Raises ProblemError."""
+    first = pictures.lines[0]
+    taken = np.array(pictures.lines) - first
+    mask = polygon_mask(corners - [first, 0], (int(taken[-1]) + 1, pictures.shape[2]))
+    lost = np.setdiff1d(np.flatnonzero(mask.any(axis=1)), taken)
+    if lost.size:
+        raise ProblemError("not-found", f"slice {first + lost[0]} was not reconstructed")
+    return mask[taken]

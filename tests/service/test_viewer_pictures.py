@@ -323,17 +323,6 @@ def test_the_samples_of_a_voxel(tab: Tab, client: httpx.Client, viewed: dict[str
     assert page.locator(".histogram .tick").count() == 6
 
 
-def test_three_planes_cross_where_one_points(tab: Tab, viewed: dict[str, Any]) -> None:
-    page = pictures(tab, viewed)
-    page.keyboard.press("n")
-    page.wait_for_selector("[data-cross='1,16,16']")
-    assert page.locator(".stage.plane").count() == 3
-    box = page.locator("[data-plane=row]").bounding_box()
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2 - 6)
-    page.wait_for_selector("[data-cross^='0,16,']")
-    page.wait_for_url("**layout=planes*")
-
-
 def test_everything_can_be_taken_away(
     tab: Tab, client: httpx.Client, viewed: dict[str, Any]
 ) -> None:

@@ -117,6 +117,12 @@ def test_a_region_through_its_slices(
     expected = samples[:, mask].mean()
     assert (answer.slices, answer.joint, answer.pixels) == (4, True, 72)
     assert answer.region.mean == pytest.approx(expected, rel=1e-4)
+    corners = [(1, 16), (1, 28), (5, 28), (5, 16)]  # of slices 1 and 2, columns 8 to 13, in mm
+    with Client(server.url) as asking:
+        across = asking.region(volume["id"], corners, plane="rows", slice=8, through=13, unit="mm")
+    expected = samples[:, 1:3, 8:14, 8:14].mean()
+    assert (across.slices, across.joint, across.pixels) == (2, True, 72)
+    assert across.region.mean == pytest.approx(expected, rel=1e-4)
 
 
 def test_client_and_command_ask_for_a_volume(server: Server, scan3d: Path, tmp_path: Path) -> None:

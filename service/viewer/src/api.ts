@@ -25,6 +25,8 @@ export type NewReconstruction = Schemas["ReconstructionRequest"];
 export type Interval = Schemas["Interval"];
 export type PointsAnswer = Schemas["PointsAnswer"];
 export type RegionAnswer = Schemas["RegionAnswer"];
+export type RegionQuestion = Schemas["RegionQuestion"];
+export type PlaneName = NonNullable<RegionQuestion["plane"]>;
 export type JobQuery = NonNullable<paths["/v1/reconstructions"]["get"]["parameters"]["query"]>;
 export type PictureQuery = NonNullable<
   paths["/v1/reconstructions/{job_id}/preview.png"]["get"]["parameters"]["query"]
@@ -133,18 +135,7 @@ export const api = {
     const params = { path: { job_id }, query };
     return (await service.GET(`${JOB}/preview.png`, { params, parseAs: "stream" })).response;
   },
-  roi: (id: string, slice: number, through: number | null, region: Corner[], reference: Corner[] | null) =>
-    data(
-      service.POST(`${JOB}/roi`, {
-        ...of(id),
-        body: {
-          slice,
-          through,
-          region: { polygon: region },
-          reference: reference === null ? null : { polygon: reference },
-        },
-      }),
-    ),
+  roi: (id: string, body: RegionQuestion) => data(service.POST(`${JOB}/roi`, { ...of(id), body })),
   points: (id: string, slice: number, at: { row: number; column: number }[]) => {
     const points = at.map(({ row, column }): Corner => [row, column]);
     return data(service.POST(`${JOB}/points`, { ...of(id), body: { slice, points } }));

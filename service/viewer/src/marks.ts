@@ -1,11 +1,12 @@
 /** Regions and line as they are drawn over a picture; on the page and in exported figures. */
 
+import type { PlaneName } from "./api";
 import { svg } from "./elements";
 import { number } from "./format";
 import { bounds, polygon } from "./regions";
 import type { Region } from "./regions";
 import type { Line, Marks, Slot } from "./view";
-import type { Viewport, Voxel } from "./viewport";
+import type { Box, Viewport, Voxel } from "./viewport";
 
 /** How long a line is: in mm, or in voxels where the scan does not say how large these are. */
 export function lengthOf({ from, to }: Line, [high, wide]: [number, number]): number {
@@ -17,19 +18,28 @@ export function lengthWords(line: Line, pixel: [number, number], inMillimetres: 
   return `${number(lengthOf(line, pixel))} ${inMillimetres ? "mm" : "voxels"}`;
 }
 
+/** What was drawn in a plane; lines are drawn on slices only. */
 export function marksShapes(
   marks: Marks,
   viewport: Viewport,
   active: Slot | null,
   inMillimetres: boolean,
+  plane: PlaneName = "slices",
 ): SVGElement[] {
   const shapes: SVGElement[] = [];
   for (const slot of ["A", "B"] as const) {
     const region = marks[slot];
-    if (region !== null) shapes.push(...regionShapes(slot, region, viewport, slot === active));
+    if (region?.plane === plane) shapes.push(...regionShapes(slot, region, viewport, slot === active));
   }
-  if (marks.line !== null) shapes.push(...lineShapes(marks.line, viewport, inMillimetres));
+  const { line } = marks;
+  if (line !== null && plane === "slices") shapes.push(...lineShapes(line, viewport, inMillimetres));
   return shapes;
+}
+
+/** The box of a region that was drawn in another plane. */
+export function extentShape(slot: Slot, box: Box, viewport: Viewport): SVGElement {
+  const { left: x, top: y, width, height } = viewport.box(box);
+  return svg("rect", { class: `extent ${slot}`, x, y, width, height });
 }
 
 function regionShapes(
@@ -40,9 +50,8 @@ function regionShapes(
 ): SVGElement[] {
   const corners = polygon(region).map(([row, column]) => viewport.toScreen({ row, column }));
   const points = corners.map(({ x, y }) => `${x.toFixed(2)},${y.toFixed(2)}`).join(" ");
-  const { top, left } = bounds(region);
-  const at = viewport.toScreen({ row: top, column: left });
-  const name = { class: `name ${slot}`, x: at.x - 4, y: at.y - 5, "text-anchor": "end" };
+  const { left, top } = viewport.box(bounds(region));
+  const name = { class: `name ${slot}`, x: left - 4, y: top - 5, "text-anchor": "end" };
   return [
     svg("polygon", { class: "halo", points }),
     svg("polygon", { class: `outline ${slot}${active ? " active" : ""}`, points, "data-slot": slot }),

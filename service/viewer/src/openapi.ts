@@ -1360,12 +1360,12 @@ export interface components {
         };
         /** @description A polygon, or a mask; exactly one of them. */
         Region: {
-            /** @description corners (row, column); centres of pixels are at whole numbers */
+            /** @description corners (row, column), or as `plane` says; centres of pixels are at whole numbers */
             polygon?: [
                 number,
                 number
             ][] | null;
-            /** @description Base64 of numpy.packbits of the boolean mask (rows, columns); for a question about several slices also (slices, rows, columns) */
+            /** @description Base64 of numpy.packbits of the boolean mask (rows, columns), or as `plane` says; for a question about several slices also (slices, rows, columns) */
             mask?: string | null;
         };
         /** @description The mean of the region; of the second; and their difference, region minus reference. */
@@ -1373,7 +1373,7 @@ export interface components {
             /** @description of the region, over all of its slices */
             pixels: number;
             /**
-             * @description of the question
+             * @description of the question; in planes across, those in which the region has voxels
              * @default 1
              */
             slices: number;
@@ -1393,15 +1393,21 @@ export interface components {
         };
         /** @description Which region of which slice or slices, and which other one to compare it with. */
         RegionQuestion: {
-            /** @description the slice, or the first of several */
+            /**
+             * @description in which pictures the region lies. `slices`: as they were acquired. `rows`: the picture of one row over all slices; corners are (slice, column), a mask is (slices of the result, columns), and `slice` and `through` number rows. `columns`: that of one column; corners are (slice, row), a mask is (slices of the result, rows), and `slice` and `through` number columns. Corners count slices as the scan does
+             * @default slices
+             * @enum {string}
+             */
+            plane?: "slices" | "rows" | "columns";
+            /** @description the slice (row, column), or the first of several */
             slice: number;
-            /** @description the last slice of a region that reaches through several, with all between: a polygon or a mask of one slice is taken in each [the region lies in one slice] */
+            /** @description the last slice of a region that reaches through several, with all between: a polygon or a mask of one slice is taken in each [the region lies in one slice]; rows or columns where these are what `plane` says */
             through?: number | null;
             region: components["schemas"]["Region"];
             /** @description a second region, for the difference */
             reference?: components["schemas"]["Region"] | null;
             /**
-             * @description of polygons; mm count from the centre of the first pixel
+             * @description of polygons; mm count from the centre of the first pixel, and across slices from the centre of slice 0
              * @default voxel
              * @enum {string}
              */

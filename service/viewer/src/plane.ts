@@ -16,23 +16,17 @@ export function sliceOf(volume: Volume, at: number): Plane {
 }
 
 /** The plane across all slices at a row (columns rightwards) or a column (rows rightwards). */
-export function across(
-  volume: Volume,
-  along: "row" | "column",
-  at: number,
-  lastOnTop: boolean,
-): Plane {
+export function across(volume: Volume, plane: "rows" | "columns", at: number): Plane {
   const { rows, columns, slices, values } = volume;
-  const width = along === "row" ? columns : rows;
-  const plane = new Float32Array(slices * width);
+  const width = plane === "rows" ? columns : rows;
+  const drawn = new Float32Array(slices * width);
   for (let slice = 0; slice < slices; slice += 1) {
-    const line = (lastOnTop ? slices - 1 - slice : slice) * width;
     for (let x = 0; x < width; x += 1) {
-      const voxel = along === "row" ? at * columns + x : x * columns + at;
-      plane[line + x] = values[slice * rows * columns + voxel] ?? Number.NaN;
+      const voxel = plane === "rows" ? at * columns + x : x * columns + at;
+      drawn[slice * width + x] = values[slice * rows * columns + voxel] ?? Number.NaN;
     }
   }
-  return { rows: slices, columns: width, values: plane };
+  return { rows: slices, columns: width, values: drawn };
 }
 
 /** What one plane is more than another of the same size. */

@@ -1,23 +1,27 @@
 /** Three planes through a stack of slices, crossing where the pointer was. */
 
-import type { Edges, Report } from "./api";
+import type { Edges, PlaneName, Report } from "./api";
 import { ColourBar } from "./colour-bar";
 import type { Legend } from "./colour-bar";
-import { h, svg, fill } from "./elements";
-import { paint } from "./paint";
+import { h } from "./elements";
 import type { Look } from "./paint";
 import { across, sliceOf } from "./plane";
-import type { Plane } from "./plane";
-import { scaleBar } from "./scale-bar";
+import { cut } from "./regions";
+import { Stage } from "./stage";
+import type { StageEvents } from "./stage";
+import type { Marks, Slot } from "./view";
 import { Viewport } from "./viewport";
-import type { Voxel } from "./viewport";
+import type { Box, Grid, Voxel } from "./viewport";
 import type { Volume } from "./volume";
-
-type Name = "slice" | "row" | "column";
 
 /** Where the planes cross, in voxels; `slice` is the position in the stack. */
 export interface Crossing extends Voxel {
   position: number;
+}
+
+/** Which picture of a plane is seen where planes cross so. */
+function pictureOf(plane: PlaneName, { position, row, column }: Crossing): number {
+  return { slices: position, rows: row, columns: column }[plane];
 }
 
 /** Why a result has no planes across its slices, in words, or null: it has.
@@ -44,101 +48,30 @@ function planeName({ left, top }: Edges): string {
   return NAMES[axes] ?? "";
 }
 
-class One {
-  readonly element: HTMLElement;
-  readonly viewport: Viewport;
-  private readonly canvas = h("canvas", { class: "picture" });
-  private readonly drawing = svg("svg", { class: "regions", "aria-hidden": "true" });
-  private plane: Plane | null = null;
-  private look: Look | null = null;
-  private cross: Voxel = { row: 0, column: 0 };
-  private smooth = true;
-
-  constructor(
-    readonly name: Name,
-    rows: number,
-    columns: number,
-    pixel: [number, number],
-    sides: Edges,
-    moved: (at: Voxel) => void,
-    turned: (by: number) => void,
-  ) {
-    this.viewport = new Viewport({ rows, columns, pixel });
-    const words = planeName(sides) || (name === "slice" ? "Slice" : "Across the slices");
-    const edges = (["top", "right", "bottom", "left"] as const).map((side) =>
-      h("span", { class: `edge ${side}` }, sides[side]),
-    );
-    this.element = h(
-      "div",
-      { class: "stage plane", tabindex: "0", role: "application", "data-plane": name },
-      this.canvas,
-      this.drawing,
-      h("p", { class: "corner" }, h("strong", {}, words)),
-      ...edges,
-    );
-    this.element.setAttribute("aria-label", `${words}. Press on it to move where the planes cross.`);
-    const point = (event: PointerEvent) => {
-      const frame = this.element.getBoundingClientRect();
-      moved(this.viewport.toVoxel({ x: event.clientX - frame.left, y: event.clientY - frame.top }));
-    };
-    this.element.addEventListener("pointerdown", (event) => {
-      this.element.setPointerCapture(event.pointerId);
-      point(event);
-    });
-    this.element.addEventListener("pointermove", (event) => event.buttons && point(event));
-    this.element.addEventListener(
-      "wheel",
-      (event) => {
-        event.preventDefault();
-        turned(Math.sign(event.deltaY));
-      },
-      { passive: false },
-    );
-    new ResizeObserver(() => {
-      const { clientWidth: width, clientHeight: height } = this.element;
-      if (width === 0 || height === 0) return;
-      this.viewport.resize(width, height);
-      this.draw();
-    }).observe(this.element);
-  }
-
-  show(plane: Plane, look: Look, cross: Voxel, smooth: boolean): void {
-    Object.assign(this, { plane, look, cross, smooth });
-    this.draw();
-  }
-
-  private draw(): void {
-    const { plane, look, viewport, canvas } = this;
-    if (plane === null || look === null) return;
-    const ratio = Math.min(2, devicePixelRatio);
-    canvas.width = Math.max(1, Math.round(viewport.width * ratio));
-    canvas.height = Math.max(1, Math.round(viewport.height * ratio));
-    const context = canvas.getContext("2d");
-    if (context === null) return;
-    const image = context.createImageData(canvas.width, canvas.height);
-    paint(image, ratio, viewport, plane, look, this.smooth);
-    context.putImageData(image, 0, 0);
-    const { x, y } = viewport.toScreen(this.cross);
-    const { left, top, width, height } = viewport.frame();
-    fill(
-      this.drawing,
-      svg("path", { class: "crossing", d: `M${left} ${y}h${width}M${x} ${top}v${height}` }),
-      ...scaleBar(viewport, true),
-    );
-  }
+/** What the planes take from the page. */
+export interface PlanesEvents {
+  crossed: (to: Crossing) => void;
+  marked: StageEvents["marked"];
+  /** The last picture of a plane that regions reach through from this one, by its number, or null. */
+  reach: (plane: PlaneName, number: number) => number | null;
 }
 
 export class Planes {
   readonly element: HTMLElement;
+  readonly stages: Stage[];
+  /** Heads, fronts and right sides are at the top, as in an atlas. */
+  readonly lastOnTop: boolean;
   private readonly bar = new ColourBar();
-  private readonly planes: Record<Name, One>;
-  private readonly lastOnTop: boolean;
+  private readonly planes: Record<PlaneName, Stage>;
   private readonly sizes: { slices: number; rows: number; columns: number };
+  private readonly first: number;
+  private active: PlaneName = "slices";
 
   constructor(
     summary: Report,
-    cross: () => Crossing,
-    moved: (to: Crossing) => void,
+    private readonly marks: Marks,
+    private readonly cross: () => Crossing,
+    private readonly events: PlanesEvents,
   ) {
     const { image } = summary;
     const [rows, columns] = image?.shape ?? [1, 1];
@@ -146,57 +79,123 @@ export class Planes {
     const thick = image?.slice_mm ?? 1;
     const slices = summary.slices.length;
     this.sizes = { slices, rows, columns };
+    this.first = summary.slices[0]?.slice ?? 0;
     const none = { top: "", bottom: "", left: "", right: "" };
     const edges = summary.slices[0]?.edges ?? none;
     const sides = image?.slice_sides ?? null;
-    // Heads, fronts and right sides are at the top, as in an atlas.
     this.lastOnTop = sides !== null && /^[HAR]/.test(sides[1]);
     const [upper, lower] = sides === null ? ["", ""] : this.lastOnTop ? [sides[1], sides[0]] : sides;
     const upright = (left: string, right: string) => ({ top: upper, bottom: lower, left, right });
-    const go = (change: Partial<Crossing>) => moved(this.held({ ...cross(), ...change }));
-    const slot = (row: number) => (this.lastOnTop ? slices - 1 - row : row);
+    const upward = this.lastOnTop;
     this.planes = {
-      slice: new One("slice", rows, columns, [high, wide], edges,
-        (at) => go(at), (by) => go({ position: cross().position + by })),
-      row: new One("row", slices, columns, [thick, wide],
+      slices: this.stage("slices", { rows, columns, pixel: [high, wide] }, edges),
+      rows: this.stage(
+        "rows",
+        { rows: slices, columns, pixel: [thick, wide], upward },
         upright(edges.left, edges.right),
-        (at) => go({ position: slot(at.row), column: at.column }),
-        (by) => go({ row: cross().row + by })),
-      column: new One("column", slices, rows, [thick, high],
+      ),
+      columns: this.stage(
+        "columns",
+        { rows: slices, columns: rows, pixel: [thick, high], upward },
         upright(edges.top, edges.bottom),
-        (at) => go({ position: slot(at.row), row: at.column }),
-        (by) => go({ column: cross().column + by })),
+      ),
     };
-    const { slice, row, column } = this.planes;
+    this.stages = Object.values(this.planes);
     this.element = h(
       "div",
       { class: "pane planes" },
-      h("div", { class: "plane-grid" }, slice.element, row.element, column.element),
+      h("div", { class: "plane-grid" }, ...this.stages.map(({ element }) => element)),
       h("div", { class: "bars" }, this.bar.element),
     );
   }
 
-  show(volume: Volume, look: Look, legend: Legend, at: Crossing, smooth: boolean): void {
-    const { slice, row, column } = this.planes;
-    const { position } = at;
-    const place = this.lastOnTop ? this.sizes.slices - 1 - position : position;
-    slice.show(sliceOf(volume, position), look, at, smooth);
-    const rows = across(volume, "row", at.row, this.lastOnTop);
-    row.show(rows, look, { row: place, column: at.column }, smooth);
-    const columns = across(volume, "column", at.column, this.lastOnTop);
-    column.show(columns, look, { row: place, column: at.row }, smooth);
-    this.bar.show(legend);
-    this.element.dataset.cross = `${position},${at.row},${at.column}`;
+  /** The one that was pressed last. */
+  get chosen(): Stage {
+    return this.planes[this.active];
   }
 
-  private held({ position, row, column }: Crossing): Crossing {
+  show(volume: Volume, look: Look, legend: Legend, at: Crossing, smooth: boolean): void {
+    const { slices, rows, columns } = this.planes;
+    const { position: row } = at;
+    slices.crossing = { row: at.row, column: at.column };
+    slices.show([{ plane: sliceOf(volume, row), look }], smooth);
+    rows.crossing = { row, column: at.column };
+    rows.show([{ plane: across(volume, "rows", at.row), look }], smooth);
+    columns.crossing = { row, column: at.row };
+    columns.show([{ plane: across(volume, "columns", at.column), look }], smooth);
+    this.bar.show(legend);
+    this.element.dataset.cross = `${row},${at.row},${at.column}`;
+  }
+
+  /** The boxes of regions of other planes in the picture of a plane that is seen. */
+  extents(plane: PlaneName): [Slot, Box][] {
+    const at = pictureOf(plane, this.cross());
+    const found: [Slot, Box][] = [];
+    for (const slot of ["A", "B"] as const) {
+      const region = this.marks[slot];
+      if (region === null || region.plane === plane) continue;
+      const box = cut(region, this.reach(region.plane), plane, at);
+      if (box !== null) found.push([slot, box]);
+    }
+    return found;
+  }
+
+  /** The first and the last picture of a plane that its regions reach through. */
+  private reach(plane: PlaneName): [first: number, last: number] {
+    const at = pictureOf(plane, this.cross());
+    const offset = plane === "slices" ? this.first : 0;
+    return [at, (this.events.reach(plane, at + offset) ?? at + offset) - offset];
+  }
+
+  private stage(plane: PlaneName, grid: Grid, sides: Edges): Stage {
+    const { marked } = this.events;
+    const turn = (by: number) => {
+      const at = this.cross();
+      const moved = {
+        slices: { position: at.position + by },
+        rows: { row: at.row + by },
+        columns: { column: at.column + by },
+      };
+      this.go(moved[plane]);
+    };
+    const crossed = ({ row, column }: Voxel) => {
+      const moved = {
+        slices: { row, column },
+        rows: { position: row, column },
+        columns: { position: row, row: column },
+      };
+      this.go(moved[plane]);
+    };
+    const stage: Stage = new Stage(new Viewport(grid), this.marks, true, {
+      chosen: () => (this.active = plane),
+      windowDragged: () => undefined,
+      sliceTurned: turn,
+      marked,
+      pointed: () => undefined,
+      placed: () => stage.repaint(),
+      crossed,
+    }, plane);
+    const words = planeName(sides) || (plane === "slices" ? "Slice" : "Across the slices");
+    stage.name(sides);
+    stage.extents = () => this.extents(plane);
+    stage.element.append(h("p", { class: "corner" }, h("strong", {}, words)));
+    stage.element.classList.add("plane");
+    stage.element.dataset.plane = plane;
+    const press = "Press on it to move where the planes cross, or draw a region on it.";
+    stage.element.setAttribute("aria-label", `${words}. ${press}`);
+    return stage;
+  }
+
+  /** Let the planes cross elsewhere, inside the stack. */
+  private go(change: Partial<Crossing>): void {
+    const { position, row, column } = { ...this.cross(), ...change };
     const inside = (value: number, count: number) =>
       Math.min(count - 1, Math.max(0, Math.round(value)));
     const { slices, rows, columns } = this.sizes;
-    return {
+    this.events.crossed({
       position: inside(position, slices),
       row: inside(row, rows),
       column: inside(column, columns),
-    };
+    });
   }
 }

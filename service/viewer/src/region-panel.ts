@@ -1,15 +1,16 @@
 /** What the service says of the regions: numbers from the samples, not from the maps. */
 
 import { api, ServiceError } from "./api";
-import type { Interval, RegionAnswer } from "./api";
+import type { Interval, PlaneName, RegionAnswer, Report } from "./api";
 import { fill, h } from "./elements";
 import { family, percent } from "./format";
 import type { Family } from "./format";
-import { polygon } from "./regions";
+import { question as questionOf } from "./regions";
 import type { Region } from "./regions";
 import type { Slot } from "./view";
 
 const CALM = 120;
+const PICTURES = { slices: "slice of index", rows: "row", columns: "column" };
 
 export class RegionPanel {
   readonly element = h("section", { class: "panel", "aria-labelledby": "regions-head" });
@@ -17,19 +18,26 @@ export class RegionPanel {
   private readonly slots: Record<Slot, HTMLInputElement>;
   private readonly removers: Record<Slot, HTMLButtonElement>;
   private readonly through = h("input", { id: "through", type: "number", step: "1", placeholder: "this one" });
+  private readonly throughWords = h("label", { for: "through", class: "faint" });
+  /** The number of the last picture of each plane. */
+  private readonly last: Record<PlaneName, number>;
+  private readonly first: number;
+  private plane: PlaneName | null = null;
   private timer = 0;
   private question = 0;
 
-  /** `last` is the last slice; `asked` is called when the slices to reach through have changed. */
+  /** `asked` is called when the pictures to reach through have changed. */
   constructor(
     private readonly job: string,
-    private readonly last: number,
-    single: boolean,
+    { slices, image }: Report,
     choose: (slot: Slot) => void,
     remove: (slot: Slot) => void,
     asked: () => void,
   ) {
-    this.through.max = String(last);
+    const [rows, columns] = image?.shape ?? [1, 1];
+    this.first = slices[0]?.slice ?? 0;
+    this.last = { slices: slices.at(-1)?.slice ?? 0, rows: rows - 1, columns: columns - 1 };
+    this.lieIn("slices");
     this.through.addEventListener("input", asked);
     const radio = (slot: Slot) => {
       const input = h("input", { type: "radio", name: "slot", value: slot });
@@ -68,14 +76,7 @@ export class RegionPanel {
       h("h2", { id: "regions-head" }, "Regions"),
       line("A", "region"),
       line("B", "to compare with"),
-      single
-        ? null
-        : h(
-            "div",
-            { class: "row" },
-            h("label", { for: "through", class: "faint" }, "through to slice of index"),
-            this.through,
-          ),
+      slices.length < 2 ? null : h("div", { class: "row" }, this.throughWords, this.through),
       this.answer,
     );
     this.choose("A");
@@ -86,29 +87,39 @@ export class RegionPanel {
     this.slots[slot].checked = true;
   }
 
-  /** Ask about what is drawn, once nobody has changed it for a moment. */
-  ask(slice: number, regions: Record<Slot, Region | null>): void {
+  /** Ask about what is drawn, once nobody has changed it for a moment; `seen` in each plane. */
+  ask(seen: Record<PlaneName, number>, regions: Record<Slot, Region | null>): void {
     for (const slot of ["A", "B"] as const) this.removers[slot].disabled = regions[slot] === null;
     clearTimeout(this.timer);
     this.question += 1;
     const { A, B } = regions;
-    this.through.min = String(slice);
     const [first, second, name] = A !== null ? [A, B, "A"] : [B, null, "B"];
     if (first === null) {
       this.invite();
       return;
     }
+    this.lieIn(first.plane);
+    this.through.min = String(seen[first.plane]);
     this.element.setAttribute("aria-busy", "true");
     this.timer = window.setTimeout(() => {
-      void this.fetch(this.question, slice, first, second, name as Slot);
+      void this.fetch(this.question, seen[first.plane], first, second, name as Slot);
     }, CALM);
   }
 
-  /** The last slice of a region that begins in `slice`, or null: it lies in one. */
-  private reach(slice: number): number | null {
+  /** The last picture of a region that begins in picture `place`, or null: it lies in one. */
+  reach(plane: PlaneName, place: number): number | null {
     const value = Number(this.through.value);
-    const several = this.through.value !== "" && value > slice;
-    return several ? Math.min(Math.trunc(value), this.last) : null;
+    const several = this.plane === plane && this.through.value !== "" && value > place;
+    return several ? Math.min(Math.trunc(value), this.last[plane]) : null;
+  }
+
+  /** What is asked about lies in pictures of this plane. */
+  private lieIn(plane: PlaneName): void {
+    if (plane === this.plane) return;
+    this.plane = plane;
+    this.through.value = "";
+    this.through.max = String(this.last[plane]);
+    this.throughWords.textContent = `through to ${PICTURES[plane]}`;
   }
 
   private invite(): void {
@@ -126,15 +137,19 @@ export class RegionPanel {
 
   private async fetch(
     question: number,
-    slice: number,
+    place: number,
     first: Region,
     second: Region | null,
     name: Slot,
   ): Promise<void> {
+    const { plane } = first;
+    const last = this.reach(plane, place);
+    const other = second?.plane === plane ? second : null;
+    const which = plane === "slices" ? "" : `, ${words(plane, place, last)},`;
+    const apart = second === other ? "" : "B lies in another plane and is not compared. ";
     try {
-      const other = second === null ? null : polygon(second);
-      const answer = await api.roi(this.job, slice, this.reach(slice), polygon(first), other);
-      if (question === this.question) this.show(answer, name);
+      const answer = await api.roi(this.job, questionOf(first, other, place, last, this.first));
+      if (question === this.question) this.show(answer, `${which} in ${name}. ${apart}`, name);
     } catch (error) {
       if (question !== this.question) return;
       const detail = error instanceof ServiceError ? error.problem.detail : String(error);
@@ -144,7 +159,7 @@ export class RegionPanel {
     }
   }
 
-  private show(answer: RegionAnswer, name: Slot): void {
+  private show(answer: RegionAnswer, where: string, name: Slot): void {
     const { region, reference, difference } = answer;
     const all = [region, reference, difference].filter((value) => value !== null);
     const write = family(
@@ -180,7 +195,7 @@ export class RegionPanel {
       h(
         "p",
         { class: "faint" },
-        `${answer.pixels} ${answer.slices > 1 ? `voxels of ${answer.slices} slices` : "pixels"} in ${name}. ` +
+        `${answer.pixels} ${answer.slices > 1 ? `voxels of ${answer.slices} slices` : "pixels"}${where}` +
           (answer.joint
             ? ""
             : "The slices were sampled one by one: an interval through several is too narrow. ") +
@@ -188,6 +203,10 @@ export class RegionPanel {
       ),
     );
   }
+}
+
+function words(plane: "rows" | "columns", place: number, last: number | null): string {
+  return last === null ? `${PICTURES[plane]} ${place}` : `${plane} ${place} to ${last}`;
 }
 
 function row(name: string, value: Interval, what: string, write: Family): HTMLElement {

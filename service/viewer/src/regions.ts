@@ -1,11 +1,20 @@
 /** Regions as they are drawn, and as the service is asked about them. */
 
-import type { Corner } from "./api";
-import type { Voxel } from "./viewport";
+import type { Corner, PlaneName, RegionQuestion } from "./api";
+import type { Box, Voxel } from "./viewport";
 
-export type Region =
+/** In a plane across the slices its rows are positions in the stack. */
+export type Region = { plane: PlaneName } & (
   | { kind: "rectangle" | "ellipse"; from: Voxel; to: Voxel }
-  | { kind: "polygon"; corners: Voxel[] };
+  | { kind: "polygon"; corners: Voxel[] }
+);
+
+/** What the pictures of a plane lie behind each other along, and what their rows and columns are. */
+const AXES: Record<PlaneName, [depth: number, row: number, column: number]> = {
+  slices: [0, 1, 2],
+  rows: [1, 0, 2],
+  columns: [2, 0, 1],
+};
 
 const ELLIPSE_CORNERS = 72;
 
@@ -59,12 +68,7 @@ export function grown(region: Region, rows: number, columns: number): Region {
 }
 
 /** The smallest box round it. */
-export function bounds(region: Region): {
-  top: number;
-  bottom: number;
-  left: number;
-  right: number;
-} {
+export function bounds(region: Region): Box {
   const corners = region.kind === "polygon" ? region.corners : [region.from, region.to];
   const rows = corners.map(({ row }) => row);
   const columns = corners.map(({ column }) => column);
@@ -74,4 +78,43 @@ export function bounds(region: Region): {
     left: Math.min(...columns),
     right: Math.max(...columns),
   };
+}
+
+/** What the service is asked about a region in picture `place` of its plane, or from that through
+ * another. `first` is the scan's number of the first slice of the stack.
+ */
+export function question(
+  region: Region,
+  reference: Region | null,
+  place: number,
+  through: number | null,
+  first: number,
+): RegionQuestion {
+  const { plane } = region;
+  const offset = plane === "slices" ? 0 : first;
+  const asked = (of: Region) => ({
+    polygon: polygon(of).map(([row, column]): Corner => [row + offset, column]),
+  });
+  return { plane, slice: place, through, region: asked(region), reference: reference && asked(reference) };
+}
+
+/** The box of a region where another plane's picture `at` cuts it, or null: it does not.
+ *
+ * `reach`: the first and the last picture of its own plane that it reaches through.
+ */
+export function cut(
+  region: Region,
+  reach: [first: number, last: number],
+  plane: PlaneName,
+  at: number,
+): Box | null {
+  const { top, bottom, left, right } = bounds(region);
+  const ends: [number, number][] = [];
+  const [depth, row, column] = AXES[region.plane];
+  ends[depth] = [reach[0] - 0.5, reach[1] + 0.5];
+  ends[row] = [top, bottom];
+  ends[column] = [left, right];
+  const [across, down, beside] = AXES[plane].map((axis) => ends[axis] ?? [0, 0]) as typeof ends;
+  if (!across || !down || !beside || at < across[0] || at > across[1]) return null;
+  return { top: down[0], bottom: down[1], left: beside[0], right: beside[1] };
 }

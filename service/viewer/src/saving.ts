@@ -5,7 +5,7 @@ import type { Job, Picture, Product, Report } from "./api";
 import { fill, h } from "./elements";
 import { bytes } from "./format";
 import { problemBox } from "./notices";
-import { polygon } from "./regions";
+import { question } from "./regions";
 import type { Marks } from "./view";
 
 /** What the dialog takes from the page. */
@@ -79,7 +79,7 @@ export class Saving {
       ),
       part(
         "Regions",
-        regions ? "The numbers of regions A and B in every slice." : "Draw a region first.",
+        regions ? "The numbers of regions A and B in every slice, or row or column of their plane." : "Draw a region first.",
         this.button(
           "CSV",
           regions
@@ -151,17 +151,22 @@ export function filesTable(job: Job, results: Product[], said: HTMLElement): HTM
   return h("table", { class: "files" }, h("tbody", {}, ...rows));
 }
 
-/** What the service says of the regions in every slice, as a table. */
+/** What the service says of the regions in every slice, row or column, as a table. */
 async function regionsCsv(job: string, summary: Report, { A, B }: Marks): Promise<Blob> {
-  const lines = [
-    "slice,region,pixels,mean,std,low_90,high_90,mc_error,samples,method",
-  ];
-  const [first, second, name] = A !== null ? [A, B, "A"] : [B, null, "B"];
+  const [first, other, name] = A !== null ? [A, B, "A"] : [B, null, "B"];
   if (first === null) throw new Error("there is no region");
-  for (const { slice } of summary.slices) {
+  const { plane } = first;
+  const second = other?.plane === plane ? other : null;
+  const lines = [
+    `${plane.slice(0, -1)},region,pixels,mean,std,low_90,high_90,mc_error,samples,method`,
+  ];
+  const numbers = summary.slices.map(({ slice }) => slice);
+  const [rows, columns] = summary.image?.shape ?? [0, 0];
+  const across = [...Array(plane === "rows" ? rows : columns).keys()];
+  for (const place of plane === "slices" ? numbers : across) {
     let answer;
     try {
-      answer = await api.roi(job, slice, null, polygon(first), second && polygon(second));
+      answer = await api.roi(job, question(first, second, place, null, numbers[0] ?? 0));
     } catch (error) {
       // A region may lie outside of a picture; then it has no numbers.
       if (error instanceof ServiceError && error.status === 422) continue;
@@ -176,7 +181,7 @@ async function regionsCsv(job: string, summary: Report, { A, B }: Marks): Promis
       if (value === null) continue;
       const { mean, std, low, high, mc_error: error, samples, method } = value;
       const pixels = region === name ? answer.pixels : "";
-      lines.push([slice, region, pixels, mean, std, low, high, error, samples, method].join(","));
+      lines.push([place, region, pixels, mean, std, low, high, error, samples, method].join(","));
     }
   }
   return new Blob([`${lines.join("\n")}\n`], { type: "text/csv" });

@@ -1,14 +1,14 @@
 /** The place where a slice is seen: pointer, wheel, what is drawn on it and written at its edges. */
 
-import type { Edges } from "./api";
+import type { Edges, PlaneName } from "./api";
 import { fill, h, svg } from "./elements";
 import type { Layer } from "./layers";
-import { marksShapes } from "./marks";
+import { extentShape, marksShapes } from "./marks";
 import { paint } from "./paint";
 import { drawn, moved } from "./regions";
 import { scaleBar } from "./scale-bar";
 import type { Line, Marks, Slot } from "./view";
-import type { Point, Viewport, Voxel } from "./viewport";
+import type { Box, Point, Viewport, Voxel } from "./viewport";
 
 export type Tool = "window" | "pan" | "rectangle" | "ellipse" | "polygon" | "line";
 
@@ -25,6 +25,8 @@ export interface StageEvents {
   pointed: (at: Voxel | null) => void;
   /** Another part of the slice is seen. */
   placed: () => void;
+  /** The pointer moved where planes cross; without this, window and place. */
+  crossed?: (at: Voxel) => void;
 }
 
 const NEAR = 9;
@@ -33,6 +35,7 @@ const SHARPEST = 2;
 
 type Drag =
   | { kind: "window" | "pan"; last: Point }
+  | { kind: "cross" }
   | { kind: "draw"; from: Voxel }
   | { kind: "move"; slot: Slot; last: Voxel }
   | { kind: "pinch" };
@@ -43,13 +46,17 @@ export class Stage {
   slices = 1;
   /** Where the pointer is, in whichever pane. */
   cursor: Voxel | null = null;
+  /** Where the other planes cross this one. */
+  crossing: Voxel | null = null;
+  /** The boxes of regions that were drawn in other planes. */
+  extents: () => [Slot, Box][] = () => [];
   private tool: Tool = "window";
   private readonly canvas = h("canvas", { class: "picture" });
   private readonly drawing = svg("svg", { class: "regions" });
   private readonly edges = (["top", "right", "bottom", "left"] as const).map((side) => {
     return [side, h("span", { class: `edge ${side}` })] as const;
   });
-  private layers: Layer[] = [];
+  private layers: Pick<Layer, "plane" | "look">[] = [];
   private smooth = true;
   private drag: Drag | null = null;
   private corners: Voxel[] | null = null;
@@ -62,6 +69,7 @@ export class Stage {
     readonly marks: Marks,
     private readonly inMillimetres: boolean,
     private readonly events: StageEvents,
+    private readonly plane: PlaneName = "slices",
   ) {
     this.drawing.setAttribute("aria-hidden", "true");
     this.element = h(
@@ -83,7 +91,7 @@ export class Stage {
   }
 
   /** Show these, the later ones on top. */
-  show(layers: Layer[], smooth: boolean): void {
+  show(layers: Pick<Layer, "plane" | "look">[], smooth: boolean): void {
     this.layers = layers;
     this.smooth = smooth;
     this.repaint();
@@ -146,12 +154,14 @@ export class Stage {
       return;
     }
     const { row, column } = this.viewport.centre;
-    const size = Math.max(2, Math.min(this.viewport.grid.rows, this.viewport.grid.columns) / 12);
-    const kind = this.tool === "ellipse" ? "ellipse" : "rectangle";
+    const { rows, columns } = this.viewport.grid;
+    const size = Math.max(2, Math.min(rows, columns) / 12);
+    const [tall, wide] = [Math.min(size, rows / 2), Math.min(size, columns / 2)];
     this.set(this.slot, {
-      kind,
-      from: { row: row - size, column: column - size },
-      to: { row: row + size, column: column + size },
+      plane: this.plane,
+      kind: this.tool === "ellipse" ? "ellipse" : "rectangle",
+      from: { row: row - tall, column: column - wide },
+      to: { row: row + tall, column: column + wide },
     });
   }
 
@@ -166,8 +176,14 @@ export class Stage {
   }
 
   redraw(): void {
-    const { viewport } = this;
-    const shapes: Node[] = marksShapes(this.marks, viewport, this.slot, this.inMillimetres);
+    const { viewport, inMillimetres, plane } = this;
+    const shapes: Node[] = this.extents().map(([slot, box]) => extentShape(slot, box, viewport));
+    if (this.crossing !== null) {
+      const { x, y } = viewport.toScreen(this.crossing);
+      const { left, top, width, height } = viewport.frame();
+      shapes.push(svg("path", { class: "crossing", d: `M${left} ${y}h${width}M${x} ${top}v${height}` }));
+    }
+    shapes.push(...marksShapes(this.marks, viewport, this.slot, inMillimetres, plane));
     if (this.corners !== null) {
       const open = this.hover === null ? this.corners : [...this.corners, this.hover];
       const places = open.map((corner) => viewport.toScreen(corner));
@@ -182,7 +198,7 @@ export class Stage {
       const lines = `M${x - 9} ${y}h6m6 0h6M${x} ${y - 9}v6m0 6v6`;
       shapes.push(svg("path", { class: "cursor", d: lines }));
     }
-    shapes.push(...scaleBar(viewport, this.inMillimetres));
+    shapes.push(...scaleBar(viewport, inMillimetres));
     fill(this.drawing, ...shapes);
   }
 
@@ -191,6 +207,11 @@ export class Stage {
     if (width === 0 || height === 0) return;
     this.viewport.resize(width, height);
     this.events.placed();
+  }
+
+  /** It always shows the whole picture, and the pointer moves where planes cross. */
+  private get whole(): boolean {
+    return this.events.crossed !== undefined;
   }
 
   private at(event: MouseEvent): Point {
@@ -204,17 +225,19 @@ export class Stage {
     this.pointers.set(event.pointerId, at);
     this.events.chosen();
     this.element.setPointerCapture(event.pointerId);
-    if (this.pointers.size === 2) {
+    if (this.pointers.size === 2 && !this.whole) {
       this.drag = { kind: "pinch" };
       return;
     }
     const held = (event.target as Element).getAttribute("data-slot") as Slot | null;
-    const draws = this.tool === "rectangle" || this.tool === "ellipse" || this.tool === "line";
-    if (event.button === 1 || event.shiftKey) this.drag = { kind: "pan", last: at };
+    const rules = this.tool === "line" && this.plane === "slices";
+    const draws = this.tool === "rectangle" || this.tool === "ellipse" || rules;
+    if ((event.button === 1 || event.shiftKey) && !this.whole) this.drag = { kind: "pan", last: at };
     else if (event.button !== 0) return;
     else if (this.tool === "polygon") this.corner(at, voxel);
     else if (held !== null) this.drag = { kind: "move", slot: held, last: voxel };
     else if (draws) this.drag = { kind: "draw", from: voxel };
+    else if (this.whole) this.cross(voxel);
     else this.drag = { kind: this.tool === "pan" ? "pan" : "window", last: at };
     if (event.button === 1) event.preventDefault();
     this.element.focus({ preventScroll: true });
@@ -228,6 +251,8 @@ export class Stage {
     const { drag } = this;
     if (drag?.kind === "pinch") {
       this.pinch(event.pointerId, at);
+    } else if (drag?.kind === "cross") {
+      this.cross(voxel);
     } else if (drag?.kind === "pan") {
       this.viewport.pan(at.x - drag.last.x, at.y - drag.last.y);
       drag.last = at;
@@ -239,7 +264,8 @@ export class Stage {
     } else if (drag?.kind === "draw" && this.tool === "line") {
       this.setLine({ from: drag.from, to: voxel }, false);
     } else if (drag?.kind === "draw" && (this.tool === "rectangle" || this.tool === "ellipse")) {
-      this.set(this.slot, { kind: this.tool, from: drag.from, to: voxel }, false);
+      const { plane, tool: kind } = this;
+      this.set(this.slot, { plane, kind, from: drag.from, to: voxel }, false);
     } else if (drag?.kind === "move") {
       const region = this.marks[drag.slot];
       if (region === null) return;
@@ -265,6 +291,11 @@ export class Stage {
     } else if (drag?.kind === "move") {
       this.events.marked(drag.slot, true);
     }
+  }
+
+  private cross(at: Voxel): void {
+    this.drag = { kind: "cross" };
+    this.events.crossed?.(at);
   }
 
   private pinch(pointer: number, at: Point): void {
@@ -302,13 +333,13 @@ export class Stage {
       );
     });
     this.corners = null;
-    if (corners.length >= 3) this.set(this.slot, { kind: "polygon", corners });
+    if (corners.length >= 3) this.set(this.slot, { plane: this.plane, kind: "polygon", corners });
     else this.redraw();
   }
 
   private wheel(event: WheelEvent): void {
     event.preventDefault();
-    if (event.ctrlKey || event.metaKey || this.slices === 1) {
+    if ((event.ctrlKey || event.metaKey || this.slices === 1) && !this.whole) {
       this.zoom(Math.exp(-event.deltaY / 400), this.at(event));
       return;
     }

@@ -1,5 +1,6 @@
 /** What is chosen on the page with the pictures, and the same as an address that can be sent. */
 
+import type { PlaneName } from "./api";
 import type { Region } from "./regions";
 import type { Voxel } from "./viewport";
 import type { Window } from "./volume";
@@ -21,7 +22,7 @@ export interface Line {
   to: Voxel;
 }
 
-/** What was drawn on the slices; it stays where it is when the slice changes. */
+/** What was drawn on the slices, or across them; it stays where it is when the slice changes. */
 export interface Marks {
   A: Region | null;
   B: Region | null;
@@ -69,6 +70,7 @@ export function firstView(slice: number): View {
 
 const NAME = /^[a-z-]{1,32}$/;
 const ID = /^[A-Za-z0-9._-]{1,64}$/;
+const REGION = /^(?:(rows|columns)-)?([a-z]+):(.*)$/;
 const PANE = /^(-?)([a-z][a-z-]{0,31})(?:@([A-Za-z0-9._-]{1,64}))?$/;
 
 /** What differs from the first view, as the query of an address. */
@@ -146,16 +148,18 @@ function readPane(text: string): Choice | null {
 
 function regionText(region: Region): string {
   const corners = region.kind === "polygon" ? region.corners : [region.from, region.to];
-  return `${region.kind}:${voxels(...corners)}`;
+  const plane = region.plane === "slices" ? "" : `${region.plane}-`;
+  return `${plane}${region.kind}:${voxels(...corners)}`;
 }
 
 function readRegion(text: string): Region | null {
-  const [kind, rest] = text.split(":");
+  const [, across, kind, rest] = REGION.exec(text) ?? [];
+  const plane = (across ?? "slices") as PlaneName;
   const corners = readVoxels(rest ?? "");
-  if (kind === "polygon") return corners.length >= 3 ? { kind, corners } : null;
+  if (kind === "polygon") return corners.length >= 3 ? { plane, kind, corners } : null;
   const [from, to] = corners;
   if ((kind !== "rectangle" && kind !== "ellipse") || !from || !to) return null;
-  return { kind, from, to };
+  return { plane, kind, from, to };
 }
 
 function voxels(...at: Voxel[]): string {

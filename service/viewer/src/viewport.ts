@@ -10,11 +10,21 @@ export interface Voxel {
   column: number;
 }
 
+/** Edges, in voxels. */
+export interface Box {
+  top: number;
+  bottom: number;
+  left: number;
+  right: number;
+}
+
 export interface Grid {
   rows: number;
   columns: number;
   /** Height and width of a voxel, in mm or in voxels where the scan does not say. */
   pixel: [number, number];
+  /** The first row is the lowest one. */
+  upward?: boolean;
 }
 
 const MOST = 32;
@@ -53,14 +63,14 @@ export class Viewport {
     const [high, wide] = this.grid.pixel;
     return {
       x: this.width / 2 + (at.column - this.centre.column) * wide * this.scale,
-      y: this.height / 2 + (at.row - this.centre.row) * high * this.scale,
+      y: this.height / 2 + this.down * (at.row - this.centre.row) * high * this.scale,
     };
   }
 
   toVoxel(at: Point): Voxel {
     const [high, wide] = this.grid.pixel;
     return {
-      row: this.centre.row + (at.y - this.height / 2) / (high * this.scale),
+      row: this.centre.row + (this.down * (at.y - this.height / 2)) / (high * this.scale),
       column: this.centre.column + (at.x - this.width / 2) / (wide * this.scale),
     };
   }
@@ -81,7 +91,7 @@ export class Viewport {
   pan(dx: number, dy: number): void {
     const [high, wide] = this.grid.pixel;
     this.centre = {
-      row: this.centre.row - dy / (high * this.scale),
+      row: this.centre.row - (this.down * dy) / (high * this.scale),
       column: this.centre.column - dx / (wide * this.scale),
     };
     this.keep();
@@ -93,16 +103,25 @@ export class Viewport {
     const middle = this.middle();
     return {
       x: (this.centre.column - middle.column) * pixel[1],
-      y: (middle.row - this.centre.row) * pixel[0],
+      y: this.down * (middle.row - this.centre.row) * pixel[0],
     };
   }
 
   /** Where the slice lies on the stage. */
   frame(): { left: number; top: number; width: number; height: number } {
     const { rows, columns } = this.grid;
-    const first = this.toScreen({ row: -0.5, column: -0.5 });
-    const last = this.toScreen({ row: rows - 0.5, column: columns - 0.5 });
-    return { left: first.x, top: first.y, width: last.x - first.x, height: last.y - first.y };
+    return this.box({ top: -0.5, bottom: rows - 0.5, left: -0.5, right: columns - 0.5 });
+  }
+
+  /** Where a box of voxels lies on the stage. */
+  box({ top, bottom, left, right }: Box): { left: number; top: number; width: number; height: number } {
+    const a = this.toScreen({ row: top, column: left });
+    const b = this.toScreen({ row: bottom, column: right });
+    return { left: a.x, top: Math.min(a.y, b.y), width: b.x - a.x, height: Math.abs(b.y - a.y) };
+  }
+
+  private get down(): 1 | -1 {
+    return this.grid.upward ? -1 : 1;
   }
 
   private middle(): Voxel {

@@ -18,7 +18,7 @@ import { RegionPanel } from "./region-panel";
 import { grown, moved } from "./regions";
 import { Saving } from "./saving";
 import { shortcutsDialog } from "./shortcuts";
-import type { Tool } from "./stage";
+import type { Stage, Tool } from "./stage";
 import { verdictBadge } from "./verdict";
 import { firstView, fromQuery, toQuery } from "./view";
 import type { Choice, Slot, View } from "./view";
@@ -84,8 +84,16 @@ export class Workspace {
     if (reason !== null && this.view.count === 0) this.view.count = 1;
     this.planes =
       reason === null
-        ? new Planes(summary, () => this.crossing, (to) => this.cross(to))
+        ? new Planes(summary, this.view.marks, () => this.crossing, {
+            crossed: (to) => this.cross(to),
+            marked: (what, done) => this.marked(what, done),
+            reach: (plane, number) => this.regions.reach(plane, number),
+          })
         : null;
+    for (const slot of ["A", "B"] as const) {
+      const region = this.view.marks[slot];
+      if (this.planes === null && region?.plane !== "slices") this.view.marks[slot] = null;
+    }
     this.controls = new Controls(pictures, summary, reason, {
       pictureChosen: (picture) => this.show(picture),
       overlayChosen: (picture) => this.lay(picture),
@@ -107,11 +115,10 @@ export class Workspace {
     });
     this.regions = new RegionPanel(
       job.id,
-      slices.at(-1)?.slice ?? 0,
-      slices.length < 2,
+      summary,
       (slot) => this.useSlot(slot),
       (slot) => this.panes[0]?.stage.set(slot, null),
-      () => this.regions.ask(this.view.slice, this.view.marks),
+      () => this.askRegions(),
     );
     this.line = new LinePanel(job.id, this.grid, this.inMillimetres, () => this.panes[0]?.stage.setLine(null));
     this.voxel = new VoxelPanel(job.id, this.grid);
@@ -223,13 +230,13 @@ export class Workspace {
 
   use(tool: Tool): void {
     this.tool = tool;
-    for (const { stage } of this.panes) stage.use(tool);
+    for (const stage of this.stages) stage.use(tool);
     this.controls.tool(tool);
   }
 
   useSlot(slot: Slot): void {
     this.slot = slot;
-    for (const { stage } of this.panes) {
+    for (const stage of this.stages) {
       stage.slot = slot;
       stage.redraw();
     }
@@ -243,7 +250,7 @@ export class Workspace {
   }
 
   placeRegion(): void {
-    this.pane.stage.place();
+    this.stage.place();
   }
 
   removeRegion(): void {
@@ -254,12 +261,13 @@ export class Workspace {
   nudge(rows: number, columns: number, size: boolean): void {
     const region = this.view.marks[this.slot];
     if (region === null) return;
-    const change = size ? grown(region, -rows / 2, columns / 2) : moved(region, rows, columns);
+    const down = region.plane !== "slices" && this.planes?.lastOnTop ? -rows : rows;
+    const change = size ? grown(region, -rows / 2, columns / 2) : moved(region, down, columns);
     this.pane.stage.set(this.slot, change);
   }
 
   giveUp(): void {
-    for (const { stage } of this.panes) stage.giveUp();
+    for (const stage of this.stages) stage.giveUp();
     this.stop();
   }
 
@@ -333,6 +341,15 @@ export class Workspace {
     return this.panes[this.active] as Pane;
   }
 
+  private get stages(): Stage[] {
+    return [...this.panes.map(({ stage }) => stage), ...(this.planes?.stages ?? [])];
+  }
+
+  /** The one that was pressed last. */
+  private get stage(): Stage {
+    return this.view.count === 0 && this.planes ? this.planes.chosen : this.pane.stage;
+  }
+
   private get activeChoice(): Choice {
     return this.view.panes[this.active] ?? this.view.panes[0];
   }
@@ -359,6 +376,7 @@ export class Workspace {
       placed: () => this.placed(pane),
     });
     pane.stage.slices = this.summary.slices.length;
+    pane.stage.extents = () => this.planes?.extents("slices") ?? [];
     return pane;
   }
 
@@ -379,7 +397,10 @@ export class Workspace {
   private cross({ position, row, column }: { position: number; row: number; column: number }): void {
     this.view.cross = { row, column };
     if (position !== this.position) this.goTo(position);
-    else void this.draw();
+    else {
+      this.askRegions();
+      void this.draw();
+    }
     this.voxel.ask(this.view.slice, { row, column });
   }
 
@@ -400,11 +421,17 @@ export class Workspace {
   }
 
   private marked(what: Slot | "line", done: boolean): void {
-    for (const { stage } of this.panes) stage.redraw();
+    for (const stage of this.stages) stage.redraw();
     if (!done) return;
     if (what === "line") this.line.ask(this.view.slice, this.view.marks.line);
-    else this.regions.ask(this.view.slice, this.view.marks);
+    else this.askRegions();
     this.remember();
+  }
+
+  private askRegions(): void {
+    const { row, column } = this.crossing;
+    this.regions.ask({ slices: this.view.slice, rows: row, columns: column }, this.view.marks);
+    for (const stage of this.stages) stage.redraw(); // how far a region reaches is drawn, too
   }
 
   private point(at: number, voxel: Voxel | null): void {
@@ -432,7 +459,7 @@ export class Workspace {
 
   private sliceChanged(): void {
     this.quality.show(this.report);
-    this.regions.ask(this.view.slice, this.view.marks);
+    this.askRegions();
     this.line.ask(this.view.slice, this.view.marks.line);
   }
 

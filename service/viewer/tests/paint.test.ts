@@ -55,6 +55,17 @@ describe("painting", () => {
     expect([...target.data]).toEqual([192, 64, 64, 255]);
   });
 
+  it("begins below where the first row is the lowest one", () => {
+    const values = Float32Array.of(0, 1, 0.5);
+    for (const smooth of [true, false]) {
+      const viewport = new Viewport({ rows: 3, columns: 1, pixel: [1, 1], upward: true });
+      viewport.resize(1, 3);
+      const target = image(1, 3);
+      paint(target, 1, viewport, { rows: 3, columns: 1, values }, look(GREY, { low: 0, high: 1 }), smooth);
+      expect([0, 4, 8].map((at) => target.data[at])).toEqual([128, 255, 0]);
+    }
+  });
+
   it("has colours between the stops", () => {
     expect(colourAt(GREY, 0.2)).toEqual([51, 51, 51]);
     expect(colourAt(GREY, 1)).toEqual([255, 255, 255]);
@@ -66,11 +77,11 @@ describe("planes", () => {
   const volume = { slices: 2, rows: 3, columns: 4, values } as Volume;
 
   it("across the slices are rows of slices", () => {
-    const coronal = across(volume, "row", 1, false);
+    const coronal = across(volume, "rows", 1);
     expect([coronal.rows, coronal.columns]).toEqual([2, 4]);
     expect([...coronal.values]).toEqual([4, 5, 6, 7, 16, 17, 18, 19]);
-    const sagittal = across(volume, "column", 3, true);
-    expect([...sagittal.values]).toEqual([15, 19, 23, 3, 7, 11]);
+    const sagittal = across(volume, "columns", 3);
+    expect([...sagittal.values]).toEqual([3, 7, 11, 15, 19, 23]);
   });
 
   it("are subtracted, masked and summarised without their gaps", () => {

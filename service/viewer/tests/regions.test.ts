@@ -1,13 +1,14 @@
 import { describe, expect, it } from "vitest";
 
-import { bounds, drawn, grown, moved, polygon } from "../src/regions";
+import { bounds, cut, drawn, grown, moved, polygon, question } from "../src/regions";
 import type { Region } from "../src/regions";
 
-const box: Region = {
+const box = {
+  plane: "slices",
   kind: "rectangle",
   from: { row: 8, column: 2 },
   to: { row: 4, column: 10 },
-};
+} satisfies Region;
 
 function area(corners: [number, number][]): number {
   return Math.abs(
@@ -38,9 +39,33 @@ describe("regions", () => {
   });
 
   it("of no extent are not asked about", () => {
-    expect(drawn({ kind: "ellipse", from: { row: 1, column: 1 }, to: { row: 1, column: 5 } })).toBe(
-      false,
-    );
-    expect(drawn({ kind: "polygon", corners: [{ row: 0, column: 0 }] })).toBe(false);
+    expect(drawn({ ...box, to: { row: 8, column: 5 } })).toBe(false);
+    expect(drawn({ plane: "slices", kind: "polygon", corners: [{ row: 0, column: 0 }] })).toBe(false);
+  });
+
+  it("across the slices are asked about with the scan's numbers of slices", () => {
+    const across = { ...box, plane: "rows" } satisfies Region;
+    const asked = question(across, box, 16, 19, 3);
+    expect(asked).toMatchObject({ plane: "rows", slice: 16, through: 19 });
+    expect(asked.region.polygon).toEqual(polygon(box).map(([row, column]) => [row + 3, column]));
+    expect(question(box, null, 5, null, 3)).toMatchObject({
+      plane: "slices", slice: 5, through: null, region: { polygon: polygon(box) }, reference: null,
+    });
+  });
+
+  it("are boxes in the other planes, where these cut them", () => {
+    // Rows 4 to 8 and columns 2 to 10 of slices 1 to 3.
+    expect(cut(box, [1, 3], "rows", 6)).toEqual({ top: 0.5, bottom: 3.5, left: 2, right: 10 });
+    expect(cut(box, [1, 3], "columns", 10)).toEqual({ top: 0.5, bottom: 3.5, left: 4, right: 8 });
+    expect(cut(box, [1, 3], "columns", 11)).toBeNull();
+    // Slices 4 to 8 and columns 2 to 10 of row 20.
+    const row = { ...box, plane: "rows" } satisfies Region;
+    expect(cut(row, [20, 20], "slices", 4)).toEqual({ top: 19.5, bottom: 20.5, left: 2, right: 10 });
+    expect(cut(row, [20, 20], "slices", 3)).toBeNull();
+    expect(cut(row, [20, 20], "columns", 5)).toEqual({ top: 4, bottom: 8, left: 19.5, right: 20.5 });
+    // Slices 4 to 8 and rows 2 to 10 of columns 20 and 21.
+    const column = { ...box, plane: "columns" } satisfies Region;
+    expect(cut(column, [20, 21], "slices", 8)).toEqual({ top: 2, bottom: 10, left: 19.5, right: 21.5 });
+    expect(cut(column, [20, 21], "rows", 10)).toEqual({ top: 4, bottom: 8, left: 19.5, right: 21.5 });
   });
 });

@@ -48,4 +48,23 @@ describe("a viewport", () => {
     expect(at.offset().x).toBeCloseTo(-2, 10);
     expect(at.offset().y).toBeCloseTo(2, 10);
   });
+
+  it("may have its first row below", () => {
+    const upright = viewport();
+    const at = new Viewport({ ...upright.grid, upward: true });
+    at.resize(400, 300);
+    expect(at.frame()).toEqual(upright.frame());
+    const { x, y } = upright.toScreen({ row: 9, column: 4 });
+    expect(at.toScreen({ row: 0, column: 4 })).toEqual({ x, y });
+    expect(at.toVoxel({ x, y }).row).toBeCloseTo(0, 10);
+    const box = { top: 0, bottom: 2, left: 0, right: 4 };
+    expect(at.box(box).top).toBeCloseTo(at.toScreen({ row: 2, column: 0 }).y, 10);
+    expect(at.box(box).height).toBe(upright.box(box).height);
+    at.zoomAt(2, { x, y });
+    upright.zoomAt(2, { x, y });
+    at.pan(0, 20);
+    upright.pan(0, 20);
+    expect(at.offset().y).toBeCloseTo(upright.offset().y, 10);
+    expect(at.toScreen({ row: 0, column: 4 }).y).toBeCloseTo(y + 20, 10);
+  });
 });
