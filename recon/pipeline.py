@@ -122,6 +122,7 @@ def reconstruct(
             current = yield from budget.follow(
                 refine_maps(scan, model, current, prior, settings), _UNPLANNED
             )
+            budget.picture = current.picture
         # The same for all slices: neighbours are not to differ by how they were mirrored.
         symmetry = (settings.seed, "slices") if settings.symmetry else None
         sliced = prior_of(prior, current.raw, symmetry)

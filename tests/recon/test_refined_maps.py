@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from recon.calibration import calibrate
 from recon.chains import finished
-from recon.phantom import receiver_maps, simulate
+from recon.phantom import receive, receiver_maps, simulate
 from recon.pipeline import reconstruct
 from recon.posterior import SlicePosterior
 from recon.preparation import PreparedSlice, inverse_problem, prepare
@@ -64,6 +64,18 @@ def test_maps_of_few_lines_come_nearer_to_the_coils(transposed: bool) -> None:
     np.testing.assert_array_equal(after.calibration.kspace, before.calibration.kspace)
     np.testing.assert_array_equal(after.calibration.mask, scan.mask)
     assert any("Only 6 central lines" in told for told in after.warnings)
+
+
+def test_a_field_of_view_that_folds_is_found_again_too() -> None:
+    """The strip of places beyond the edges may come out wider or narrower with other maps."""
+    image = simulate(1, 1, 96, 128, snr=40)[1]
+    full = receive(image, 8, 0.005, columns=64)
+    mask = undersampling_mask((96, 64), "equispaced", 2.5, 8 / 64, 0)
+    scan = undersample(full, mask)
+    events = list(reconstruct(scan, PRIOR, SETTINGS, [0]))
+    told = next(event for event in events if isinstance(event, SlicePosterior)).warnings
+    assert any("maps were found again" in each for each in told)
+    assert any("field of view is smaller" in each for each in told)
 
 
 def test_only_maps_that_are_found_from_few_lines_are_found_again() -> None:
