@@ -118,7 +118,7 @@ def reconstruct(
         current = prepare(calibration, raw, index, prior, settings)
         yield CoarseReady(index, current.in_input_units(current.picture(current.coarse)))
         budget = _Budget(current, settings)
-        if is_narrow(scan, index):
+        if is_narrow(scan, index, folded=calibration.overlap is not None):
             current = yield from budget.follow(
                 refine_maps(scan, model, current, prior, settings), _UNPLANNED
             )

@@ -29,19 +29,24 @@ from recon.receivers import NoiseModel
 from recon.scan import Scan
 from recon.settings import Settings
 
-_NARROW = 12
-"""Central lines from which on maps are good enough as they are."""
+_ENOUGH = 12
+"""Central lines from which on maps are good enough as they are,"""
+_ENOUGH_FOLDED = 14
+"""and where some voxels hold two places, whose maps tell one from the other."""
 _WIDTH = 24
 """Central lines, measured and predicted, that maps are found from again."""
 _ROUNDS = 2
 
 
-def is_narrow(scan: Scan, index: int) -> bool:
-    """Whether maps of a slice are found from so few central lines that draws better them."""
+def is_narrow(scan: Scan, index: int, *, folded: bool) -> bool:
+    """Whether maps of a slice are found from so few central lines that draws better them.
+
+    `folded` says that some of its voxels hold two places (`Calibration.overlap`).
+    """
     if scan.coil_maps is not None or scan.trajectory is not None or scan.kspace.shape[1] == 1:
         return False
     _, sampled = calibration_lines(scan, index)
-    return calibration_width(sampled) < _NARROW
+    return calibration_width(sampled) < (_ENOUGH_FOLDED if folded else _ENOUGH)
 
 
 def refine_maps(

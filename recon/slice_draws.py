@@ -173,7 +173,7 @@ def _sampled(
 ) -> _Sampled:
     raw = inverse_problem(calibration, device)
     current = prepare(calibration, raw, index, prior, settings)
-    if is_narrow(scan, index):
+    if is_narrow(scan, index, folded=calibration.overlap is not None):
         current = finished(refine_maps(scan, model, current, prior, settings))
     symmetry = (settings.seed, "slices") if settings.symmetry else None
     sliced = prior_of(prior, current.raw, symmetry)

@@ -80,15 +80,17 @@ def test_a_field_of_view_that_folds_is_found_again_too() -> None:
 
 def test_only_maps_that_are_found_from_few_lines_are_found_again() -> None:
     scan, _ = scan_of(6)
-    assert is_narrow(scan, 0)
-    assert not is_narrow(scan_of(12)[0], 0)
+    assert is_narrow(scan, 0, folded=False)
+    assert not is_narrow(scan_of(12)[0], 0, folded=False)
+    assert is_narrow(scan_of(12)[0], 0, folded=True)
+    assert not is_narrow(scan_of(14)[0], 0, folded=True)
     maps = receiver_maps(COILS, ROWS, COLUMNS)[None]
-    assert not is_narrow(replace(scan, coil_maps=maps), 0)
+    assert not is_narrow(replace(scan, coil_maps=maps), 0, folded=False)
     apart = np.zeros_like(scan.kspace)
     apart[..., 20:40] = 1
-    assert not is_narrow(replace(scan, calibration=apart), 0)
+    assert not is_narrow(replace(scan, calibration=apart), 0, folded=False)
     alone, _ = simulate(1, 1, ROWS, COLUMNS, snr=60)
-    assert not is_narrow(undersample(alone, scan.mask), 0)
+    assert not is_narrow(undersample(alone, scan.mask), 0, folded=False)
 
 
 def test_a_reconstruction_says_so_and_keeps_its_data() -> None:
