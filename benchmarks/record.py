@@ -53,7 +53,7 @@ def publish(
     name: str,
     experiment: Callable[[], ResultT],
     outcome: Callable[[ResultT], Outcome],
-    draw: Callable[[ResultT], Figure],
+    draw: Callable[[ResultT], Figure | None],
 ) -> bool:
     """Run an experiment, print its checks, write NAME.json, .csv and .png; True when all is met."""
     mpl.use("Agg")
@@ -81,7 +81,9 @@ def publish(
     }
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
     _write_table(RESULTS / f"{name}.csv", found.rows)
-    draw(result).savefig(RESULTS / f"{name}.png", dpi=100)
+    figure = draw(result)
+    if figure is not None:
+        figure.savefig(RESULTS / f"{name}.png", dpi=100)
     for check in found.checks:
         verdict = "met" if check.met else "NOT MET"
         print(f"{verdict:8}{check.name}: {check.found:.4g}, expected {check.expected:.4g}")

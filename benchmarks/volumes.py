@@ -2,7 +2,7 @@
 
     python -m benchmarks volumes
     python -m benchmarks.volumes [SIDE SLICES SAMPLES HEAD…] [--coils 4] [--mask "Poisson 6" …]
-                                 [--name volumes]
+                                 [--name volumes] [--no-picture]
 
 Heads are synthetic (`models.synthetic_heads`, drawn from label volumes that no shipped prior was
 trained on), SIDE voxels along both phase encodings of 210 mm; the middle SLICES along the readout
@@ -252,8 +252,9 @@ def run(
     heads: Sequence[str],
     coils: int,
     masks: Sequence[str],
+    picture: bool,
 ) -> Found:
-    """All heads and ways with these masks; and the picture."""
+    """All heads and ways with these masks; and what the picture is of."""
     torch.set_num_threads(1)
     made, denoised = [], []
     for name in heads:
@@ -272,7 +273,8 @@ def run(
                 print(made[-1], flush=True)
             made.append(_best_wavelet(about, scan, image.shape, truth))
             print(made[-1], flush=True)
-    return Found(tuple(made), tuple(denoised), pictured(side, slices, samples))
+    shown = pictured(side, slices, samples) if picture else {}
+    return Found(tuple(made), tuple(denoised), shown)
 
 
 def directions(name: str, image: Volume, sigma: float) -> Denoised:
@@ -371,8 +373,10 @@ def _known(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def draw(found: Found) -> Figure:
-    """Three planes of the phantom, way by way."""
+def draw(found: Found) -> Figure | None:
+    """Three planes of the phantom, way by way; nothing where it was left out."""
+    if not found.shown:
+        return None
     figure, axes = plt.subplots(3, len(found.shown), figsize=(11, 5.6), layout="constrained")
     high = float(np.percentile(found.shown["truth"], 99.7))
     for column, (title, volume) in enumerate(found.shown.items()):
@@ -395,11 +399,20 @@ def main(arguments: Sequence[str] = ()) -> bool:
     parser.add_argument("--coils", type=int, default=COILS, help="an even number")
     parser.add_argument("--mask", action="append", choices=MASKS, help="several; else all")
     parser.add_argument("--name", default="volumes", help="of the files of results")
+    parser.add_argument("--no-picture", action="store_true", help="nor the phantom that it is of")
     chosen = parser.parse_args(list(arguments))
     masks = chosen.mask or tuple(MASKS)
 
     def measure() -> Found:
-        return run(chosen.side, chosen.slices, chosen.samples, chosen.heads, chosen.coils, masks)
+        return run(
+            chosen.side,
+            chosen.slices,
+            chosen.samples,
+            chosen.heads,
+            chosen.coils,
+            masks,
+            not chosen.no_picture,
+        )
 
     return publish(chosen.name, measure, outcome, draw)
 
