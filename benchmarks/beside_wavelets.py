@@ -38,7 +38,7 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 _WEIGHTS = (1 / 32, 1 / 16, *LAMBDAS)
 """Little noise and few lines want less of it than the scans of `benchmarks.scans`."""
 _FEWEST_LINES = 14
-"""Of the centre: ESPIRiT needs 12, and the public fastMRI data have 8 %."""
+"""Of the centre: maps of fewer than 12 are found again, and the public fastMRI data have 8 %."""
 
 
 @dataclass(frozen=True)
