@@ -34,7 +34,6 @@ from models.reduction import resized_complex
 from models.registry import read_config
 from recon.alarm import TypicalScans, verdict_of
 from recon.calibration import calibrate
-from recon.conformal import compare
 from recon.diagnostics import object_mask
 from recon.errors import ReconError
 from recon.io.conventions import require_centred
@@ -45,12 +44,11 @@ from recon.pipeline import reconstruct
 from recon.posterior import SlicePosterior
 from recon.prior import Prior
 from recon.receivers import noise_model
-from recon.reference import Combination, reference_of
 from recon.scan import Geometry, Scan
 from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
 from recon.verdict import Cause, Evidence, Trust
-from service.conformal_measurement import scaled_image, with_phase
+from service.conformal_measurement import compare_with_full, scaled_image, with_phase
 from service.runs import DEFAULT_MODEL
 from service.verdicts import typical_of
 
@@ -274,18 +272,13 @@ def examine(case: Case, prior: Prior) -> Judged:
         require_centred(scan.kspace, scan.mask, "")
         for event in reconstruct(scan, prior, Settings("fast"), [0]):
             if isinstance(event, SlicePosterior):
-                error = math.nan if case.full is None else _error(event, scan, case.full())
+                error = math.nan
+                if case.full is not None:
+                    error = compare_with_full(event, scan, case.full()).standardized_error()
                 return Judged(case.name, case.kind, event.evidence, "", error)
     except ReconError as error:
         return Judged(case.name, case.kind, None, error.code)
     raise RuntimeError("a reconstruction ended without a posterior")
-
-
-def _error(posterior: SlicePosterior, seen: Scan, full: Scan) -> float:
-    """See `Judged.error`."""
-    reference = reference_of(full, seen.mask, Combination.SENSE)
-    unseen = 1 - np.count_nonzero(seen.mask) / np.count_nonzero(full.mask)
-    return compare(posterior, reference.images[0], unseen).standardized_error()
 
 
 def experiment() -> list[Judged]:

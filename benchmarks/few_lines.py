@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from benchmarks.alarm import with_maps
 from benchmarks.beside_wavelets import DATA, Row
 from benchmarks.record import Check, Outcome, publish
 from benchmarks.scans import best_l1
@@ -34,7 +35,7 @@ from recon.pipeline import reconstruct
 from recon.posterior import SlicePosterior
 from recon.prior import Prior
 from recon.receivers import noise_model
-from recon.reference import reference_of
+from recon.reference import Reference, reference_of
 from recon.scan import Scan
 from recon.settings import Settings
 from recon.undersampling import undersample, undersampling_mask
@@ -59,12 +60,8 @@ def full_scans() -> Iterator[tuple[str, Scan]]:
 
 def as_found(scan: Scan) -> Scan | None:
     """With the maps of its own lines handed in; None where these are of two sets."""
-    model, _ = noise_model(scan)
-    found = calibrate(scan, 0, model)
-    if found.overlap is not None:
-        return None
-    maps = np.einsum("cv,vrk->crk", model.unwhitening, found.coil_maps)
-    return replace(scan, coil_maps=maps[None].astype(np.complex64))
+    folded = calibrate(scan, 0, noise_model(scan)[0]).overlap is not None
+    return None if folded else with_maps(scan, scan, 0)
 
 
 def of_many_lines(scan: Scan, full: Scan) -> Scan:
@@ -75,11 +72,11 @@ def of_many_lines(scan: Scan, full: Scan) -> Scan:
     return replace(scan, calibration=lines)
 
 
-def judged(scan: Scan, full: Scan, prior: Prior) -> Judgement:
+def judged(scan: Scan, reference: Reference, prior: Prior) -> Judgement:
     """The posterior beside the root of the sum of squares of the full scan."""
     *_, posterior = reconstruct(scan, prior, SETTINGS, [0])
     assert isinstance(posterior, SlicePosterior)
-    return evaluate([posterior], reference_of(full, scan.mask)).slices[0]
+    return evaluate([posterior], reference).slices[0]
 
 
 def experiment() -> list[Row]:
@@ -102,7 +99,7 @@ def experiment() -> list[Row]:
                 WAYS, (as_found(scan), scan, of_many_lines(scan, full)), strict=True
             ):
                 if made is not None:
-                    found = judged(made, full, prior)
+                    found = judged(made, reference, prior)
                     row |= {
                         f"{way}: PSNR": found.mean.psnr,
                         f"{way}: noise told": found.predicted.psnr,

@@ -29,11 +29,11 @@ from recon.preparation import (
     fit_noise,
     inverse_problem,
     prepare,
-    prior_of,
+    slice_prior,
 )
 from recon.prior import Prior
 from recon.receivers import compress, has_signal, noise_model
-from recon.refined_maps import is_narrow, refine_maps
+from recon.refined_maps import refine_maps
 from recon.scan import Scan
 from recon.schedule import Preset
 from recon.selfcheck import held_out_of, judge
@@ -118,14 +118,11 @@ def reconstruct(
         current = prepare(calibration, raw, index, prior, settings)
         yield CoarseReady(index, current.in_input_units(current.picture(current.coarse)))
         budget = _Budget(current, settings)
-        if is_narrow(scan, index, folded=calibration.overlap is not None):
-            current = yield from budget.follow(
-                refine_maps(scan, model, current, prior, settings), _UNPLANNED
-            )
-            budget.picture = current.picture
-        # The same for all slices: neighbours are not to differ by how they were mirrored.
-        symmetry = (settings.seed, "slices") if settings.symmetry else None
-        sliced = prior_of(prior, current.raw, symmetry)
+        current = yield from budget.follow(
+            refine_maps(scan, model, current, prior, settings), _UNPLANNED
+        )
+        budget.picture = current.picture
+        sliced = slice_prior(prior, current.raw, settings)
         current = yield from budget.follow(fit_noise(current, sliced, settings), PILOT)
         current = replace(current, warnings=warnings + current.warnings)
         draws = yield from budget.follow(

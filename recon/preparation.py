@@ -101,6 +101,14 @@ def prior_of(
     return prior if overlap is None else OverlapPrior(prior, overlap)
 
 
+def slice_prior(prior: Prior, problem: InverseProblem, settings: Settings) -> Prior:
+    """`prior_of` a slice's problem; its symmetry is the same for all slices of a run.
+
+    Neighbours are not to differ by how they were mirrored.
+    """
+    return prior_of(prior, problem, (settings.seed, "slices") if settings.symmetry else None)
+
+
 def prepare(
     calibration: Calibration, raw: InverseProblem, index: int, prior: Prior, settings: Settings
 ) -> PreparedSlice:

@@ -23,7 +23,7 @@ from recon.kspace_centre import calibration_lines, central
 from recon.noise import NoiseKey
 from recon.operators import CartesianSense
 from recon.paths import NARROW
-from recon.preparation import PILOT, PreparedSlice, inverse_problem, prepare, prior_of
+from recon.preparation import PILOT, PreparedSlice, inverse_problem, prepare, slice_prior
 from recon.prior import Prior
 from recon.receivers import NoiseModel
 from recon.scan import Scan
@@ -52,14 +52,18 @@ def is_narrow(scan: Scan, index: int, *, folded: bool) -> bool:
 def refine_maps(
     scan: Scan, model: NoiseModel, current: PreparedSlice, prior: Prior, settings: Settings
 ) -> Generator[Advance, None, PreparedSlice]:
-    """The slice, prepared again with maps that short runs of two chains have bettered."""
+    """The slice, prepared again with maps that short runs of two chains have bettered.
+
+    As it is, and no chain is run, where its centre is wide enough (`is_narrow`).
+    """
+    if not is_narrow(scan, current.index, folded=current.calibration.overlap is not None):
+        return current
     device = current.coarse.device
     lines = calibration_width(calibration_lines(scan, current.index)[1])
     for number in range(_ROUNDS):
-        symmetry = (settings.seed, "slices") if settings.symmetry else None
         draws = yield from run_chains(
             current.problem,
-            prior_of(prior, current.raw, symmetry),
+            slice_prior(prior, current.raw, settings),
             replace(current.plan, preset=PILOT, path=NARROW),
             current.coarse,
             NoiseKey(settings.seed, f"maps-{current.index}-{number}"),

@@ -18,11 +18,11 @@ from recon.calibration import Calibration, calibrate, scaled
 from recon.chains import Draws, finished, run_chains
 from recon.errors import ScanError
 from recon.noise import NoiseKey
-from recon.preparation import PreparedSlice, fit_noise, inverse_problem, prepare, prior_of
+from recon.preparation import PreparedSlice, fit_noise, inverse_problem, prepare, slice_prior
 from recon.prior import Prior, StationaryPrior
 from recon.receivers import NoiseModel, has_signal
 from recon.reference import model_of
-from recon.refined_maps import is_narrow, refine_maps
+from recon.refined_maps import refine_maps
 from recon.sampler import InverseProblem
 from recon.scan import Scan
 from recon.selfcheck import held_out_of, judge, log_densities
@@ -173,10 +173,8 @@ def _sampled(
 ) -> _Sampled:
     raw = inverse_problem(calibration, device)
     current = prepare(calibration, raw, index, prior, settings)
-    if is_narrow(scan, index, folded=calibration.overlap is not None):
-        current = finished(refine_maps(scan, model, current, prior, settings))
-    symmetry = (settings.seed, "slices") if settings.symmetry else None
-    sliced = prior_of(prior, current.raw, symmetry)
+    current = finished(refine_maps(scan, model, current, prior, settings))
+    sliced = slice_prior(prior, current.raw, settings)
     current = finished(fit_noise(current, sliced, settings))
     run = run_chains(
         current.problem,

@@ -269,9 +269,17 @@ def _compare(
         else:
             yield Working(full.name, index, protocol, getattr(event, "fraction", 0.0))
     assert posterior is not None
-    reference = reference_of(scan, seen.mask, Combination.SENSE, protocol.settings.calibration)
-    unseen = 1 - np.count_nonzero(seen.mask) / np.count_nonzero(scan.mask)
-    return compare(posterior, reference.images[0], unseen), seen.acceleration
+    return compare_with_full(posterior, seen, scan), seen.acceleration
+
+
+def compare_with_full(posterior: SlicePosterior, seen: Scan, full: Scan) -> Comparison:
+    """A slice's posterior, of what was `seen` with the default calibration, beside the full scan.
+
+    Both are of one slice.
+    """
+    reference = reference_of(full, seen.mask, Combination.SENSE)
+    unseen = 1 - np.count_nonzero(seen.mask) / np.count_nonzero(full.mask)
+    return compare(posterior, reference.images[0], unseen)
 
 
 def _key(full: FullFile, index: int, protocol: Protocol) -> str:
