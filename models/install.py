@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -31,14 +31,14 @@ from models.model_folder import (
     read_beside,
     read_capped,
 )
-from models.model_weights import check_fit, expected_tensors, parse_safetensors, read_model
+from models.model_weights import check_fit, parse_safetensors, read_model, to_stored
 from models.network_configs import (
     NetworkConfig,
     NoiseExpertsConfig,
     ResidualUNetConfig,
     TrainableConfig,
 )
-from models.noise_experts import coarse_part, joined
+from models.noise_experts import Expert, joined, taken
 from models.registry import SHIPPED_FOLDER, check_name, find_model, user_folder
 from models.typical_scans import MAX_TYPICAL_BYTES, parse_typical
 
@@ -64,6 +64,7 @@ def package(
     lowest_sigma: float | None = None,
     weights_dtype: WeightsDtype = "bfloat16",
     above: str | None = None,
+    between: str | None = None,
 ) -> Path:
     """Make the model `out_folder/<name>` out of a training run and return its folder.
 
@@ -71,10 +72,15 @@ def package(
     takes the lowest one it was trained at. The error of its score grows as that of the denoiser
     over sigma squared, so that it becomes useless before the denoiser does. `above` is a model
     that takes over from its own lowest noise level on (`models.noise_experts`); of one that is
-    already made of two networks, the one for much noise. Raises ModelError.
+    already made of several networks, the one for much noise. `between` is one that takes over
+    below that, from its own lowest level on; of several networks, the one for little noise.
+    Raises ModelError.
     """
     check_name(name)
-    coarse = None if above is None else _read_above(above)
+    if between is not None and above is None:
+        raise ModelError("other-network", "--between needs a model --above it")
+    coarse = None if above is None else _read_taken(above, "coarse")
+    middle = None if between is None else _read_taken(between, "fine")
     text = read_capped(run_folder / "training.json", MAX_CONFIG_BYTES, "config-size")
     content = read_capped(run_folder / "weights.safetensors", MAX_WEIGHTS_BYTES, "weights-size")
     try:
@@ -83,7 +89,7 @@ def package(
         network: NetworkConfig = run.network
         low, high = lowest_sigma or run.sigma_range[0], run.sigma_range[1]
         if coarse is not None:
-            network, tensors = coarse.with_fine(run.network, tensors)
+            network, tensors = _experts(run.network, tensors, middle, coarse)
             high = coarse.sigma_range[1]
         description = ModelDescription(
             name=name,
@@ -100,35 +106,48 @@ def package(
     return write_model(out_folder, description, tensors)
 
 
-class _Above(NamedTuple):
-    """The network for much noise of an installed model."""
+class _Taken(NamedTuple):
+    """One network of an installed model."""
 
     network: ResidualUNetConfig
     tensors: dict[str, Tensor]
     sigma_range: tuple[float, float]
 
-    def with_fine(
-        self, fine: TrainableConfig, tensors: dict[str, Tensor]
-    ) -> tuple[NoiseExpertsConfig, dict[str, Tensor]]:
-        """Configuration and weights of a run's network with this one above it."""
-        if not isinstance(fine, ResidualUNetConfig):
-            raise ModelError("other-network", "a model is put above residual U-Nets only")
-        experts = NoiseExpertsConfig(fine=fine, coarse=self.network, switch=self.sigma_range[0])
-        return experts, joined(tensors, self.tensors)
+
+def _experts(
+    fine: TrainableConfig, tensors: dict[str, Tensor], middle: _Taken | None, coarse: _Taken
+) -> tuple[NoiseExpertsConfig, dict[str, Tensor]]:
+    """Configuration and weights of a run's network with others above it."""
+    if not isinstance(fine, ResidualUNetConfig):
+        raise ModelError("other-network", "a model is put above residual U-Nets only")
+    parts: dict[Expert, dict[str, Tensor]] = {"fine": tensors, "coarse": coarse.tensors}
+    if middle is not None:
+        parts["middle"] = middle.tensors
+    config = NoiseExpertsConfig(
+        fine=fine,
+        middle=None if middle is None else middle.network,
+        middle_from=None if middle is None else middle.sigma_range[0],
+        coarse=coarse.network,
+        switch=coarse.sigma_range[0],
+    )
+    return config, joined(parts)
 
 
-def _read_above(name: str) -> _Above:
+def _read_taken(name: str, expert: Literal["fine", "coarse"]) -> _Taken:
+    """The only network of a model, or the one that it has for little or for much noise."""
     config, tensors = read_model(find_model(name))
     network, (low, high) = config.network, config.sigma_range
     if isinstance(network, NoiseExpertsConfig):
-        return _Above(network.coarse, coarse_part(tensors), (network.switch, high))
+        if expert == "coarse":
+            return _Taken(network.coarse, taken(tensors, expert), (network.switch, high))
+        return _Taken(network.fine, taken(tensors, expert), (low, network.switch))
     if not isinstance(network, ResidualUNetConfig):
         raise ModelError(
             "other-network",
-            f"model '{name}' is a {network.architecture}; residual U-Nets and models with one for "
-            "much noise can be put above another",
+            f"model '{name}' is a {network.architecture}; residual U-Nets and models of several "
+            "can be put above another",
         )
-    return _Above(network, tensors, (low, high))
+    return _Taken(network, tensors, (low, high))
 
 
 def write_model(
@@ -144,8 +163,7 @@ def write_model(
     Raises ModelError.
     """
     check_fit(description, tensors, types=False)  # before anything is copied
-    types = {key: dtype for key, (_, dtype) in expected_tensors(description).items()}
-    stored = save({key: value.to(types[key]).contiguous() for key, value in tensors.items()})
+    stored = save(to_stored(description, tensors))
     config = ModelConfig(
         **{key: getattr(description, key) for key in ModelDescription.model_fields},
         weights_sha256=hashlib.sha256(stored).hexdigest(),

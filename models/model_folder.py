@@ -35,6 +35,8 @@ FACTORS_FILE = "calibration.json"
 TYPICAL_FILE = "typical.json"
 """The same."""
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,63}$"
+STEP = ".step"
+"""Ends the names of tensors that say what 1 means in a kernel of whole numbers."""
 MAX_CONFIG_BYTES = 64 * 1024
 MAX_CARD_BYTES = 256 * 1024
 MAX_WEIGHTS_BYTES = 512 * 1024**2
@@ -53,7 +55,7 @@ def _plain(text: str) -> str:
 
 
 PlainText = Annotated[str, StringConstraints(min_length=1), AfterValidator(_plain)]
-WeightsDtype = Literal["bfloat16", "float16", "float32"]
+WeightsDtype = Literal["int8", "bfloat16", "float16", "float32"]
 
 
 class ModelDescription(BaseModel):
@@ -77,7 +79,10 @@ class ModelDescription(BaseModel):
         le=4,
         description="its density is raised to it in a reconstruction: below 1 if it is too sure",
     )
-    weights_dtype: WeightsDtype = "bfloat16"
+    weights_dtype: WeightsDtype = Field(
+        "bfloat16",
+        description="int8: kernels as whole numbers and a step per channel, the rest bfloat16",
+    )
     training: PlainText = Field(description="how it was trained, for people")
     licence: PlainText = Field(description="licence of the weights")
     data_attributions: tuple[PlainText, ...] = Field(
@@ -191,11 +196,15 @@ def count_parameters(folder: Path) -> int:
 def parameters_in(weights: bytes, what: str) -> int:
     """Number of weights in a safetensors file, of which the header is enough.
 
-    `what` names it in the ModelError.
+    Steps of kernels in whole numbers are none. `what` names it in the ModelError.
     """
     try:
         header = json.loads(weights[8 : 8 + header_bytes(weights, what)])
-        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+        shapes = [
+            entry["shape"]
+            for name, entry in header.items()
+            if name != "__metadata__" and not name.endswith(STEP)
+        ]
         return sum(math.prod(map(int, shape)) for shape in shapes)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ModelError("weights-format", f"{what} are not safetensors") from error

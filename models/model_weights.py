@@ -20,6 +20,7 @@ from models.architectures import build_network
 from models.errors import ModelError
 from models.model_folder import (
     MAX_WEIGHTS_BYTES,
+    STEP,
     ModelConfig,
     ModelDescription,
     header_bytes,
@@ -27,7 +28,13 @@ from models.model_folder import (
     read_config_file,
 )
 
-_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_DTYPES = {
+    "int8": torch.int8,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
+_KERNEL_AXES = 4
 
 
 class Model(NamedTuple):
@@ -35,6 +42,7 @@ class Model(NamedTuple):
 
     config: ModelConfig
     tensors: dict[str, Tensor]
+    """What the network is loaded with: kernels stored as whole numbers are float32."""
 
 
 def read_model(folder: Path) -> Model:
@@ -53,6 +61,7 @@ def read_model(folder: Path) -> Model:
         )
     tensors = parse_safetensors(content, f"the weights of model '{config.name}'")
     check_fit(config, tensors)
+    tensors = _from_whole_numbers(tensors)
     if not all(bool(value.isfinite().all()) for value in tensors.values()):
         raise ModelError(
             "weights-not-finite", f"model '{config.name}' holds NaN or infinite weights"
@@ -60,14 +69,51 @@ def read_model(folder: Path) -> Model:
     return Model(config, tensors)
 
 
+def to_stored(description: ModelDescription, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a network as its file holds them, in the described types.
+
+    With int8 a kernel becomes whole numbers from -127 to 127, and a step for each of its first
+    axis (Krishnamoorthi 2018, "Quantizing deep convolutional networks for efficient inference",
+    section 3: symmetric, per channel). The network computes as with any other weights.
+    """
+    stored: dict[str, Tensor] = {}
+    for key, (_, dtype) in expected_tensors(description).items():
+        if dtype == torch.int8:
+            stored[key], stored[key + STEP] = _in_whole_numbers(tensors[key])
+        elif not key.endswith(STEP):
+            stored[key] = tensors[key].to(dtype).contiguous()
+    return stored
+
+
+def _in_whole_numbers(kernel: Tensor) -> tuple[Tensor, Tensor]:
+    values = kernel.float()
+    step = values.flatten(1).abs().amax(dim=1) / 127
+    whole = (values / _over(step.clamp_min(1e-30), values)).round()
+    return whole.to(torch.int8).contiguous(), step
+
+
+def _from_whole_numbers(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        key: value.float() * _over(stored[key + STEP], value)
+        if value.dtype == torch.int8
+        else value
+        for key, value in stored.items()
+        if not key.endswith(STEP)
+    }
+
+
+def _over(step: Tensor, kernel: Tensor) -> Tensor:
+    return step.reshape(-1, *[1] * (kernel.ndim - 1))
+
+
 def expected_tensors(
     config: ModelDescription,
 ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and type of every tensor of the configured network; no memory is allocated for them.
+    """Shape and type of every tensor in the model's file; no memory is allocated for them.
 
-    Trained weights have the configured type; constants (such as embedding frequencies, whose
-    rounding errors would be multiplied) are float32. Raises ModelError when there is no such
-    network.
+    Trained weights have the configured type, with int8 only kernels of convolutions, each with its
+    step (float32); constants (such as embedding frequencies, whose rounding errors would be
+    multiplied) are float32. Raises ModelError when there is no such network.
     """
     try:
         with torch.device("meta"):
@@ -77,23 +123,27 @@ def expected_tensors(
             "bad-config", f"no network can be built for model '{config.name}': {error}"
         ) from error
     trained = {key for key, _ in network.named_parameters()}
-    return {
-        key: (
-            tuple(value.shape),
-            _DTYPES[config.weights_dtype] if key in trained else torch.float32,
-        )
-        for key, value in network.state_dict().items()
-    }
+    expected: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    for key, value in network.state_dict().items():
+        dtype = _DTYPES[config.weights_dtype] if key in trained else torch.float32
+        if dtype == torch.int8 and value.ndim < _KERNEL_AXES:
+            dtype = torch.bfloat16
+        expected[key] = tuple(value.shape), dtype
+        if dtype == torch.int8:
+            expected[key + STEP] = (value.shape[0],), torch.float32
+    return expected
 
 
 def check_fit(
     config: ModelDescription, tensors: Mapping[str, Tensor], *, types: bool = True
 ) -> None:
-    """Raise ModelError unless these are exactly the tensors of the configured network.
+    """Raise ModelError unless these are exactly the tensors of the model's file.
 
-    `types=False` lets tensors be of other types than they are going to be stored in.
+    `types=False`: of its network, of any types, before `to_stored`.
     """
     expected = expected_tensors(config)
+    if not types:
+        expected = {key: value for key, value in expected.items() if not key.endswith(STEP)}
     wrong = sorted(expected.keys() ^ tensors.keys()) + sorted(
         key
         for key, value in tensors.items()

@@ -37,14 +37,28 @@ class ResidualUNetConfig(BaseModel):
 
 
 class NoiseExpertsConfig(BaseModel):
-    """Both networks, and the noise level from which on the second one is asked."""
+    """Two networks or three, and the noise levels, std per component, that divide them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     architecture: Literal["noise-experts"] = "noise-experts"
     fine: ResidualUNetConfig = ResidualUNetConfig()
+    middle: ResidualUNetConfig | None = None
     coarse: ResidualUNetConfig
-    switch: float = Field(gt=0, allow_inf_nan=False, description="noise std per component")
+    middle_from: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="noise from which on the middle one is asked"
+    )
+    switch: float = Field(
+        gt=0, allow_inf_nan=False, description="noise from which on the coarse one is asked"
+    )
+
+    @model_validator(mode="after")
+    def _divided(self) -> Self:
+        if (self.middle is None) != (self.middle_from is None):
+            raise ValueError("middle and middle_from belong together")
+        if self.middle_from is not None and self.middle_from >= self.switch:
+            raise ValueError("middle_from must be below switch")
+        return self
 
 
 class UNetConfig(BaseModel):

@@ -1,14 +1,17 @@
-"""Two networks for two ranges of noise: where little noise leaves detail, and where it does not.
+"""Networks for ranges of noise: where little noise leaves detail, and where much leaves none.
 
 Balaji et al. 2022 ("eDiff-I: Text-to-Image Diffusion Models with an Ensemble of Expert Denoisers")
-give noise levels networks of their own. Under much noise only the coarse shape of an image can be
-known, and that is in the centre of k-space: the second network may work on that alone
-(`ResidualUNetConfig.reduction`), sees whole heads and costs a sixteenth.
+give noise levels networks of their own: an image costs one of them, and none has to know all. Under
+much noise only the coarse shape of an image can be known, and that is in the centre of k-space: the
+last network may work on that alone (`ResidualUNetConfig.reduction`), sees whole heads and costs a
+sixteenth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +19,11 @@ from torch import Tensor, nn
 from models.network_configs import NoiseExpertsConfig
 from models.residual_unet import ResidualUNet
 
+Expert = Literal["fine", "middle", "coarse"]
+
 
 class NoiseExperts(nn.Module):
-    """Raw network for EDM preconditioning: maps what `ResidualUNet` maps, by one of two.
+    """Raw network for EDM preconditioning: maps what `ResidualUNet` maps, by one of two or three.
 
     `at` names the one for a level that is known beforehand; a batch of several levels is split.
     """
@@ -27,25 +32,27 @@ class NoiseExperts(nn.Module):
         super().__init__()
         self.config = config
         self.fine = ResidualUNet(config.fine)
+        self.middle = None if config.middle is None else ResidualUNet(config.middle)
         self.coarse = ResidualUNet(config.coarse)
 
     @property
-    def parts(self) -> tuple[ResidualUNet, ResidualUNet]:
-        """Both networks: for little noise and for much."""
-        return self.fine, self.coarse
+    def parts(self) -> tuple[ResidualUNet, ...]:
+        """The networks, from that for the least noise on."""
+        return tuple(network for network, _ in self._lowest)
 
     def at(self, sigma: float) -> ResidualUNet:
         """The network for noise of `sigma`."""
-        return self.coarse if sigma >= self.config.switch else self.fine
+        return next(network for network, lowest in reversed(self._lowest) if sigma >= lowest)
 
     def split(self, sigma: Tensor) -> list[tuple[ResidualUNet, Tensor]]:
         """The networks that are needed for `sigma` (batch,), and a mask (batch,) for each.
 
         On a GPU this waits for `sigma`.
         """
-        much = sigma >= self.config.switch
-        both = (self.fine, ~much), (self.coarse, much)
-        return [(network, chosen) for network, chosen in both if bool(chosen.any())]
+        levels = [*(lowest for _, lowest in self._lowest), float("inf")]
+        ranges = zip(self.parts, pairwise(levels), strict=True)
+        masks = [(part, (sigma >= low) & (sigma < high)) for part, (low, high) in ranges]
+        return [(part, chosen) for part, chosen in masks if bool(chosen.any())]
 
     def forward(self, image: Tensor, noise_label: Tensor) -> Tensor:
         output = torch.empty_like(image)
@@ -53,27 +60,29 @@ class NoiseExperts(nn.Module):
             output[chosen] = network(image[chosen], noise_label[chosen]).to(output.dtype)
         return output
 
-
-def fine_part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the network for little noise, under the names it has by itself."""
-    return _part(tensors, "fine.")
-
-
-def coarse_part(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the network for much noise, under the names it has by itself."""
-    return _part(tensors, "coarse.")
+    @property
+    def _lowest(self) -> list[tuple[ResidualUNet, float]]:
+        """Each network and the noise from which on it is asked."""
+        found = [(self.fine, 0.0), (self.coarse, self.config.switch)]
+        if self.middle is not None and self.config.middle_from is not None:
+            found.insert(1, (self.middle, self.config.middle_from))
+        return found
 
 
-def joined(fine: Mapping[str, Tensor], coarse: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of `NoiseExperts` from those of its networks."""
-    return {f"fine.{name}": value for name, value in fine.items()} | {
-        f"coarse.{name}": value for name, value in coarse.items()
-    }
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def taken(tensors: Mapping[str, Tensor], expert: Expert) -> dict[str, Tensor]:
+    """The weights of one of the networks, under the names it has by itself."""
+    prefix = f"{expert}."
     return {
         name.removeprefix(prefix): value
         for name, value in tensors.items()
         if name.startswith(prefix)
+    }
+
+
+def joined(experts: Mapping[Expert, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The weights of `NoiseExperts` from those of its networks."""
+    return {
+        f"{expert}.{name}": value
+        for expert, tensors in experts.items()
+        for name, value in tensors.items()
     }

@@ -30,7 +30,7 @@ output = Console()
 Name = Annotated[str, typer.Argument(help="Name of a model (see `models list`).")]
 NewName = Annotated[str, typer.Argument(help="Name of the new model: a-z, 0-9 and hyphens.")]
 Training = Annotated[str, typer.Option(help="How it was trained, for its users.")]
-Precision = Literal["bfloat16", "float16", "float32"]
+Precision = Literal["int8", "bfloat16", "float16", "float32"]
 Licence = Annotated[str, typer.Option(help="Licence of the weights.")]
 Attribution = Annotated[list[str], typer.Option(help="Source of the data; may be repeated.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of models, if not your own.")]
@@ -241,6 +241,10 @@ def package_command(
             "noise, or a model that has one (brain-small)."
         ),
     ] = None,
+    between: Annotated[
+        str | None,
+        typer.Option(help="Model that takes over below that, from its own lowest level on."),
+    ] = None,
     out: Out = None,
 ) -> None:
     """Make a model that `--model` accepts out of a training run."""
@@ -257,6 +261,7 @@ def package_command(
         lowest_sigma=lowest_sigma,
         weights_dtype=weights_dtype,
         above=above,
+        between=between,
     )
     _print_written(made)
 

@@ -60,13 +60,13 @@ def run_training(
                 else:
                     _show(event, bar, task)
     if shown:
-        above = f" --above {chosen.start_from}" if _has_two_networks(chosen.start_from) else ""
+        above = f" --above {chosen.start_from}" if _has_experts(chosen.start_from) else ""
         console.print(
             f"trained: {chosen.out}; make a model of it with `mri-posterior models package{above}`"
         )
 
 
-def _has_two_networks(name: str | None) -> bool:
+def _has_experts(name: str | None) -> bool:
     return name is not None and isinstance(read_config(name).network, NoiseExpertsConfig)
 
 

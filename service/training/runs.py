@@ -14,7 +14,7 @@ from torch import Tensor
 from models.errors import ModelError
 from models.model_weights import read_model
 from models.network_configs import NetworkConfig, NoiseExpertsConfig, ResidualUNetConfig
-from models.noise_experts import fine_part
+from models.noise_experts import taken
 from models.processes import Process
 from models.registry import find_model
 from models.synthetic_heads import SyntheticHeads
@@ -94,16 +94,16 @@ class Beginning(NamedTuple):
     sha256: str
     """Of the whole model's weights."""
     above: str | None
-    """The model, where it has a second network for much noise, which is not trained: `models
-    package --above` puts it back."""
+    """The model, where it has a network for much noise, which is not trained: `models package
+    --above` puts it back."""
 
 
 def beginning_of(name: str) -> Beginning:
-    """What of a model is trained: of two networks that for little noise. Raises ModelError."""
+    """What of a model is trained: of several networks that for little noise. Raises ModelError."""
     config, tensors = read_model(find_model(name))
     if isinstance(config.network, NoiseExpertsConfig):
         fine = config.network.fine
-        return Beginning(fine, fine_part(tensors), config.weights_sha256, name)
+        return Beginning(fine, taken(tensors, "fine"), config.weights_sha256, name)
     return Beginning(config.network, tensors, config.weights_sha256, None)
 
 

@@ -1,4 +1,4 @@
-"""Two networks that share the noise levels of one prior."""
+"""Networks that share the noise levels of one prior."""
 
 from __future__ import annotations
 
@@ -16,20 +16,25 @@ from models.install import package
 from models.loading import load_prior, verify_model
 from models.model_folder import ModelError
 from models.network_configs import NoiseExpertsConfig, ResidualUNetConfig
-from models.noise_experts import NoiseExperts, coarse_part, fine_part, joined
+from models.noise_experts import NoiseExperts, joined, taken
 from models.registry import read_config
 from models.residual_unet import ResidualUNet
 from tests.models.model_files import ABOUT, replace_tensors, write_run
 
 FINE = ResidualUNetConfig(channels=(8, 12), blocks=1)
 COARSE = ResidualUNetConfig(channels=(8, 8), blocks=1, reduction=4)
-SWITCH = 0.7
+MIDDLE = ResidualUNetConfig(channels=(8, 8), blocks=1)
+MIDDLE_FROM, SWITCH = 0.2, 0.7
+TWO = NoiseExpertsConfig(fine=FINE, coarse=COARSE, switch=SWITCH)
+THREE = NoiseExpertsConfig(
+    fine=FINE, middle=MIDDLE, coarse=COARSE, middle_from=MIDDLE_FROM, switch=SWITCH
+)
 
 
-@pytest.fixture
-def experts() -> NoiseExperts:
+@pytest.fixture(params=[TWO, THREE], ids=["two", "three"])
+def experts(request: pytest.FixtureRequest) -> NoiseExperts:
     torch.manual_seed(4)
-    return NoiseExperts(NoiseExpertsConfig(fine=FINE, coarse=COARSE, switch=SWITCH)).eval()
+    return NoiseExperts(request.param).eval()
 
 
 def images(count: int) -> Tensor:
@@ -37,9 +42,10 @@ def images(count: int) -> Tensor:
     return torch.randn(count, 30, 44, dtype=torch.complex64, generator=generator)
 
 
-@pytest.mark.parametrize("sigma", [0.05, 0.69, SWITCH, 5.0])
+@pytest.mark.parametrize("sigma", [0.05, 0.19, MIDDLE_FROM, 0.69, SWITCH, 5.0])
 def test_each_level_is_answered_by_its_network(experts: NoiseExperts, sigma: float) -> None:
-    asked = experts.coarse if sigma >= SWITCH else experts.fine
+    below = experts.middle if experts.middle and sigma >= MIDDLE_FROM else experts.fine
+    asked = experts.coarse if sigma >= SWITCH else below
     expected = NetworkPrior(asked, (0.02, 50.0)).denoise(images(2), sigma)
     found = NetworkPrior(experts, (0.02, 50.0)).denoise(images(2), sigma)
     assert torch.equal(found, expected)
@@ -53,10 +59,10 @@ def test_a_batch_of_several_levels_is_split(experts: NoiseExperts) -> None:
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-5)
 
 
-def test_gradients_pass_through_both(experts: NoiseExperts) -> None:
+def test_gradients_pass_through_all(experts: NoiseExperts) -> None:
     """As samplers with gradients of the denoiser need them (`benchmarks.samplers`)."""
-    noisy = torch.randn(2, 2, 32, 32, requires_grad=True)
-    clean = precondition(experts, noisy, torch.tensor([0.1, 3.0]))
+    noisy = torch.randn(3, 2, 32, 32, requires_grad=True)
+    clean = precondition(experts, noisy, torch.tensor([0.1, 0.5, 3.0]))
     clean.square().sum().backward()
     assert noisy.grad is not None
     assert bool((noisy.grad.abs().amax(dim=(1, 2, 3)) > 0).all())
@@ -64,10 +70,11 @@ def test_gradients_pass_through_both(experts: NoiseExperts) -> None:
 
 def test_weights_are_taken_apart_and_joined(experts: NoiseExperts) -> None:
     tensors = experts.state_dict()
-    fine, coarse = fine_part(tensors), coarse_part(tensors)
-    assert fine.keys() == ResidualUNet(FINE).state_dict().keys()
-    assert coarse.keys() == ResidualUNet(COARSE).state_dict().keys()
-    assert joined(fine, coarse) == tensors
+    parts = {name: taken(tensors, name) for name in ("fine", "middle", "coarse")}
+    assert parts["fine"].keys() == ResidualUNet(FINE).state_dict().keys()
+    assert parts["coarse"].keys() == ResidualUNet(COARSE).state_dict().keys()
+    assert bool(parts["middle"]) == (experts.middle is not None)
+    assert joined(parts) == tensors
 
 
 def _run(folder: Path, network: ResidualUNetConfig, sigma_range: tuple[float, float]) -> Path:
@@ -98,11 +105,38 @@ def test_a_run_is_packaged_with_a_model_above_it(own: Path, tmp_path: Path) -> N
     package(run, own, "again", above="both", **ABOUT)
     for name in ("both", "again"):
         config = read_config(name)
-        assert config.network == NoiseExpertsConfig(fine=FINE, coarse=COARSE, switch=SWITCH)
+        assert config.network == TWO
         assert config.sigma_range == (0.02, 50.0)
         verify_model(name)
     found, much = (load_prior(name).denoise(images(1), 2.0) for name in ("again", "much"))
     assert torch.equal(found, much)
+
+
+def test_a_third_network_takes_the_levels_between(own: Path, tmp_path: Path) -> None:
+    """Of a model by itself, and of one that has others: its own for little noise."""
+    run = _run(tmp_path / "run", FINE, (0.02, 10.0))
+    below = _run(tmp_path / "middle", MIDDLE, (MIDDLE_FROM, 10.0))
+    package(below, own, "middle", **ABOUT | {"lowest_sigma": MIDDLE_FROM})
+    package(below, own, "two", above="much", **ABOUT | {"lowest_sigma": MIDDLE_FROM})
+    for between in ("middle", "two"):
+        name = f"with-{between}"
+        package(run, own, name, above="much", between=between, **ABOUT)
+        assert read_config(name).network == THREE
+        assert read_config(name).sigma_range == (0.02, 50.0)
+        verify_model(name)
+        for sigma, alone in ((0.3, "middle"), (2.0, "much")):
+            found, expected = (load_prior(n).denoise(images(1), sigma) for n in (name, alone))
+            assert torch.equal(found, expected)
+    with pytest.raises(ModelError, match="--between needs a model --above it"):
+        package(run, own, "wrong", between="middle", **ABOUT)
+
+
+@pytest.mark.parametrize("middle_from", [None, SWITCH, 2.0])
+def test_levels_that_divide_nothing_are_refused(middle_from: float | None) -> None:
+    with pytest.raises(ValueError, match="middle_from"):
+        NoiseExpertsConfig(
+            fine=FINE, middle=MIDDLE, coarse=COARSE, middle_from=middle_from, switch=SWITCH
+        )
 
 
 def test_verifying_runs_the_network_for_much_noise(own: Path, tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from models import model_folder, model_weights, registry
 from models.denoiser import NetworkPrior
 from models.install import package
 from models.loading import compute_dtype_for, load_prior, verify_model
-from models.model_folder import count_parameters
+from models.model_folder import STEP, count_parameters
+from models.model_weights import read_model, to_stored
 from models.network import UNet
 from models.parameterizations import EdmParameterization
 from models.registry import ModelError, is_shipped, list_models, read_card, read_config
@@ -284,6 +285,44 @@ def test_weights_may_be_stored_in_three_types(models: Path, run_folder: Path, st
     torch.testing.assert_close(
         prior.denoise(noisy, 0.2), expected.denoise(noisy, 0.2), rtol=0.01, atol=0.01
     )
+
+
+def test_kernels_may_be_stored_as_whole_numbers(models: Path, run_folder: Path) -> None:
+    """Half the bytes, each weight within half a step, and the same file when made again."""
+    trained = load_file(run_folder / "weights.safetensors")
+    package(run_folder, models, "eight", weights_dtype="int8", **ABOUT)
+    stored = load_file(models / "eight" / "weights.safetensors")
+    kernels = {key for key, value in stored.items() if value.dtype == torch.int8}
+    assert kernels == {key for key, value in trained.items() if value.ndim == 4}
+    model = read_model(models / "eight")
+    assert model.tensors.keys() == trained.keys()
+    for key, value in model.tensors.items():
+        expected = trained[key].float()
+        if key in kernels:
+            largest = expected.abs().amax(dim=(1, 2, 3), keepdim=True)
+            assert bool(((value - expected).abs() <= 0.5001 * largest / 127).all())
+        else:
+            assert torch.equal(value.float(), expected)
+    assert count_parameters(models / "eight") == count_parameters(models / "tiny")
+    again = to_stored(model.config, model.tensors)
+    assert all(torch.equal(again[key], value) for key, value in stored.items())
+
+
+def test_a_kernel_of_zeros_stays_one(models: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", random=True)
+    weights = run / "weights.safetensors"
+    save_file({k: torch.zeros_like(v) for k, v in load_file(weights).items()}, weights)
+    package(run, models, "zeros", weights_dtype="int8", **ABOUT)
+    assert all(not bool(v.any()) for v in read_model(models / "zeros").tensors.values())
+
+
+@pytest.mark.parametrize("step", [float("nan"), 3e38])
+def test_steps_that_are_not_finite_are_refused(models: Path, run_folder: Path, step: float) -> None:
+    made = package(run_folder, models, "eight", weights_dtype="int8", **ABOUT)
+    tensors = load_file(made / "weights.safetensors")
+    changed = {k: torch.full_like(v, step) if k.endswith(STEP) else v for k, v in tensors.items()}
+    replace_tensors(made, changed)
+    assert refusal("eight") == "weights-not-finite"
 
 
 def test_parameters_are_counted_from_the_header_alone(models: Path) -> None:
