@@ -23,7 +23,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.priors import chosen_priors
+from benchmarks.shared_slice import variance_over_error
 from models.training_data import ImageFile, SliceSet
+from recon import diagnostics
 from recon.calibration import CalibrationSettings, calibrate
 from recon.choices import PatternName
 from recon.coarse import l1_wavelet
@@ -37,7 +39,7 @@ from recon.posterior import SlicePosterior
 from recon.power import power_of
 from recon.preparation import inverse_problem
 from recon.prior import Prior
-from recon.reference import model_of, reference_of
+from recon.reference import Combination, model_of, reference_of
 from recon.scan import Scan
 from recon.settings import Settings
 from recon.symmetry import is_symmetric
@@ -173,6 +175,7 @@ def run_case(
         "cover90": round(scores.predicted_90, 3),
         "cover50 without noise": round(scores.coverage_50, 3),
         "cover90 without noise": round(scores.coverage_90, 3),
+        "Delta_cal": round(_honesty(posterior, full, scan), 2),
         "self-check std": round(check.residual_std, 2) if check else None,
         "self-check 90": round(check.coverage_90, 2) if check else None,
         "noise/signal": round(posterior.noise_std / posterior.scale, 4),
@@ -181,6 +184,15 @@ def run_case(
         "network s per image": round(timed.seconds / timed.images, 4),
     }
     return row, posterior, reference.images[0]
+
+
+def _honesty(posterior: SlicePosterior, full: Scan, scan: Scan) -> float:
+    """Delta_cal, against the SENSE combination of the full scan: 1 when honest."""
+    reference = reference_of(full, scan.mask, Combination.SENSE)
+    inside = diagnostics.object_mask(np.abs(reference.images[0]))
+    noise = reference.noise[0][inside] * posterior.noise_std
+    receiver = 2 * float(np.mean(noise**2))
+    return variance_over_error(posterior.samples, reference.images[0], inside, receiver)
 
 
 def main() -> None:

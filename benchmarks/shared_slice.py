@@ -168,17 +168,24 @@ def sample_scores(
 
 
 def calibration_ratio(shared: SharedSlice, samples: Tensor) -> float:
-    """V / B: the draws' variance over the squared error of their mean; 1 when honest.
-
-    Over the object; B is corrected for the finite number of draws and for the noise that the
-    reference has in the samples nobody saw. NaN where what is left of B is not positive.
-    """
-    inside = torch.from_numpy(shared.inside)
-    variance = float(samples.var(dim=0)[inside].mean())
-    error = samples.mean(dim=0) - torch.from_numpy(shared.reference)
+    """`variance_over_error` of pictures in internal units."""
     gain = float(np.mean(shared.sensitivity.of_picture[shared.inside] ** 2))
     receiver = 2 * shared.problem.noise_std**2 * shared.unseen * gain
-    squared = float(error.abs().square()[inside].mean()) - variance / len(samples) - receiver
+    return variance_over_error(samples.numpy(), shared.reference, shared.inside, receiver)
+
+
+def variance_over_error(
+    samples: np.ndarray, reference: np.ndarray, inside: np.ndarray, receiver: float
+) -> float:
+    """V / B: the variance of draws over the squared error of their mean; 1 when honest.
+
+    Complex pictures, (draws, rows, columns) and (rows, columns), over the pixels `inside`. B is
+    corrected for the finite number of draws and for `receiver`, the variance of the noise that the
+    reference has in the samples nobody saw. NaN where what is left of B is not positive.
+    """
+    variance = float(samples.var(axis=0, ddof=1)[inside].mean())
+    error = np.abs(samples.mean(axis=0) - reference)
+    squared = float((error[inside] ** 2).mean()) - variance / len(samples) - receiver
     return variance / squared if squared > 0 else math.nan
 
 

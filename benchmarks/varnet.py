@@ -203,7 +203,8 @@ class Run:
     def _take_step(self, images: BatchStream, budget: float) -> float:
         config = self.config
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
-        [image] = complex_patches(images[self.step], config.side, self.augmentation, generator)
+        drawn = complex_patches(images[self.step], config.side, self.augmentation, generator)
+        [image] = drawn.images
         given = received(image, config, self.step)
         # Scaled to one, so that the loss's constants mean the same for every image.
         peak = given.target.max().clamp_min(1e-6)

@@ -7,6 +7,7 @@ Everything is computed for a whole batch on the device of the slices, and drawn 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -41,6 +42,15 @@ class Augmentation(BaseModel):
     noisy: float = Field(0.2, ge=0, le=1, description="share that receives receiver noise")
 
 
+class Patches(NamedTuple):
+    """Square training images and, where it is known, what was measured of their k-space."""
+
+    images: Tensor
+    """(batch, size, size) complex64."""
+    measured: Tensor | None
+    """(batch, size, size) ones and zeros, zero frequency in the middle."""
+
+
 class _Draw:
     """Random numbers, one row for each image of a batch."""
 
@@ -64,12 +74,18 @@ class _Draw:
 
 
 def random_patches(
-    slices: Tensor, size: int, augmentation: Augmentation, generator: Generator
-) -> Tensor:
+    slices: Tensor,
+    size: int,
+    augmentation: Augmentation,
+    generator: Generator,
+    measured: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
     """Square patches (batch, channels, size, size) of `slices` (batch, channels, rows, rows).
 
     A share is rotated and zoomed, which stands for other voxel sizes and costs a little sharpness;
-    the others are cut on the pixel grid. Outside a slice is air.
+    the others are cut on the pixel grid. Outside a slice is air. With them the same of their
+    k-space: which samples (batch, size, size) of a patch were measured, from those of `measured`
+    (batch, rows, rows); zero frequency in the middle.
     """
     draw = _Draw(len(slices), generator)
     side = slices.shape[-1]
@@ -93,7 +109,26 @@ def random_patches(
     grid = functional.affine_grid(
         theta, [len(slices), slices.shape[1], size, size], align_corners=False
     )
-    return functional.grid_sample(slices, grid, mode="bicubic", align_corners=False)
+    patches = functional.grid_sample(slices, grid, mode="bicubic", align_corners=False)
+    if measured is not None:
+        measured = _turned(measured, turn * zoom[:, None, None], size)
+    return patches, measured
+
+
+def _turned(measured: Tensor, turn: Tensor, size: int) -> Tensor:
+    """What was measured (batch, size, size) of images that were turned and zoomed by `turn`.
+
+    A frequency turns with its image, and zooms against it. With an even number of samples the
+    highest one is that of either sign: with it twice, zero stays where it is when they turn.
+    """
+    twice = 1 - measured.shape[-1] % 2
+    both = functional.pad(measured[:, None].float(), (0, twice, 0, twice), mode="circular")
+    theta = torch.cat([turn, torch.zeros_like(turn[:, :, :1])], dim=2)
+    reach = size + 1 - size % 2
+    shape = [len(measured), 1, reach, reach]
+    grid = functional.affine_grid(theta, shape, align_corners=True)
+    found = functional.grid_sample(both, grid, mode="nearest", align_corners=True)
+    return found[:, 0, :size, :size]
 
 
 def random_contrast(magnitude: Tensor, augmentation: Augmentation, generator: Generator) -> Tensor:
@@ -225,13 +260,15 @@ def receiver_noise(image: Tensor, augmentation: Augmentation, generator: Generat
 
 def complex_patches(
     slices: Tensor, size: int, augmentation: Augmentation, generator: Generator
-) -> Tensor:
-    """The whole chain: one batch of training images, complex64 (batch, size, size).
+) -> Patches:
+    """The whole chain: one batch of training images.
 
     `slices` is (batch, 1, side, side) magnitude or (batch, 2, side, side) real and imaginary part,
-    floating point, with a 99th percentile of the magnitude of about 1.
+    floating point, with a 99th percentile of the magnitude of about 1. A third channel is what was
+    measured of their k-space.
     """
-    patches = random_patches(slices.float(), size, augmentation, generator)
+    parts, measured = slices[:, :2].float(), slices[:, 2] if slices.shape[1] > 2 else None
+    patches, measured = random_patches(parts, size, augmentation, generator, measured)
     if patches.shape[1] == 1:
         image = patches[:, 0].to(torch.complex64)
     else:
@@ -239,4 +276,4 @@ def complex_patches(
     magnitude = image.abs()
     factor = random_contrast(magnitude, augmentation, generator)
     image = with_phases(image * factor, magnitude, augmentation, generator)
-    return receiver_noise(image, augmentation, generator)
+    return Patches(receiver_noise(image, augmentation, generator), measured)

@@ -64,6 +64,12 @@ class TrainingConfig(BaseModel):
     synthetic: float = Field(0.0, ge=0, le=1, description="share of heads drawn from label maps")
     coarsened: float = Field(0.0, ge=0, le=1, description="share of slices given larger pixels")
     largest_pixel: float = Field(2.0, ge=1, le=8, description="by which factor, at most")
+    unmeasured: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="weight in the loss of k-space that was made up, where files say what was",
+    )
     balanced: bool = Field(
         False, description="noise levels weighted by how well they are known (learned)"
     )
@@ -116,12 +122,26 @@ class Progress:
     """Denoising PSNR in dB for every sigma, when it was measured at this step."""
 
 
-def denoising_loss(network: nn.Module, clean: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
-    """EDM-weighted squared error of each image (Karras et al. 2022, Eq. 2 with their lambda)."""
+def denoising_loss(
+    network: nn.Module,
+    clean: Tensor,
+    sigma: Tensor,
+    noise: Tensor,
+    trusted: Tensor | None = None,
+) -> Tensor:
+    """EDM-weighted squared error of each image (Karras et al. 2022, Eq. 2 with their lambda).
+
+    `trusted` (batch, rows, columns) weighs the error's k-space, zero frequency in the middle.
+    """
     shape = (-1, 1, 1, 1)
     denoised = precondition(network, clean + sigma.view(shape) * noise, sigma)
     weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
-    return weight * ((denoised - clean) ** 2).mean((1, 2, 3))
+    error = denoised - clean
+    if trusted is None:
+        return weight * (error**2).mean((1, 2, 3))
+    image = torch.complex(error[:, 0], error[:, 1])
+    squares = torch.view_as_real(torch.fft.fft2(image, norm="ortho")).square().sum(-1)
+    return weight * (squares * torch.fft.ifftshift(trusted, dim=(1, 2))).mean((1, 2)) / 2
 
 
 _BALANCE_FREQUENCIES = 8
@@ -312,14 +332,15 @@ class TrainingRun:
             (config.seed * 1_000_003 + self.step) * 1_009 + self.process.rank
         )
         slices = canvases.to(device, non_blocking=True)
-        image = complex_patches(slices, size, config.augmentation, generator)
+        image, measured = complex_patches(slices, size, config.augmentation, generator)
+        trusted = None if measured is None else measured.clamp_min(config.unmeasured)
         clean = torch.view_as_real(image).movedim(-1, 1).contiguous()
         spread = torch.randn(len(clean), generator=generator, device=device)
         sigma = (config.log_sigma_mean + config.log_sigma_std * spread).exp()
         sigma = sigma.clamp(*config.sigma_range)
         noise = torch.randn(clean.shape, generator=generator, device=device)
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            losses = denoising_loss(self.forward, clean, sigma, noise)
+            losses = denoising_loss(self.forward, clean, sigma, noise, trusted)
         return losses, sigma
 
     def save(self) -> None:

@@ -1,7 +1,9 @@
 """Training and validation images: HDF5 files of slices, drawn so that a step decides its batch.
 
-A file holds `images` (slices, rows, columns), magnitude (integer or real) or complex. Files are
-the user's own; everything else (fastMRI volumes, NIfTI, DICOM) is turned into such files first.
+A file holds `images` (slices, rows, columns), magnitude (integer or real) or complex. One of
+complex images that were made from undersampled scans may hold `measured` of the same shape: which
+samples of their k-space (zero frequency in the middle) a scan measured; others were made up. Files
+are the user's own; everything else (fastMRI, NIfTI, DICOM) is turned into such files first.
 """
 
 from __future__ import annotations
@@ -40,7 +42,10 @@ class SliceSet:
     """The slices of some files in memory, with the scale that brings each one to our units."""
 
     def __init__(self, files: Sequence[ImageFile]) -> None:
-        self.images = [_read_images(file) for file in files]
+        read = [_read_images(file) for file in files]
+        self.images = [images for images, _ in read]
+        self.measured = [measured for _, measured in read]
+        """Of each file; None where it does not say."""
         self.weights = [
             len(images) ** 0.5 if file.weight is None else file.weight
             for file, images in zip(files, self.images, strict=True)
@@ -57,6 +62,13 @@ class SliceSet:
         image = self.images[file][index]
         kind = np.complex64 if image.dtype.kind == "c" else np.float32
         return image.astype(kind) / self.scales[file][index]
+
+    @property
+    def channels(self) -> int:
+        """Of a batch: magnitude, or two parts, or these and what was measured."""
+        if any(measured is not None for measured in self.measured):
+            return 3
+        return 2 if self.complex else 1
 
     def evenly(self, count: int) -> list[Tensor]:
         """At most `count` slices, complex64, spread evenly over all of them."""
@@ -86,9 +98,9 @@ class Mixture:
 class BatchStream(Dataset[Tensor]):
     """Item number `step` is the batch of that step, whatever was asked for before.
 
-    A batch is (count, 1 or 2, side, side) float16: magnitude, or real and imaginary part when a
-    file holds complex slices. Smaller slices stand in the middle of air. Each file is drawn in
-    proportion to its weight.
+    A batch is (count, 1 to 3, side, side) float16: magnitude, or real and imaginary part when a
+    file holds complex slices, or these and 1 for every sample of their k-space that was measured.
+    Smaller slices stand in the middle of air. Each file is drawn in proportion to its weight.
     """
 
     def __init__(
@@ -108,11 +120,13 @@ class BatchStream(Dataset[Tensor]):
 
     def __getitem__(self, step: int) -> Tensor:
         random = np.random.default_rng((*self.seed, step))
-        side, channels = self.slices.side, 2 if self.slices.complex else 1
+        side, channels = self.slices.side, self.slices.channels
         batch = np.zeros((self.counts[step], channels, side, side), np.float16)
         files = random.choice(len(self.weights), size=len(batch), p=self.weights)
         for canvas, file in zip(batch, files.tolist(), strict=True):
-            image = self._image(file, random)
+            image, measured = self._image(file, random)
+            if channels == 3:
+                canvas[2] = 1 if measured is None else _on_grid(measured, side)
             top, left = ((side - size) // 2 for size in image.shape)
             place = canvas[:, top : top + image.shape[0], left : left + image.shape[1]]
             place[0] = image.real
@@ -120,15 +134,23 @@ class BatchStream(Dataset[Tensor]):
                 place[1] = image.imag
         return torch.from_numpy(batch)
 
-    def _image(self, file: int, random: np.random.Generator) -> NDArray[Any]:
-        """A slice of `file`, or a synthetic one, no longer than the batch's side."""
+    def _image(
+        self, file: int, random: np.random.Generator
+    ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """A slice of `file`, or a synthetic one, no longer than the batch's side.
+
+        With it what was measured of its k-space, where that is known.
+        """
         mixture, side = self.mixture, self.slices.side
         if mixture.heads is not None and random.random() < mixture.synthetic:
-            return mixture.heads.draw(side, random)
-        image = self.slices.slice(file, int(random.integers(len(self.slices.images[file]))))
+            return mixture.heads.draw(side, random), None
+        index = int(random.integers(len(self.slices.images[file])))
+        image, all_measured = self.slices.slice(file, index), self.slices.measured[file]
+        measured = None if all_measured is None else all_measured[index]
         if mixture.coarsened and random.random() < mixture.coarsened:
             image = _coarsened(image, mixture.largest_pixel ** random.random())
-        return _cropped(image, side, random)
+            measured = None if measured is None else _central(measured, image.shape)
+        return _cropped(image, side, random), measured
 
 
 def _coarsened(image: NDArray[Any], factor: float) -> NDArray[Any]:
@@ -142,6 +164,24 @@ def _coarsened(image: NDArray[Any], factor: float) -> NDArray[Any]:
     return smaller if image.dtype.kind == "c" else smaller.real
 
 
+def _central(measured: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The samples around the zero frequency that an image of `shape` has."""
+    starts = [size // 2 - kept // 2 for size, kept in zip(measured.shape, shape, strict=True)]
+    return measured[starts[0] : starts[0] + shape[0], starts[1] : starts[1] + shape[1]]
+
+
+def _on_grid(measured: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
+    """The same samples as those nearest to them of an image that has `side` pixels each way.
+
+    Air around an image, or less of it, changes how dense samples are, not how far they reach.
+    """
+    nearest = []
+    for size in measured.shape:
+        frequency = (np.arange(side) - side // 2) / side
+        nearest.append(np.clip(np.round(frequency * size).astype(int) + size // 2, 0, size - 1))
+    return measured[np.ix_(*nearest)]
+
+
 def _cropped(image: NDArray[Any], side: int, random: np.random.Generator) -> NDArray[Any]:
     starts = [int(random.integers(max(size - side, 0) + 1)) for size in image.shape]
     return image[starts[0] : starts[0] + side, starts[1] : starts[1] + side]
@@ -153,10 +193,20 @@ def slices_in(path: Path) -> int:
         return len(_dataset(handle, path))
 
 
-def _read_images(file: ImageFile) -> NDArray[Any]:
+def _read_images(file: ImageFile) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     with h5py.File(file.path, "r") as handle:
-        images = _dataset(handle, file.path)
-        return np.asarray(images[()] if file.slices is None else images[sorted(file.slices)])
+        images, measured = _dataset(handle, file.path), handle.get("measured")
+        chosen = () if file.slices is None else sorted(file.slices)
+        if measured is None:
+            return np.asarray(images[chosen]), None
+        known = isinstance(measured, h5py.Dataset) and measured.dtype == np.bool_
+        if not known or measured.shape != images.shape or images.dtype.kind != "c":
+            raise ModelError(
+                "bad-data",
+                f"'measured' of {file.path.name} must be boolean and of the shape of its 'images', "
+                "which must be complex",
+            )
+        return np.asarray(images[chosen]), np.asarray(measured[chosen])
 
 
 def _dataset(handle: h5py.File, path: Path) -> h5py.Dataset:

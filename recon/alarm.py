@@ -188,8 +188,8 @@ def _of_scan(evidence: Evidence) -> list[_Finding]:
         add(
             Cause.MAPS,
             "The coil maps: they do not explain the strongest samples, as if the patient had moved "
-            "since or something lay outside them; leave given maps out, or acquire more central "
-            "lines.",
+            "since or something lay outside them; if maps were given leave them out, else acquire "
+            "more central lines.",
         )
     if evidence.noise > 0 and abs(math.log(evidence.noise)) > math.log(_NOISE):
         cure = "acquire the noise again, or leave it out."

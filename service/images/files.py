@@ -1,8 +1,9 @@
 """Image files for training: HDF5 with `images` (slices, rows, columns) and who was imaged.
 
 `images` is uint8, uint16, float16, float32 or complex64. Optional are the dataset `patient`
-(slices,), texts or integers, equal for slices of the same person, and the attribute `pixel_mm`
-(row spacing, column spacing).
+(slices,), texts or integers, equal for slices of the same person, `measured` (slices, rows,
+columns), booleans that say which samples of k-space a scan measured (`models.training_data`), and
+the attribute `pixel_mm` (row spacing, column spacing).
 
 A file from outside is opened first in a child process that may die of it; only what it is and whose
 slices it holds comes back, as JSON.
@@ -95,7 +96,11 @@ def describe(path: Path, *, values: bool = False, limits: ReadLimits = _LIMITS) 
 
 
 def write_images(
-    path: Path, images: NDArray[Any], patient: str, pixel_mm: tuple[float, float] | None
+    path: Path,
+    images: NDArray[Any],
+    patient: str,
+    pixel_mm: tuple[float, float] | None = None,
+    measured: NDArray[np.bool_] | None = None,
 ) -> None:
     """Write slices of one patient; under its final name the file is whole."""
     if images.ndim != 3 or images.dtype.name not in IMAGE_TYPES:
@@ -103,6 +108,8 @@ def write_images(
     with beside(path) as aside, h5py.File(aside, "x") as file:
         file["images"] = images
         file["patient"] = np.array([patient.encode()] * len(images))
+        if measured is not None:
+            file.create_dataset("measured", data=measured, compression="gzip", shuffle=True)
         if pixel_mm is not None:
             file.attrs["pixel_mm"] = pixel_mm
 

@@ -49,6 +49,7 @@ ARCHIVE_TRAINING = TrainingConfig(
     large_patch_share=0.0,
     log_sigma_mean=-2.0,
     log_sigma_std=1.4,
+    unmeasured=0.1,
 )
 """Of every round. Patches are of the images' size where that is smaller."""
 

@@ -1,10 +1,12 @@
 """A prior learned from undersampled scans: expectation maximisation over priors.
 
 E: posterior draws of every slice under the present prior, with the slice's own mask, coil maps and
-noise. M: the denoiser trained on these draws, from the weights of the round before. Rounds go on
-until lines of held-out people's scans, held out themselves, are predicted no better: no image is
-ever known. Sources: Rozet et al. 2024, "Learning Diffusion Priors from Observations by Expectation
-Maximization"; Aali et al. 2024, "Ambient Diffusion Posterior Sampling".
+noise. M: the denoiser trained on these draws, from the weights of the round before; what a scan
+measured of their k-space counts more than what they made up (`TrainingConfig.unmeasured`), which is
+the present prior's own opinion. Rounds go on until lines of held-out people's scans, held out
+themselves, are predicted no better: no image is ever known. Sources: Rozet et al. 2024, "Learning
+Diffusion Priors from Observations by Expectation Maximization"; Aali et al. 2024, "Ambient
+Diffusion Posterior Sampling".
 
 Where no model is there to begin with, the first network learns from L1-wavelet images, and the next
 ones from draws or, where a plan asks for it, from their means at first. Rozet et al. begin with
@@ -56,7 +58,6 @@ from recon.slice_draws import (
 )
 from recon.spectrum import fit_spectrum
 from service.conformal_measurement import choose_slices
-from service.images.files import write_images
 from service.prior_samples import draw as draw_prior
 from service.store.durable import replacing, write_whole
 from service.training.archive_plan import ArchivePlan
@@ -64,7 +65,7 @@ from service.training.held_out_likelihood import Gain, Place, Predictions, gain
 from service.training.memorised import Image, MemorySearch, training_images
 from service.training.memorised import search as memories
 from service.training.runs import beginning_of
-from service.training.slice_work import Step, draws_of, each_slice
+from service.training.slice_work import Step, draws_of, each_slice, write_draws
 from service.training.undersampled_scans import (
     LeftOut,
     Looking,
@@ -231,13 +232,7 @@ class ArchiveLearning:
         folder = self.folder(number) / "draws"
         step = Step(number, "coarse" if self.target(number) == "coarse images" else "drawing", 0, 0)
         yield from each_slice(found.training, folder, step, _keeping(self._images_of(number)))
-        kept: dict[str, list[str]] = {}
-        images_folder = self.folder(number) / "images"
-        images_folder.mkdir(exist_ok=True)
-        for subject in sorted({scan.subject for scan in found.training}):
-            for name, images, told in draws_of(found.training, subject, folder):
-                write_images(images_folder / name, images, subject, None)
-                kept[name] = told
+        kept = write_draws(found.training, folder, self.folder(number) / "images")
         if not kept:
             raise ModelError(
                 "no-data",
@@ -271,6 +266,8 @@ class ArchiveLearning:
         )
         if self.beginning is not None:
             config = config.model_copy(update={"network": self.beginning.network})
+        if self.target(number) == "coarse images":  # no prior's opinion is in them
+            config = config.model_copy(update={"unmeasured": 1.0})
         files = [ImageFile(file) for file in self.images(number)]
         yield from train(config, files, run, Process(0, 1, self.device), (), initial)
         package(
@@ -361,7 +358,7 @@ class ArchiveLearning:
         yield from each_slice(chosen[:_SEARCHED], folder, step, draw)
         held_out = []
         for subject in sorted({scan.subject for scan in chosen}):
-            held_out += [images[0] for _, images, _ in draws_of(chosen, subject, folder)]
+            held_out += [drawn.images[0] for drawn in draws_of(chosen, subject, folder)]
         longest = max(max(scan.rows, scan.columns) for scan in found.training)
         drawing = draw_prior(prior, _SAMPLES, longest, _SAMPLE_EVALUATIONS, seed, self.device)
         samples: list[Image] = []
@@ -401,7 +398,7 @@ def _keeping(images_of: Callable[[Scan, int], Images]) -> Callable[[Scan, int, P
         if not np.isfinite(images).all():
             raise ScanError("not-finite", "draws are not finite")
         with replacing(file.with_suffix(".npz")) as (handle, _):
-            np.savez(handle, images=images)
+            np.savez(handle, images=images, measured=scan.sampled)
 
     return keep
 
@@ -427,7 +424,7 @@ def _fitting(config: TrainingConfig, found: ScanList) -> TrainingConfig:
     return config.model_copy(update={"patch_sizes": sizes})
 
 
-_LAYOUT = 2  # of what a run keeps; folders that name none may lack log densities of lines
+_LAYOUT = 3  # of what a run keeps
 _MAY_CHANGE = {"out", "rounds", "patience", "licence", "attributions", "compare_with"}
 
 

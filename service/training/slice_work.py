@@ -10,13 +10,14 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recon.errors import ReconError
 from recon.scan import Scan
+from service.images.files import write_images
 from service.store.durable import write_whole
 from service.training.undersampled_scans import ListedScan, read_listed
 
@@ -64,24 +65,48 @@ def each_slice(
     yield replace(step, done=of, of=of)
 
 
+class Drawn(NamedTuple):
+    """Images of one shape, to be learned from."""
+
+    name: str
+    images: NDArray[np.complex64]
+    """(images, rows, columns)."""
+    measured: NDArray[np.bool_]
+    """The same: which samples of their k-space the scans measured."""
+    slices: list[str]
+    """Which one each is of."""
+
+
+def write_draws(scans: Sequence[ListedScan], folder: Path, out: Path) -> dict[str, list[str]]:
+    """Write all draws to image files in `out`; their names, and which slice each image is of."""
+    out.mkdir(exist_ok=True)
+    kept = {}
+    for subject in sorted({scan.subject for scan in scans}):
+        for drawn in draws_of(scans, subject, folder):
+            write_images(out / drawn.name, drawn.images, subject, measured=drawn.measured)
+            kept[drawn.name] = drawn.slices
+    return kept
+
+
 def _there(file: Path) -> bool:
     return any(file.with_suffix(suffix).exists() for suffix in (".npz", ".json"))
 
 
-def draws_of(
-    scans: Sequence[ListedScan], subject: str, folder: Path
-) -> Iterator[tuple[str, NDArray[np.complex64], list[str]]]:
-    """Draws of a subject as image files: name, images of one shape, which slice each is of."""
+def draws_of(scans: Sequence[ListedScan], subject: str, folder: Path) -> Iterator[Drawn]:
+    """Draws of a subject as image files, each of one shape."""
     own = [scan for scan in scans if scan.subject == subject]
     for shape in sorted({(scan.rows, scan.columns) for scan in own}):
-        images, told = [], []
+        images, measured, told = [], [], []
         for scan in own:
             for index in scan.slices if (scan.rows, scan.columns) == shape else ():
                 file = folder / f"{scan.key(index)}.npz"
                 if file.exists():
                     with np.load(file, allow_pickle=False) as kept:
                         images.append(kept["images"])
+                        shown = np.broadcast_to(kept["measured"], images[-1].shape)
+                    measured.append(shown)
                     told += [f"{scan.name}, slice {index}"] * len(images[-1])
         if images:
             name = f"{subject}-{shape[0]}x{shape[1]}.h5"
-            yield name, np.concatenate(images).astype(np.complex64), told
+            whole = np.concatenate(images).astype(np.complex64)
+            yield Drawn(name, whole, np.concatenate(measured), told)

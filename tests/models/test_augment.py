@@ -46,9 +46,9 @@ def changed(**options: float) -> Augmentation:
 
 
 def test_one_seed_gives_one_batch(slices: Tensor) -> None:
-    first = complex_patches(slices, 32, ALL, seeded(3))
-    assert torch.equal(first, complex_patches(slices, 32, ALL, seeded(3)))
-    assert not torch.equal(first, complex_patches(slices, 32, ALL, seeded(4)))
+    first = complex_patches(slices, 32, ALL, seeded(3)).images
+    assert torch.equal(first, complex_patches(slices, 32, ALL, seeded(3)).images)
+    assert not torch.equal(first, complex_patches(slices, 32, ALL, seeded(4)).images)
     assert first.shape == (2, 32, 32)
     assert first.dtype == torch.complex64
 
@@ -56,17 +56,17 @@ def test_one_seed_gives_one_batch(slices: Tensor) -> None:
 def test_global_random_state_is_neither_read_nor_changed(slices: Tensor) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = complex_patches(slices, 32, ALL, seeded(3))
+    first = complex_patches(slices, 32, ALL, seeded(3)).images
     assert torch.equal(before, torch.get_rng_state())
     torch.manual_seed(2)
-    assert torch.equal(first, complex_patches(slices, 32, ALL, seeded(3)))
+    assert torch.equal(first, complex_patches(slices, 32, ALL, seeded(3)).images)
 
 
 @pytest.mark.parametrize("size", [16, 17, 32, 47, 48])
 def test_patches_on_the_grid_are_pixels_of_the_slice_that_turn_and_flip_only(size: int) -> None:
     # Every pixel has a value of its own, so that each patch says where it was cut.
     slices = torch.arange(48.0 * 48).view(1, 1, 48, 48).expand(12, 1, 48, 48) + 1
-    patches = random_patches(slices, size, changed(flips=1), seeded(1))[:, 0]
+    patches = random_patches(slices, size, changed(flips=1), seeded(1))[0][:, 0]
     orientations = set()
     for patch in patches:
         values = patch.round()
@@ -80,7 +80,7 @@ def test_patches_on_the_grid_are_pixels_of_the_slice_that_turn_and_flip_only(siz
 
 def test_resampled_patches_stay_in_the_range_of_the_slices(slices: Tensor) -> None:
     for seed in range(8):
-        patches = random_patches(slices, 32, changed(resampled=1), seeded(seed))
+        patches, _ = random_patches(slices, 32, changed(resampled=1), seeded(seed))
         assert patches.shape == (2, 1, 32, 32)
         assert patches.max() <= 1.25 * slices.max()  # bicubic interpolation overshoots at edges
         assert patches.mean() > 0.05
@@ -88,7 +88,8 @@ def test_resampled_patches_stay_in_the_range_of_the_slices(slices: Tensor) -> No
 
 def test_zoom_changes_the_size_of_things(slices: Tensor) -> None:
     wide = slices[:1].expand(60, 1, 48, 48)
-    area = (random_patches(wide, 48, changed(resampled=1, zoom=1.4), seeded()) > 0.3).sum((1, 2, 3))
+    patches, _ = random_patches(wide, 48, changed(resampled=1, zoom=1.4), seeded())
+    area = (patches > 0.3).sum((1, 2, 3))
     original = (slices[0] > 0.3).sum()
     # Areas go with the square of the zoom; the largest discs are cut by the patch's edge.
     assert (area / original).min() < 0.62
@@ -148,7 +149,8 @@ def test_tissues_have_phases_of_their_own_that_a_smooth_phase_has_not() -> None:
     flat = tissue_phase(torch.full((64, 128, 128), 0.5), changed(tissue_phase=1), seeded(1))
     steps = flat.diff(dim=2).abs()
     assert 0.001 < (steps > 0.1).float().mean() < 0.1
-    images = complex_patches(torch.full((4, 1, 64, 64), 0.5), 32, changed(tissue_phase=1), seeded())
+    flat = torch.full((4, 1, 64, 64), 0.5)
+    images = complex_patches(flat, 32, changed(tissue_phase=1), seeded()).images
     torch.testing.assert_close(images.abs(), torch.full((4, 32, 32), 0.5))
 
 
@@ -184,11 +186,39 @@ def test_complex_slices_keep_their_own_phase(slices: Tensor) -> None:
     own = torch.linspace(0, 3, 48).expand(2, 48, 48)
     image = torch.polar(slices[:, 0], own)
     channels = torch.stack([image.real, image.imag], 1)
-    patches = complex_patches(channels, 48, NOTHING, seeded())
-    real = complex_patches(slices, 48, NOTHING, seeded())
+    patches = complex_patches(channels, 48, NOTHING, seeded()).images
+    real = complex_patches(slices, 48, NOTHING, seeded()).images
     torch.testing.assert_close(patches.abs(), real.abs(), rtol=0, atol=1e-4)
     middle = (slice(None), 24, slice(10, 30))
     slope = (patches[middle] / real[middle]).angle()
     expected = torch.linspace(0, 3, 48)[10:30].expand(2, 20)
     shift = (slope - expected)[:, :1]
     torch.testing.assert_close(slope - expected, shift.expand(2, 20), rtol=0, atol=1e-3)
+
+
+def _spectra(images: Tensor) -> Tensor:
+    return torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(images, dim=(1, 2))), dim=(1, 2))
+
+
+@pytest.mark.parametrize("size", [32, 33])
+def test_what_was_measured_turns_and_flips_with_the_image(size: int) -> None:
+    """An image whose k-space is empty wherever nothing was measured stays one."""
+    random = seeded(5)
+    measured = torch.rand(40, size, size, generator=random) < 0.3
+    parts = torch.randn(40, size, size, 2, generator=random)
+    kspace = torch.fft.ifftshift(torch.view_as_complex(parts) * measured, dim=(1, 2))
+    images = torch.fft.fftshift(torch.fft.ifft2(kspace), dim=(1, 2))
+    channels = torch.stack([images.real, images.imag, measured.float()], 1)
+    found = complex_patches(channels, size, changed(flips=1), seeded(6))
+    assert found.measured is not None
+    whole = _unmoved(found.images)
+    power = _spectra(found.images[whole]).abs().square()
+    inside = (power * found.measured[whole]).sum() / power.sum()
+    assert len(power) > 3
+    assert inside > 0.999
+
+
+def _unmoved(images: Tensor) -> Tensor:
+    """Which patches are whole: those without a line of air at their edges."""
+    lines = [images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]]
+    return torch.stack([line.abs().amax(dim=1) > 1e-3 for line in lines]).all(dim=0)

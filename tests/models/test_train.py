@@ -21,7 +21,7 @@ from models.augment import Augmentation
 from models.errors import ModelError
 from models.network_configs import UNetConfig
 from models.processes import Process
-from models.train import Progress, TrainingConfig, train
+from models.train import Progress, TrainingConfig, denoising_loss, train
 from models.training_data import ImageFile
 
 TINY = UNetConfig(channels=(8, 8), res_blocks=1, norm_groups=4)
@@ -58,9 +58,9 @@ def _record(monkeypatch: pytest.MonkeyPatch, before_step: Callable[[int], None])
     seen: list[float] = []
     original = training.denoising_loss
 
-    def recorded(network: nn.Module, clean: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+    def recorded(network: nn.Module, *given: Tensor) -> Tensor:
         before_step(len(seen))
-        loss = original(network, clean, sigma, noise)
+        loss = original(network, *given)
         seen.append(float(loss.detach().mean()))
         return loss
 
@@ -271,3 +271,29 @@ def test_two_processes_train_one_network(data: list[ImageFile], tmp_path: Path) 
     assert second["steps"] == []
     assert first["total"] == second["total"]
     assert (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_the_loss_weighs_the_error_where_it_is_in_kspace() -> None:
+    """All of it alike gives the same loss; of an error of one frequency, that one's weight."""
+    torch.manual_seed(0)
+    clean, noise = torch.randn(2, 3, 2, 16, 18)
+    sigma = torch.tensor([0.1, 0.5, 2.0])
+    network = nn.Conv2d(2, 2, 3, padding=1)
+
+    def raw(image: Tensor, _label: Tensor) -> Tensor:
+        return network(image)
+
+    plain = denoising_loss(raw, clean, sigma, noise)
+    same = denoising_loss(raw, clean, sigma, noise, torch.ones(3, 16, 18))
+    torch.testing.assert_close(same, plain)
+    rows, columns = torch.meshgrid(torch.arange(16), torch.arange(18), indexing="ij")
+    wave = torch.polar(torch.ones(16, 18), 2 * torch.pi * (3 * rows / 16 - 2 * columns / 18))
+    image = torch.stack([wave.real, wave.imag])[None]
+    # What this network gives is a tenth of the wave too much, whatever it sees.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "precondition", lambda *_: 1.1 * image)
+        whole = denoising_loss(raw, image, sigma[:1], noise[:1, :, :, :18])
+        weights = torch.zeros(1, 16, 18)
+        weights[0, 8 + 3, 9 - 2] = 0.25
+        found = denoising_loss(raw, image, sigma[:1], noise[:1, :, :, :18], weights)
+    torch.testing.assert_close(found, 0.25 * whole)

@@ -138,3 +138,67 @@ def test_synthetic_heads_take_their_share(discs: list[ImageFile]) -> None:
     batch = BatchStream(SliceSet(discs), [400], (0,), Mixture(Marked(), synthetic=0.3))[0]
     share = (batch[:, 0, 0, 0] > 6).float().mean()
     assert 0.2 < share < 0.4
+
+
+def _with_measured(path: Path, images: NDArray, measured: NDArray) -> ImageFile:
+    with h5py.File(path, "w") as file:
+        file["images"], file["measured"] = images, measured
+    return ImageFile(path)
+
+
+def _lines(generator: np.random.Generator, rows: int, columns: int) -> NDArray[np.bool_]:
+    return np.broadcast_to(generator.random(columns) < 0.4, (rows, columns))
+
+
+def test_what_was_measured_comes_with_the_images(tmp_path: Path) -> None:
+    """As samples of the canvas on which the image stands; whole for files that do not say."""
+    generator = np.random.default_rng(2)
+    known = _lines(generator, 24, 32)
+    images = np.ones((1, 24, 32), np.complex64)
+    files = [
+        _with_measured(tmp_path / "known.h5", images, known[None]),
+        write(tmp_path / "unknown.h5", 2j * np.ones((1, 32, 32), np.complex64)),
+    ]
+    slices = SliceSet(files)
+    assert slices.channels == 3
+    for canvas in BatchStream(slices, [20], (0,))[0]:
+        of_known = bool(canvas[0].any())
+        expected = np.broadcast_to(known[:1], (32, 32)) if of_known else np.ones((32, 32))
+        np.testing.assert_array_equal(canvas[2], expected)
+    assert SliceSet(files[1:]).channels == 2
+
+
+@pytest.mark.parametrize("side", [32, 33])
+def test_larger_pixels_keep_the_centre_of_what_was_measured(tmp_path: Path, side: int) -> None:
+    """An image without signal outside it is one without signal outside what is left of it."""
+    generator = np.random.default_rng(3)
+    known = _lines(generator, side, side)
+    parts = generator.standard_normal((2, side, side))
+    kspace = np.fft.ifftshift((parts[0] + 1j * parts[1]) * known)
+    image = np.fft.fftshift(np.fft.ifft2(kspace)).astype(np.complex64)
+    slices = SliceSet([_with_measured(tmp_path / "a.h5", image[None], known[None])])
+    stream = BatchStream(slices, [6], (1,), Mixture(coarsened=1.0, largest_pixel=2.0))
+    for canvas in stream[0].double().numpy():
+        picture = canvas[0] + 1j * canvas[1]
+        inside = np.abs(picture) > 0
+        rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
+        small = picture[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        power = np.abs(np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(small)))) ** 2
+        frequency = (np.arange(len(small)) - len(small) // 2) / len(small)
+        nearest = np.clip(np.round(frequency * side).astype(int) + side // 2, 0, side - 1)
+        seen = canvas[2][:, nearest][nearest]
+        assert 0.1 < seen.mean() < 0.9
+        assert (power * (seen == 0)).sum() < 0.001 * power.sum()
+
+
+@pytest.mark.parametrize(
+    ("images", "measured"),
+    [
+        (np.ones((2, 8, 8), np.complex64), np.ones((2, 8, 8), np.float32)),
+        (np.ones((2, 8, 8), np.complex64), np.ones((2, 8, 9), bool)),
+        (np.ones((2, 8, 8), np.float32), np.ones((2, 8, 8), bool)),
+    ],
+)
+def test_what_was_measured_must_fit(tmp_path: Path, images: NDArray, measured: NDArray) -> None:
+    with pytest.raises(ModelError, match=r"'measured' of a\.h5 must be boolean"):
+        SliceSet([_with_measured(tmp_path / "a.h5", images, measured)])

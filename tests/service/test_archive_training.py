@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from models.errors import ModelError
 from models.model_weights import read_model
+from models.training_data import ImageFile, SliceSet
 from recon.chains import finished
 from recon.coarse import CoarseMethod
 from recon.errors import ScanError
@@ -218,6 +219,21 @@ def test_rounds_learn_from_coarse_images_then_from_means_then_from_draws(
     scan = read_scan(archive / told.split(",")[0])
     wavelet = coarse_image(scan, 0, Settings(coarse=CoarseMethod.L1_WAVELET))
     np.testing.assert_allclose(image, wavelet, atol=1e-4)
+
+
+def test_files_that_are_learned_from_say_what_the_scans_measured(
+    archive: Path, run: tuple[Path, str]
+) -> None:
+    learning = ArchiveLearning(plan_of(run[0].parent), torch.device("cpu"))
+    assert learning.plan.training.unmeasured < 1
+    for number in (1, 3):
+        for file, told in learning.images(number).items():
+            [measured] = SliceSet([ImageFile(file)]).measured
+            assert measured is not None
+            for samples, name in zip(measured, told, strict=True):
+                scan = read_scan(archive / name.split(",")[0])
+                assert 0 < samples.mean() < 1
+                np.testing.assert_array_equal(samples, scan.sampled)
 
 
 def learned_from(learning: ArchiveLearning, number: int) -> list[tuple[Image, str]]:
