@@ -38,7 +38,7 @@ from models.network_configs import (
     ResidualUNetConfig,
     TrainableConfig,
 )
-from models.noise_experts import Expert, joined, taken
+from models.noise_experts import Expert, joined, weights_of
 from models.registry import SHIPPED_FOLDER, check_name, find_model, user_folder
 from models.typical_scans import MAX_TYPICAL_BYTES, parse_typical
 
@@ -117,7 +117,16 @@ class _Taken(NamedTuple):
 def _experts(
     fine: TrainableConfig, tensors: dict[str, Tensor], middle: _Taken | None, coarse: _Taken
 ) -> tuple[NoiseExpertsConfig, dict[str, Tensor]]:
-    """Configuration and weights of a run's network with others above it."""
+    """Configuration and weights of a run's network with others above it.
+
+    A run of two networks, for little noise and for more, has its own in the middle.
+    """
+    if isinstance(fine, NoiseExpertsConfig):
+        if fine.middle is not None or middle is not None:
+            raise ModelError("other-network", "--between is for runs of one network")
+        range_above = (fine.switch, coarse.sigma_range[0])
+        middle = _Taken(fine.coarse, weights_of(tensors, "coarse"), range_above)
+        fine, tensors = fine.fine, weights_of(tensors, "fine")
     if not isinstance(fine, ResidualUNetConfig):
         raise ModelError("other-network", "a model is put above residual U-Nets only")
     parts: dict[Expert, dict[str, Tensor]] = {"fine": tensors, "coarse": coarse.tensors}
@@ -139,8 +148,8 @@ def _read_taken(name: str, expert: Literal["fine", "coarse"]) -> _Taken:
     network, (low, high) = config.network, config.sigma_range
     if isinstance(network, NoiseExpertsConfig):
         if expert == "coarse":
-            return _Taken(network.coarse, taken(tensors, expert), (network.switch, high))
-        return _Taken(network.fine, taken(tensors, expert), (low, network.switch))
+            return _Taken(network.coarse, weights_of(tensors, expert), (network.switch, high))
+        return _Taken(network.fine, weights_of(tensors, expert), (low, network.switch))
     if not isinstance(network, ResidualUNetConfig):
         raise ModelError(
             "other-network",

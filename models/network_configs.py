@@ -168,7 +168,9 @@ class SongUNetConfig(BaseModel):
         return int(2 ** (len(self.channels) - 1))
 
 
-TrainableConfig = Annotated[ResidualUNetConfig | UNetConfig, Field(discriminator="architecture")]
+TrainableConfig = Annotated[
+    ResidualUNetConfig | NoiseExpertsConfig | UNetConfig, Field(discriminator="architecture")
+]
 """The architectures that `models.train` trains."""
 
 NetworkConfig = Annotated[

@@ -69,7 +69,7 @@ class NoiseExperts(nn.Module):
         return found
 
 
-def taken(tensors: Mapping[str, Tensor], expert: Expert) -> dict[str, Tensor]:
+def weights_of(tensors: Mapping[str, Tensor], expert: Expert) -> dict[str, Tensor]:
     """The weights of one of the networks, under the names it has by itself."""
     prefix = f"{expert}."
     return {

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from models.noise_experts import NoiseExperts
+
 OptimizerName = Literal["adamw", "muon"]
 
 
@@ -21,7 +23,7 @@ class Optimizer:
     def __init__(
         self, network: nn.Module, name: OptimizerName, rate: float, decay: float, *, fused: bool
     ) -> None:
-        matrices = _hidden_convolutions(network) if name == "muon" else []
+        matrices = hidden_convolutions(network) if name == "muon" else []
         chosen = {id(weight) for weight in matrices}
         others = [each for each in network.parameters() if id(each) not in chosen]
         self._parts: dict[str, torch.optim.Optimizer] = {
@@ -59,8 +61,10 @@ class Optimizer:
             part.load_state_dict(state[name])
 
 
-def _hidden_convolutions(network: nn.Module) -> list[Tensor]:
-    """Kernels of all convolutions but the first and the last one."""
+def hidden_convolutions(network: nn.Module) -> list[Tensor]:
+    """Kernels of all convolutions but the first and the last one, of each of several networks."""
+    if isinstance(network, NoiseExperts):
+        return [kernel for part in network.parts for kernel in hidden_convolutions(part)]
     kinds = nn.Conv2d | nn.ConvTranspose2d
     kernels = [each.weight for each in network.modules() if isinstance(each, kinds)]
     return kernels[1:-1]

@@ -30,6 +30,7 @@ from models.errors import ModelError
 from models.loading import compute_dtype_for
 from models.model_folder import write_beside
 from models.network_configs import ResidualUNetConfig, TrainableConfig
+from models.noise_experts import NoiseExperts
 from models.optimizers import Optimizer, OptimizerName
 from models.parameterizations import SIGMA_DATA
 from models.processes import Process
@@ -230,7 +231,12 @@ class TrainingRun:
             self._resume(torch.load(out / "state.pt", process.device, weights_only=True))
         self.forward: nn.Module = self.network
         if process.count > 1:
-            self.forward = DistributedDataParallel(self.network, device_ids=process.device_ids)
+            self.forward = DistributedDataParallel(
+                self.network,
+                device_ids=process.device_ids,
+                # A batch may lack noise for one of them.
+                find_unused_parameters=isinstance(network, NoiseExperts),
+            )
         if config.compiled:
             # A graph for each patch size: one for all sizes is slower than two compilations.
             self.forward.compile(dynamic=False)

@@ -14,7 +14,7 @@ from torch import Tensor
 from models.errors import ModelError
 from models.model_weights import read_model
 from models.network_configs import NetworkConfig, NoiseExpertsConfig, ResidualUNetConfig
-from models.noise_experts import taken
+from models.noise_experts import joined, weights_of
 from models.processes import Process
 from models.registry import find_model
 from models.synthetic_heads import SyntheticHeads
@@ -99,12 +99,20 @@ class Beginning(NamedTuple):
 
 
 def beginning_of(name: str) -> Beginning:
-    """What of a model is trained: of several networks that for little noise. Raises ModelError."""
+    """What of a model is trained: of several networks all but that for much noise.
+
+    Raises ModelError.
+    """
     config, tensors = read_model(find_model(name))
-    if isinstance(config.network, NoiseExpertsConfig):
-        fine = config.network.fine
-        return Beginning(fine, taken(tensors, "fine"), config.weights_sha256, name)
-    return Beginning(config.network, tensors, config.weights_sha256, None)
+    network = config.network
+    if not isinstance(network, NoiseExpertsConfig):
+        return Beginning(network, tensors, config.weights_sha256, None)
+    fine = weights_of(tensors, "fine")
+    if network.middle is None or network.middle_from is None:
+        return Beginning(network.fine, fine, config.weights_sha256, name)
+    both = NoiseExpertsConfig(fine=network.fine, coarse=network.middle, switch=network.middle_from)
+    weights = joined({"fine": fine, "coarse": weights_of(tensors, "middle")})
+    return Beginning(both, weights, config.weights_sha256, name)
 
 
 def run_plan(plan: TrainingPlan, process: Process) -> Iterator[Preparing | Ready | Progress]:
@@ -117,7 +125,10 @@ def run_plan(plan: TrainingPlan, process: Process) -> Iterator[Preparing | Ready
     if plan.start_from is not None:
         beginning = beginning_of(plan.start_from)
         initial = beginning.tensors
-        training = training.model_copy(update={"initial": beginning.sha256})
+        changed: dict[str, object] = {"initial": beginning.sha256}
+        if "network" not in training.model_fields_set:
+            changed["network"] = beginning.network
+        training = training.model_copy(update=changed)
     if not process.first:
         process.wait()  # the first process converts; afterwards the cache answers at once
     prepared: list[Prepared] = []

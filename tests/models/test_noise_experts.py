@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,10 +16,16 @@ from models.denoiser import NetworkPrior, precondition
 from models.install import package
 from models.loading import load_prior, verify_model
 from models.model_folder import ModelError
+from models.model_weights import read_model
 from models.network_configs import NoiseExpertsConfig, ResidualUNetConfig
-from models.noise_experts import NoiseExperts, joined, taken
+from models.noise_experts import NoiseExperts, joined, weights_of
+from models.optimizers import hidden_convolutions
+from models.processes import Process
 from models.registry import read_config
 from models.residual_unet import ResidualUNet
+from models.train import TrainingConfig, train
+from models.training_data import ImageFile
+from service.training.runs import beginning_of
 from tests.models.model_files import ABOUT, replace_tensors, write_run
 
 FINE = ResidualUNetConfig(channels=(8, 12), blocks=1)
@@ -70,7 +77,7 @@ def test_gradients_pass_through_all(experts: NoiseExperts) -> None:
 
 def test_weights_are_taken_apart_and_joined(experts: NoiseExperts) -> None:
     tensors = experts.state_dict()
-    parts = {name: taken(tensors, name) for name in ("fine", "middle", "coarse")}
+    parts = {name: weights_of(tensors, name) for name in ("fine", "middle", "coarse")}
     assert parts["fine"].keys() == ResidualUNet(FINE).state_dict().keys()
     assert parts["coarse"].keys() == ResidualUNet(COARSE).state_dict().keys()
     assert bool(parts["middle"]) == (experts.middle is not None)
@@ -159,3 +166,43 @@ def test_only_residual_networks_share_noise_levels(own: Path, tmp_path: Path) ->
     package(other, own, "unet", **ABOUT)
     with pytest.raises(ModelError, match="'unet' is a monai-unet"):
         package(_run(tmp_path / "run", FINE, (0.02, 10.0)), own, "wrong", above="unet", **ABOUT)
+
+
+def test_a_run_of_two_networks_keeps_them_both_below_the_one_above(
+    own: Path, tmp_path: Path
+) -> None:
+    """As what was begun with a model of three is: all but that for much noise are trained."""
+    run = _run(tmp_path / "run", FINE, (0.02, 10.0))
+    package(_run(tmp_path / "m", MIDDLE, (MIDDLE_FROM, 10.0)), own, "middle", **ABOUT)
+    package(run, own, "three", above="much", between="middle", **ABOUT)
+    beginning = beginning_of("three")
+    assert beginning.network == NoiseExpertsConfig(fine=FINE, coarse=MIDDLE, switch=MIDDLE_FROM)
+    assert beginning.above == "three"
+    images_file = tmp_path / "images.h5"
+    with h5py.File(images_file, "w") as file:
+        file["images"] = torch.rand(4, 32, 32).numpy()
+    config = TrainingConfig(
+        network=beginning.network, steps=3, batch=8, patch_sizes=(16, 16), optimizer="muon"
+    )
+    data, alone = [ImageFile(images_file)], Process(0, 1, torch.device("cpu"))
+    trained = tmp_path / "trained"
+    list(train(config, data, trained, alone, initial=beginning.tensors))
+    package(trained, own, "again", above="three", **ABOUT)
+    assert read_config("again").network == THREE
+    changed = {
+        part
+        for key, value in read_model(own / "again").tensors.items()
+        for part in (key.partition(".")[0],)
+        if not torch.equal(value, read_model(own / "three").tensors[key])
+    }
+    assert changed == {"fine", "middle"}
+    with pytest.raises(ModelError, match="--between is for runs of one network"):
+        package(trained, own, "wrong", above="three", between="middle", **ABOUT)
+
+
+def test_muon_turns_hidden_kernels_of_every_network(experts: NoiseExperts) -> None:
+    matrices = hidden_convolutions(experts)
+    ends = [kernel for part in experts.parts for kernel in (part.head.weight, part.tail.weight)]
+    assert not {id(kernel) for kernel in ends} & {id(kernel) for kernel in matrices}
+    kernels = sum(value.ndim == 4 for value in experts.state_dict().values())
+    assert len(matrices) == kernels - len(ends)

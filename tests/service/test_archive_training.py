@@ -342,7 +342,7 @@ def kill_when_there(process: subprocess.Popen[bytes], folder: Path, name: str) -
     process.wait()
 
 
-def test_a_run_begins_with_an_installed_model_and_keeps_its_second_network(
+def test_a_run_begins_with_an_installed_model_and_keeps_its_network_for_much_noise(
     archive: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "scans").symlink_to(archive)

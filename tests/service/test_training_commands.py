@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from models.errors import ModelError
+from models.model_weights import read_model
 from service.cli import app
 from service.training.runs import read_plan
 
@@ -132,6 +133,34 @@ def test_a_run_goes_on_with_the_network_for_little_noise(
     begun = load_file(folder / "models" / "both" / "weights.safetensors")
     for key, value in load_file(folder / "runs" / "next" / "weights.safetensors").items():
         torch.testing.assert_close(value, begun[f"fine.{key}"].float(), rtol=0, atol=1e-6)
+
+
+def test_a_run_goes_on_with_all_networks_but_that_for_much_noise(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model of three; a plan that names no network takes those of the model."""
+    monkeypatch.setenv("MRI_POSTERIOR_MODELS", str(folder / "models"))
+    for name in ("much", "middle", "three"):
+        (folder / f"{name}.toml").write_text(RESIDUAL.replace("OUT", f"runs/{name}"))
+        invoke(folder / f"{name}.toml", "--seed", str(len(name)))
+    about = ("--training", "t", "--licence", "l", "--attribution", "a")
+    for name, *options in (
+        ("much", "--lowest-sigma", "0.7"),
+        ("middle", "--lowest-sigma", "0.2"),
+        ("three", "--above", "much", "--between", "middle", "--weights-dtype", "int8"),
+    ):
+        made = ["models", "package", str(folder / "runs" / name), name, *options, *about]
+        assert CliRunner().invoke(app, made).exit_code == 0
+    plan = RESIDUAL[: RESIDUAL.index("[training.network]")].replace("OUT", "runs/next")
+    (folder / "next.toml").write_text(plan)
+    _, output = invoke(folder / "next.toml", "--from", "three", "--seed", "2")
+    assert "`mri-posterior models package --above three`" in output
+    begun = read_model(folder / "models" / "three").tensors
+    found = load_file(folder / "runs" / "next" / "weights.safetensors")
+    assert {key.partition(".")[0] for key in found} == {"fine", "coarse"}
+    for key, value in found.items():
+        expected = begun[key.replace("coarse.", "middle.")].float()
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
