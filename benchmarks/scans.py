@@ -40,6 +40,7 @@ from recon.power import power_of
 from recon.preparation import inverse_problem
 from recon.prior import Prior
 from recon.reference import Combination, model_of, reference_of
+from recon.refined_maps import is_narrow
 from recon.scan import Scan
 from recon.settings import Settings
 from recon.symmetry import is_symmetric
@@ -187,12 +188,24 @@ def run_case(
 
 
 def _honesty(posterior: SlicePosterior, full: Scan, scan: Scan) -> float:
-    """Delta_cal, against the SENSE combination of the full scan: 1 when honest."""
-    reference = reference_of(full, scan.mask, Combination.SENSE)
+    """Delta_cal: 1 when honest.
+
+    Against the SENSE combination of the full scan, or, where the result has other maps than its
+    central lines give, of magnitudes against the root of the sum of squares with noise told.
+    """
+    level, draws = posterior.noise_std, posterior.samples
+    found = calibrate(scan, 0, model_of(scan, CalibrationSettings()))
+    if is_narrow(scan, 0, folded=found.overlap is not None):
+        reference = reference_of(full, scan.mask)
+        noise, floor = level * reference.noise[:1], level**2 * reference.floor[:1]
+        draws = np.stack([with_noise_energy(each[None], noise, floor)[0] for each in draws])
+        share = 1
+    else:
+        reference = reference_of(full, scan.mask, Combination.SENSE)
+        noise, share = level * reference.noise[:1], 2
     inside = diagnostics.object_mask(np.abs(reference.images[0]))
-    noise = reference.noise[0][inside] * posterior.noise_std
-    receiver = 2 * float(np.mean(noise**2))
-    return variance_over_error(posterior.samples, reference.images[0], inside, receiver)
+    receiver = share * float(np.mean(noise[0][inside] ** 2))
+    return variance_over_error(draws, reference.images[0], inside, receiver)
 
 
 def main() -> None:

@@ -81,6 +81,12 @@ class ArchivePlan(BaseModel):
         description="rounds after that of coarse images that learn from the mean of a slice's "
         "draws, which comes nearer sooner but is too smooth to end with; none with `start_from`",
     )
+    first_steps: int | None = Field(
+        None,
+        ge=1,
+        description="steps of a first round that begins with random weights; three times those of "
+        "the others, which learn at half its rate, if none. Not with `start_from`",
+    )
     patience: int = Field(
         2,
         ge=1,

@@ -80,6 +80,7 @@ _SPECTRUM_SLICES = 24
 _SPECTRUM_ROUNDS = 10
 _PREDICTING_CHAINS = 4
 _SEARCHED = 64
+_FROM_RANDOM = 3  # steps of a first round that begins with random weights, over others'
 _SAMPLES = 8
 _SAMPLE_EVALUATIONS = 60
 
@@ -261,13 +262,15 @@ class ArchiveLearning:
         """The network of a round, from that of the round before, made into a model."""
         plan, run = self.plan, self.folder(number) / "training"
         initial, sha256 = self._weights(number - 1)
-        config = _fitting(plan.training, found).model_copy(
-            update={"seed": plan.training.seed + number, "initial": sha256}
-        )
+        changed: dict[str, object] = {"seed": plan.training.seed + number, "initial": sha256}
         if self.beginning is not None:
-            config = config.model_copy(update={"network": self.beginning.network})
-        if self.target(number) == "coarse images":  # no prior's opinion is in them
-            config = config.model_copy(update={"unmeasured": 1.0})
+            changed["network"] = self.beginning.network
+        elif number == 1:  # from random weights, and no prior's opinion is in these images
+            many = plan.first_steps or _FROM_RANDOM * plan.training.steps
+            changed |= {"unmeasured": 1.0, "steps": many}
+        else:
+            changed["learning_rate"] = plan.training.learning_rate / 2
+        config = _fitting(plan.training, found).model_copy(update=changed)
         files = [ImageFile(file) for file in self.images(number)]
         yield from train(config, files, run, Process(0, 1, self.device), (), initial)
         package(
