@@ -1,6 +1,6 @@
 /** What is chosen on the page with the pictures, and the same as an address that can be sent. */
 
-import type { PlaneName } from "./api";
+import type { Picture, PlaneName } from "./api";
 import type { Region } from "./regions";
 import type { Voxel } from "./viewport";
 import type { Window } from "./volume";
@@ -66,6 +66,11 @@ export function firstView(slice: number): View {
     centre: null,
     cross: null,
   };
+}
+
+/** The picture that is chosen, or the first where none has that name. */
+export function pictureOf(pictures: Picture[], { picture }: Choice): Picture {
+  return (pictures.find(({ name }) => name === picture) ?? pictures[0]) as Picture;
 }
 
 const NAME = /^[a-z-]{1,32}$/;

@@ -1,31 +1,28 @@
 /** The page with the pictures: what is chosen, and everything that follows from it. */
 
-import { api } from "./api";
 import type { Job, Picture, SliceReport, Report } from "./api";
-import { Controls, sliceWords } from "./controls";
-import { fill, h } from "./elements";
-import { asPng, asSvg, figure } from "./figure";
+import { Controls } from "./controls";
+import { Drawing } from "./drawing";
+import { h } from "./elements";
 import { keysOf } from "./keys";
-import { Layers, windowName } from "./layers";
-import type { Source } from "./layers";
+import { windowName } from "./layers";
+import { layout } from "./layout";
 import { LinePanel } from "./line-panel";
-import { jobName, problemBox, stateBadge } from "./notices";
-import { look } from "./paint";
-import { Pane } from "./pane";
+import { jobName } from "./notices";
+import type { Pane } from "./pane";
+import { Panes } from "./panes";
 import { noPlanes, Planes } from "./planes";
 import { QualityPanel } from "./quality-panel";
 import { RegionPanel } from "./region-panel";
 import { grown, moved } from "./regions";
 import { Saving } from "./saving";
 import { shortcutsDialog } from "./shortcuts";
-import type { Stage, Tool } from "./stage";
-import { verdictBadge } from "./verdict";
-import { firstView, fromQuery, toQuery } from "./view";
+import type { Tool } from "./stage";
+import { firstView, fromQuery, pictureOf, toQuery } from "./view";
 import type { Choice, Slot, View } from "./view";
-import type { Grid, Voxel } from "./viewport";
+import type { Grid } from "./viewport";
 import { VoxelPanel } from "./voxel-panel";
 import type { Window } from "./volume";
-import { Volumes } from "./volumes";
 
 const FLIP = 350;
 const NARROWEST = 1e-9;
@@ -36,34 +33,25 @@ export class Workspace {
   private readonly first: View;
   private readonly view: View;
   private readonly grid: Grid;
-  private readonly inMillimetres: boolean;
-  private readonly panes: Pane[];
   private readonly planes: Planes | null;
-  private readonly holder = h("div", { class: "panes" });
+  private readonly panes: Panes;
+  private readonly drawing: Drawing;
   private readonly controls: Controls;
   private readonly regions: RegionPanel;
   private readonly line: LinePanel;
   private readonly voxel: VoxelPanel;
   private readonly quality: QualityPanel;
   private readonly saving: Saving;
-  private readonly trouble = h("div", { class: "trouble", "aria-live": "assertive" });
   private readonly said = h("p", { class: "said", role: "status" });
   private readonly shortcuts = shortcutsDialog();
-  private readonly sources: Map<string, Source>;
-  private readonly volumes = new Volumes();
-  private readonly layers: Layers;
-  private active = 0;
   private slot: Slot = "A";
   private tool: Tool = "window";
   private playing: "samples" | "slices" | null = null;
   private timer = 0;
   private settling = 0;
-  private drawing = false;
-  private waiting = false;
-  private placing = false;
 
   constructor(
-    private readonly job: Job,
+    job: Job,
     private readonly summary: Report,
     private readonly pictures: Picture[],
     private readonly signal: AbortSignal,
@@ -73,20 +61,17 @@ export class Workspace {
     this.view = fromQuery(new URLSearchParams(location.search), this.first);
     if (this.position < 0) this.view.slice = this.first.slice;
     this.view.sample = Math.min(this.view.sample, summary.samples - 1);
-    const name = jobName(job);
-    this.sources = new Map([["", { id: job.id, name, summary, pictures }]]);
-    this.layers = new Layers(this.sources, this.volumes);
     const [rows, columns] = image?.shape ?? [1, 1];
-    this.inMillimetres = Boolean(image?.pixel_mm);
+    const inMillimetres = Boolean(image?.pixel_mm);
     this.grid = { rows, columns, pixel: image?.pixel_mm ?? [1, 1] };
-    this.panes = this.view.panes.map((_, at) => this.makePane(at));
     const reason = noPlanes(summary, Boolean(job.params.voxel_mm));
     if (reason !== null && this.view.count === 0) this.view.count = 1;
+    const marked = (what: Slot | "line", done: boolean) => this.marked(what, done);
     this.planes =
       reason === null
         ? new Planes(summary, this.view.marks, () => this.crossing, {
             crossed: (to) => this.cross(to),
-            marked: (what, done) => this.marked(what, done),
+            marked,
             reach: (plane, number) => this.regions.reach(plane, number),
           })
         : null;
@@ -94,6 +79,20 @@ export class Workspace {
       const region = this.view.marks[slot];
       if (this.planes === null && region?.plane !== "slices") this.view.marks[slot] = null;
     }
+    this.panes = new Panes(this.grid, inMillimetres, slices.length, this.view, this.planes, {
+      activated: () => this.say(),
+      windowDragged: (pane, width, level) => this.dragWindow(pane, width, level),
+      sliceTurned: (by) => this.turn(by),
+      marked,
+      pointed: (voxel) => this.voxel.ask(this.view.slice, voxel),
+      placed: () => this.remember(),
+    });
+    const own = { id: job.id, name: jobName(job), summary, pictures };
+    this.drawing = new Drawing(job, own, this.view, this.panes, {
+      crossing: () => this.crossing,
+      drawn: () => this.drawn(),
+      failed: () => this.stop(),
+    }, signal);
     this.controls = new Controls(pictures, summary, reason, {
       pictureChosen: (picture) => this.show(picture),
       overlayChosen: (picture) => this.lay(picture),
@@ -117,18 +116,29 @@ export class Workspace {
       job.id,
       summary,
       (slot) => this.useSlot(slot),
-      (slot) => this.panes[0]?.stage.set(slot, null),
+      (slot) => this.panes.all[0]?.stage.set(slot, null),
       () => this.askRegions(),
     );
-    this.line = new LinePanel(job.id, this.grid, this.inMillimetres, () => this.panes[0]?.stage.setLine(null));
+    this.line = new LinePanel(job.id, this.grid, inMillimetres, () => this.panes.all[0]?.stage.setLine(null));
     this.voxel = new VoxelPanel(job.id, this.grid);
     this.quality = new QualityPanel(job);
     this.saving = new Saving(job, summary, {
-      figure: (kind) => this.figure(kind),
+      figure: (kind) => this.drawing.figure(kind),
       marks: this.view.marks,
-      picture: () => [this.pictureOf(this.view.panes[0]), this.view.sample],
+      picture: () => [pictureOf(pictures, this.view.panes[0]), this.view.sample],
     });
-    this.element = this.layout();
+    this.element = layout(job, summary, {
+      said: this.said,
+      column: [this.controls.toolbar, this.drawing.trouble, this.panes.element, this.controls.slices],
+      panels: [
+        this.controls.choices,
+        this.regions.element,
+        this.line.element,
+        this.voxel.element,
+        this.quality.element,
+      ],
+      dialogs: [this.shortcuts.element, this.saving.element],
+    });
     const keys = keysOf(this);
     const listen = (event: KeyboardEvent) => keys(event);
     document.addEventListener("keydown", listen);
@@ -143,12 +153,7 @@ export class Workspace {
   async start(): Promise<void> {
     this.use("window");
     this.useSlot("A");
-    const { zoom, centre } = this.view;
-    for (const { stage } of this.panes) {
-      stage.viewport.zoom = zoom;
-      if (centre !== null) stage.viewport.centre = { ...centre };
-    }
-    this.placePanes();
+    this.panes.begin();
     void this.findOthers();
     this.sliceChanged();
     await this.draw();
@@ -219,7 +224,7 @@ export class Workspace {
     if (!again) return;
     this.playing = what;
     const step = () => {
-      if (this.drawing) return;
+      if (this.drawing.busy) return;
       if (what === "samples") this.flip(1);
       else this.goTo((this.position + 1) % this.summary.slices.length);
     };
@@ -230,13 +235,13 @@ export class Workspace {
 
   use(tool: Tool): void {
     this.tool = tool;
-    for (const stage of this.stages) stage.use(tool);
+    for (const stage of this.panes.stages) stage.use(tool);
     this.controls.tool(tool);
   }
 
   useSlot(slot: Slot): void {
     this.slot = slot;
-    for (const stage of this.stages) {
+    for (const stage of this.panes.stages) {
       stage.slot = slot;
       stage.redraw();
     }
@@ -250,12 +255,12 @@ export class Workspace {
   }
 
   placeRegion(): void {
-    this.stage.place();
+    this.panes.stage.place();
   }
 
   removeRegion(): void {
-    if (this.tool === "line") this.pane.stage.setLine(null);
-    else this.pane.stage.set(this.slot, null);
+    if (this.tool === "line") this.panes.pane.stage.setLine(null);
+    else this.panes.pane.stage.set(this.slot, null);
   }
 
   nudge(rows: number, columns: number, size: boolean): void {
@@ -263,17 +268,17 @@ export class Workspace {
     if (region === null) return;
     const down = region.plane !== "slices" && this.planes?.lastOnTop ? -rows : rows;
     const change = size ? grown(region, -rows / 2, columns / 2) : moved(region, down, columns);
-    this.pane.stage.set(this.slot, change);
+    this.panes.pane.stage.set(this.slot, change);
   }
 
   giveUp(): void {
-    for (const stage of this.stages) stage.giveUp();
+    for (const stage of this.panes.stages) stage.giveUp();
     this.stop();
   }
 
   zoom(factor: number): void {
-    if (factor === 0) this.pane.stage.fit();
-    else this.pane.stage.zoom(factor);
+    if (factor === 0) this.panes.pane.stage.fit();
+    else this.panes.pane.stage.zoom(factor);
   }
 
   toggleSmooth(): void {
@@ -291,8 +296,7 @@ export class Workspace {
   arrange(count: View["count"]): void {
     if (count === 0 && this.planes === null) return;
     this.view.count = count;
-    this.active = Math.min(this.active, Math.max(0, count - 1));
-    this.placePanes();
+    this.panes.arrange();
     void this.draw();
   }
 
@@ -337,21 +341,8 @@ export class Workspace {
     return this.summary.slices[this.position] as SliceReport;
   }
 
-  private get pane(): Pane {
-    return this.panes[this.active] as Pane;
-  }
-
-  private get stages(): Stage[] {
-    return [...this.panes.map(({ stage }) => stage), ...(this.planes?.stages ?? [])];
-  }
-
-  /** The one that was pressed last. */
-  private get stage(): Stage {
-    return this.view.count === 0 && this.planes ? this.planes.chosen : this.pane.stage;
-  }
-
   private get activeChoice(): Choice {
-    return this.view.panes[this.active] ?? this.view.panes[0];
+    return this.view.panes[this.panes.active] ?? this.view.panes[0];
   }
 
   private get crossing() {
@@ -360,31 +351,6 @@ export class Workspace {
       column: Math.floor(this.grid.columns / 2),
     };
     return { position: this.position, row, column };
-  }
-
-  private pictureOf({ picture }: Choice): Picture {
-    return (this.pictures.find(({ name }) => name === picture) ?? this.pictures[0]) as Picture;
-  }
-
-  private makePane(at: number): Pane {
-    const pane: Pane = new Pane(this.grid, this.view.marks, this.inMillimetres, {
-      chosen: () => this.activate(at),
-      windowDragged: (width, level) => this.dragWindow(at, width, level),
-      sliceTurned: (by) => this.turn(by),
-      marked: (what, done) => this.marked(what, done),
-      pointed: (voxel) => this.point(at, voxel),
-      placed: () => this.placed(pane),
-    });
-    pane.stage.slices = this.summary.slices.length;
-    pane.stage.extents = () => this.planes?.extents("slices") ?? [];
-    return pane;
-  }
-
-  private activate(at: number): void {
-    if (this.active === at) return;
-    this.active = at;
-    this.placePanes();
-    this.say();
   }
 
   /** Change what the active pane shows. */
@@ -410,8 +376,8 @@ export class Workspace {
     void this.draw();
   }
 
-  private dragWindow(at: number, width: number, level: number): void {
-    const layer = this.panes[at]?.layers[0];
+  private dragWindow(pane: Pane, width: number, level: number): void {
+    const [layer] = pane.layers;
     if (layer === undefined) return;
     const { low, high } = this.view.windows.get(layer.window) ?? layer.legend.window;
     const span = Math.max((high - low) * Math.exp(2 * width), NARROWEST * Math.abs(high));
@@ -421,7 +387,7 @@ export class Workspace {
   }
 
   private marked(what: Slot | "line", done: boolean): void {
-    for (const stage of this.stages) stage.redraw();
+    for (const stage of this.panes.stages) stage.redraw();
     if (!done) return;
     if (what === "line") this.line.ask(this.view.slice, this.view.marks.line);
     else this.askRegions();
@@ -431,51 +397,13 @@ export class Workspace {
   private askRegions(): void {
     const { row, column } = this.crossing;
     this.regions.ask({ slices: this.view.slice, rows: row, columns: column }, this.view.marks);
-    for (const stage of this.stages) stage.redraw(); // how far a region reaches is drawn, too
-  }
-
-  private point(at: number, voxel: Voxel | null): void {
-    this.panes.slice(0, this.view.count).forEach((pane, other) => pane.point(voxel, other === at));
-    this.voxel.ask(this.view.slice, voxel);
-  }
-
-  /** One pane shows another part of the slice: so do the others. */
-  private placed(from: Pane): void {
-    const { zoom, centre } = from.stage.viewport;
-    for (const { stage } of this.panes) {
-      stage.viewport.zoom = zoom;
-      stage.viewport.centre = { ...centre };
-    }
-    const home = (this.grid.rows - 1) / 2 === centre.row && (this.grid.columns - 1) / 2 === centre.column;
-    Object.assign(this.view, { zoom, centre: home ? null : { ...centre } });
-    if (this.placing) return;
-    this.placing = true;
-    requestAnimationFrame(() => {
-      this.placing = false;
-      for (const pane of this.panes.slice(0, this.view.count)) pane.stage.repaint();
-      this.remember();
-    });
+    for (const stage of this.panes.stages) stage.redraw(); // how far a region reaches is drawn, too
   }
 
   private sliceChanged(): void {
     this.quality.show(this.report);
     this.askRegions();
     this.line.ask(this.view.slice, this.view.marks.line);
-  }
-
-  /** Put the panes that are seen into the page. */
-  private placePanes(): void {
-    const { count } = this.view;
-    const seen = count === 0 && this.planes ? [this.planes] : this.panes.slice(0, count);
-    const there = [...this.holder.children];
-    const wanted = seen.map(({ element }) => element);
-    if (there.length !== wanted.length || there.some((one, at) => one !== wanted[at])) {
-      fill(this.holder, ...wanted);
-    }
-    this.holder.dataset.count = String(count);
-    this.panes.forEach(({ element }, at) => {
-      element.classList.toggle("active", count > 1 && at === this.active);
-    });
   }
 
   /** Keep the view in the address, once it has settled. */
@@ -488,146 +416,23 @@ export class Workspace {
     }, SETTLE);
   }
 
-  /** Draw what is chosen; what is chosen meanwhile is drawn after it, the latest only. */
-  private async draw(): Promise<void> {
-    if (this.drawing) {
-      this.waiting = true;
-      return;
-    }
-    this.drawing = true;
-    this.holder.setAttribute("aria-busy", "true");
-    try {
-      do {
-        this.waiting = false;
-        await this.drawOnce();
-      } while (this.waiting && !this.signal.aborted);
-      fill(this.trouble);
-    } catch (error) {
-      if (!this.signal.aborted) {
-        this.stop();
-        fill(this.trouble, problemBox(error, () => void this.draw()));
-      }
-    } finally {
-      this.drawing = false;
-      this.holder.removeAttribute("aria-busy");
-    }
+  private draw(): Promise<void> {
+    return this.drawing.draw();
   }
 
-  private async drawOnce(): Promise<void> {
-    if (this.view.count === 0) await this.drawPlanes();
-    else await Promise.all(this.panes.slice(0, this.view.count).map((pane, at) => this.drawPane(pane, at)));
-    if (this.signal.aborted) return;
+  private drawn(): void {
     this.say();
     this.remember();
   }
 
-  private async drawPane(pane: Pane, at: number): Promise<void> {
-    const choice = { ...(this.view.panes[at] as Choice) };
-    const { view } = this;
-    await this.known(choice.result);
-    const { element } = pane.stage;
-    try {
-      const shown = await this.layers.pane(view, choice);
-      if (this.signal.aborted) return;
-      const words = sliceWords(view.slice, this.position, this.summary.slices.length);
-      pane.show(shown, view, { slice: words, edges: this.report.edges ?? null });
-      element.dataset.overlay = shown.overlay === null ? "" : (view.overlay ?? "");
-    } catch (error) {
-      // What one pane lacks is no reason not to draw the others.
-      if (at === 0 && view.count === 1 && this.pictureOf(choice).missing === null) throw error;
-      pane.refuse(error instanceof Error ? error.message : String(error));
-      element.dataset.overlay = "";
-    }
-    element.dataset.picture = choice.picture;
-    element.dataset.result = choice.result;
-    element.dataset.minus = String(choice.minus);
-    element.dataset.slice = String(view.slice);
-    element.dataset.sample = String(view.sample);
-  }
-
-  private async drawPlanes(): Promise<void> {
-    const choice = { ...this.view.panes[0], minus: false };
-    await this.known(choice.result);
-    const { base } = await this.layers.pane({ ...this.view, overlay: null }, choice);
-    const { volume } = await this.layers.volume(this.view, choice);
-    const { legend } = base;
-    const drawn = look(legend.colours, legend.window);
-    this.planes?.show(volume, drawn, legend, this.crossing, this.view.smooth);
-  }
-
   private say(): void {
-    const layers = this.view.count === 0 ? [] : this.pane.layers;
-    this.controls.say(this.view, this.position, this.view.count === 0 ? 0 : this.active, layers);
+    const layers = this.view.count === 0 ? [] : this.panes.pane.layers;
+    this.controls.say(this.view, this.position, this.view.count === 0 ? 0 : this.panes.active, layers);
   }
 
   /** Other results of the same scan can be shown beside this one. */
   private async findOthers(): Promise<void> {
-    const query = { state: ["succeeded" as const], limit: 200 };
-    const { items } = await api.jobs(query, this.signal).catch(() => ({ items: [] as Job[] }));
-    const { rows, columns } = this.grid;
-    const same = items.filter(({ id, scan, summary }) => {
-      const [r, c] = summary?.image?.shape ?? [0, 0];
-      return id !== this.job.id && scan.sha256 === this.job.scan.sha256 && r === rows && c === columns;
-    });
-    this.controls.others(same.map((job) => [job.id, `${jobName(job)} (${job.preset})`]));
+    this.controls.others(await this.drawing.others());
     this.say();
   }
-
-  private async known(id: string): Promise<void> {
-    if (this.sources.has(id)) return;
-    const [job, { items }] = await Promise.all([api.job(id), api.pictures(id)]);
-    if (job.summary === null) throw new Error("that reconstruction has no result");
-    if (job.scan.sha256 !== this.job.scan.sha256) throw new Error("that result is of another scan");
-    this.sources.set(id, { id, name: jobName(job), summary: job.summary, pictures: items });
-  }
-
-  private async figure(kind: "png" | "svg"): Promise<Blob> {
-    const { job, summary, view } = this;
-    const shown = this.view.count === 0 ? this.panes.slice(0, 1) : this.panes.slice(0, view.count);
-    if (view.count === 0) await this.drawPane(this.panes[0] as Pane, 0);
-    const panels = shown.map(({ title, layers, stage }) => ({ title, layers, viewport: stage.viewport }));
-    const slice = sliceWords(view.slice, this.position, summary.slices.length);
-    const caption = `${jobName(job)}, ${slice}; ${summary.model}, ${summary.preset}, ${summary.samples} samples. For research use, not for diagnosis.`;
-    const drawing = figure(panels, view.marks, view.smooth, this.inMillimetres, caption);
-    return kind === "svg" ? asSvg(drawing) : asPng(drawing);
-  }
-
-  private layout(): HTMLElement {
-    const { job, summary } = this;
-    const { preset, samples, model } = summary;
-    const warned = summary.slices.filter(({ warnings }) => warnings.length > 0).length;
-    const words = warned === summary.slices.length ? "⚠ with warnings" : `⚠ warnings in ${warned} of ${summary.slices.length} slices`;
-    return h(
-      "div",
-      { class: "workspace" },
-      h(
-        "div",
-        { class: "job-head" },
-        h("h1", { title: jobName(job) }, jobName(job)),
-        stateBadge(job.state),
-        verdictBadge(summary.verdict),
-        warned ? h("span", { class: "badge caution" }, words) : null,
-        h("span", { class: "faint" }, `${model}, ${preset}, ${samples} samples`),
-        this.said,
-        h("a", { class: "button", href: `/view/reconstructions/${job.id}/report` }, "Report and files"),
-      ),
-      h(
-        "div",
-        { class: "reading" },
-        h("div", { class: "column" }, this.controls.toolbar, this.trouble, this.holder, this.controls.slices),
-        h(
-          "div",
-          { class: "panels" },
-          this.controls.choices,
-          this.regions.element,
-          this.line.element,
-          this.voxel.element,
-          this.quality.element,
-        ),
-      ),
-      this.shortcuts.element,
-      this.saving.element,
-    );
-  }
 }
-
