@@ -126,8 +126,10 @@ def run_plan(plan: TrainingPlan, process: Process) -> Iterator[Preparing | Ready
         beginning = beginning_of(plan.start_from)
         initial = beginning.tensors
         changed: dict[str, object] = {"initial": beginning.sha256}
-        if "network" not in training.model_fields_set:
-            changed["network"] = beginning.network
+        network = beginning.network
+        usual = training.network == ResidualUNetConfig()
+        if isinstance(network, NoiseExpertsConfig) and (usual or training.network == network.fine):
+            changed["network"] = network  # no other one was asked for
         training = training.model_copy(update=changed)
     if not process.first:
         process.wait()  # the first process converts; afterwards the cache answers at once

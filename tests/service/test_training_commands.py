@@ -151,16 +151,19 @@ def test_a_run_goes_on_with_all_networks_but_that_for_much_noise(
     ):
         made = ["models", "package", str(folder / "runs" / name), name, *options, *about]
         assert CliRunner().invoke(app, made).exit_code == 0
-    plan = RESIDUAL[: RESIDUAL.index("[training.network]")].replace("OUT", "runs/next")
-    (folder / "next.toml").write_text(plan)
-    _, output = invoke(folder / "next.toml", "--from", "three", "--seed", "2")
-    assert "`mri-posterior models package --above three`" in output
     begun = read_model(folder / "models" / "three").tensors
-    found = load_file(folder / "runs" / "next" / "weights.safetensors")
-    assert {key.partition(".")[0] for key in found} == {"fine", "coarse"}
-    for key, value in found.items():
-        expected = begun[key.replace("coarse.", "middle.")].float()
-        torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
+    for name, plan in (
+        ("unnamed", RESIDUAL[: RESIDUAL.index("[training.network]")]),
+        ("named", RESIDUAL),  # the one for little noise: as if none was named
+    ):
+        (folder / f"{name}.toml").write_text(plan.replace("OUT", f"runs/{name}"))
+        _, output = invoke(folder / f"{name}.toml", "--from", "three", "--seed", "2")
+        assert "`mri-posterior models package --above three`" in output
+        found = load_file(folder / "runs" / name / "weights.safetensors")
+        assert {key.partition(".")[0] for key in found} == {"fine", "coarse"}
+        for key, value in found.items():
+            expected = begun[key.replace("coarse.", "middle.")].float()
+            torch.testing.assert_close(value, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
