@@ -326,7 +326,7 @@ def experiment(chosen: argparse.Namespace, anatomy: Anatomy) -> list[Row]:
             rows.repeat(f"{name}, round 0", "shipped")
         return rows.rows
     plan = plan_of(out, chosen.steps, chosen.rounds)
-    steps = chosen.steps * (chosen.rounds + 2)  # the first round takes three times the steps
+    steps = sum(plan.steps_of(number) for number in range(1, chosen.rounds + 1))
     add_rounds(rows, plan, "EM")
     if not rows.has("fully sampled"):
         images = full_images(out, learned_from(plan))

@@ -39,7 +39,7 @@ from recon.posterior import SlicePosterior
 from recon.power import power_of
 from recon.preparation import inverse_problem
 from recon.prior import Prior
-from recon.reference import Combination, model_of, reference_of
+from recon.reference import Combination, Reference, model_of, reference_of
 from recon.refined_maps import is_narrow
 from recon.scan import Scan
 from recon.settings import Settings
@@ -176,7 +176,7 @@ def run_case(
         "cover90": round(scores.predicted_90, 3),
         "cover50 without noise": round(scores.coverage_50, 3),
         "cover90 without noise": round(scores.coverage_90, 3),
-        "Delta_cal": round(_honesty(posterior, full, scan), 2),
+        "Delta_cal": round(_honesty(posterior, full, scan, reference), 2),
         "self-check std": round(check.residual_std, 2) if check else None,
         "self-check 90": round(check.coverage_90, 2) if check else None,
         "noise/signal": round(posterior.noise_std / posterior.scale, 4),
@@ -187,17 +187,18 @@ def run_case(
     return row, posterior, reference.images[0]
 
 
-def _honesty(posterior: SlicePosterior, full: Scan, scan: Scan) -> float:
+def _honesty(posterior: SlicePosterior, full: Scan, scan: Scan, rss: Reference) -> float:
     """Delta_cal: 1 when honest.
 
     Against the SENSE combination of the full scan, or, where the result has other maps than its
-    central lines give, of magnitudes against the root of the sum of squares with noise told.
+    central lines give, of magnitudes against the root of the sum of squares (`rss`) with noise
+    told.
     """
     level, draws = posterior.noise_std, posterior.samples
     found = calibrate(scan, 0, model_of(scan, CalibrationSettings()))
     if is_narrow(scan, 0, folded=found.overlap is not None):
-        reference = reference_of(full, scan.mask)
-        noise, floor = level * reference.noise[:1], level**2 * reference.floor[:1]
+        reference = rss
+        noise, floor = level * rss.noise[:1], level**2 * rss.floor[:1]
         draws = np.stack([with_noise_energy(each[None], noise, floor)[0] for each in draws])
         share = 1
     else:

@@ -45,11 +45,12 @@ def resized_complex(image: Tensor, shape: tuple[int, int]) -> Tensor:
     """
     kspace = torch.fft.fftshift(torch.fft.fft2(image, norm="forward"), dim=(-2, -1))
     for axis, size in zip((-2, -1), shape, strict=True):
-        kspace = _cut_or_filled(kspace, axis, size)
+        kspace = cut_or_filled(kspace, axis, size)
     return torch.fft.ifft2(torch.fft.ifftshift(kspace, dim=(-2, -1)), norm="forward")
 
 
-def _cut_or_filled(kspace: Tensor, axis: int, size: int) -> Tensor:
+def cut_or_filled(kspace: Tensor, axis: int, size: int) -> Tensor:
+    """The `size` samples around the zero frequency, which is in the middle; zeros beyond."""
     before = kspace.shape[axis]
     start = before // 2 - size // 2
     if size <= before:

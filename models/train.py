@@ -128,21 +128,21 @@ def denoising_loss(
     clean: Tensor,
     sigma: Tensor,
     noise: Tensor,
-    trusted: Tensor | None = None,
+    kspace_weight: Tensor | None = None,
 ) -> Tensor:
     """EDM-weighted squared error of each image (Karras et al. 2022, Eq. 2 with their lambda).
 
-    `trusted` (batch, rows, columns) weighs the error's k-space, zero frequency in the middle.
+    `kspace_weight` (batch, rows, columns) is of the error's samples, zero frequency in the middle.
     """
     shape = (-1, 1, 1, 1)
     denoised = precondition(network, clean + sigma.view(shape) * noise, sigma)
     weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
     error = denoised - clean
-    if trusted is None:
+    if kspace_weight is None:
         return weight * (error**2).mean((1, 2, 3))
     image = torch.complex(error[:, 0], error[:, 1])
     squares = torch.view_as_real(torch.fft.fft2(image, norm="ortho")).square().sum(-1)
-    return weight * (squares * torch.fft.ifftshift(trusted, dim=(1, 2))).mean((1, 2)) / 2
+    return weight * (squares * torch.fft.ifftshift(kspace_weight, dim=(1, 2))).mean((1, 2)) / 2
 
 
 _BALANCE_FREQUENCIES = 8
@@ -339,14 +339,16 @@ class TrainingRun:
         )
         slices = canvases.to(device, non_blocking=True)
         image, measured = complex_patches(slices, size, config.augmentation, generator)
-        trusted = None if measured is None else measured.clamp_min(config.unmeasured)
+        kspace_weight = None
+        if measured is not None and config.unmeasured < 1:
+            kspace_weight = measured.clamp_min(config.unmeasured)
         clean = torch.view_as_real(image).movedim(-1, 1).contiguous()
         spread = torch.randn(len(clean), generator=generator, device=device)
         sigma = (config.log_sigma_mean + config.log_sigma_std * spread).exp()
         sigma = sigma.clamp(*config.sigma_range)
         noise = torch.randn(clean.shape, generator=generator, device=device)
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            losses = denoising_loss(self.forward, clean, sigma, noise, trusted)
+            losses = denoising_loss(self.forward, clean, sigma, noise, kspace_weight)
         return losses, sigma
 
     def save(self) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from models.errors import ModelError
-from models.reduction import resized_complex
+from models.reduction import cut_or_filled, resized_complex
 from models.synthetic_heads import SyntheticHeads
 
 MAX_SIDE = 512
@@ -166,8 +166,10 @@ def _coarsened(image: NDArray[Any], factor: float) -> NDArray[Any]:
 
 def _central(measured: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """The samples around the zero frequency that an image of `shape` has."""
-    starts = [size // 2 - kept // 2 for size, kept in zip(measured.shape, shape, strict=True)]
-    return measured[starts[0] : starts[0] + shape[0], starts[1] : starts[1] + shape[1]]
+    kept = torch.from_numpy(measured)
+    for axis, size in enumerate(shape):
+        kept = cut_or_filled(kept, axis, size)
+    return kept.numpy()
 
 
 def _on_grid(measured: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:

@@ -53,6 +53,9 @@ ARCHIVE_TRAINING = TrainingConfig(
 )
 """Of every round. Patches are of the images' size where that is smaller."""
 
+_FROM_RANDOM = 3
+"""Steps of a first round that begins with random weights, over those of the others."""
+
 _TRAINED_ALREADY = 2e-4
 """Learning rate where a run begins with a model: a few scans should not make it forget many."""
 
@@ -104,6 +107,12 @@ class ArchivePlan(BaseModel):
     licence: PlainText = Field(UNSTATED, description="of the models, for their cards")
     attributions: tuple[PlainText, ...] = Field((), description="whose scans these are")
     training: TrainingConfig = ARCHIVE_TRAINING
+
+    def steps_of(self, number: int) -> int:
+        """Of the training in a round, from 1 on."""
+        if number > 1 or self.start_from is not None:
+            return self.training.steps
+        return self.first_steps or _FROM_RANDOM * self.training.steps
 
     @model_validator(mode="before")
     @classmethod

@@ -80,7 +80,6 @@ _SPECTRUM_SLICES = 24
 _SPECTRUM_ROUNDS = 10
 _PREDICTING_CHAINS = 4
 _SEARCHED = 64
-_FROM_RANDOM = 3  # steps of a first round that begins with random weights, over others'
 _SAMPLES = 8
 _SAMPLE_EVALUATIONS = 60
 
@@ -262,12 +261,12 @@ class ArchiveLearning:
         """The network of a round, from that of the round before, made into a model."""
         plan, run = self.plan, self.folder(number) / "training"
         initial, sha256 = self._weights(number - 1)
-        changed: dict[str, object] = {"seed": plan.training.seed + number, "initial": sha256}
+        changed: dict[str, object] = {"initial": sha256, "steps": plan.steps_of(number)}
+        changed["seed"] = plan.training.seed + number
         if self.beginning is not None:
             changed["network"] = self.beginning.network
-        elif number == 1:  # from random weights, and no prior's opinion is in these images
-            many = plan.first_steps or _FROM_RANDOM * plan.training.steps
-            changed |= {"unmeasured": 1.0, "steps": many}
+        elif number == 1:  # no prior's opinion is in these images
+            changed["unmeasured"] = 1.0
         else:
             changed["learning_rate"] = plan.training.learning_rate / 2
         config = _fitting(plan.training, found).model_copy(update=changed)

@@ -115,6 +115,13 @@ blocks = 1
 """
 
 
+def make_model(folder: Path, name: str, *options: str) -> None:
+    """Of the run `runs/NAME`."""
+    about = ("--training", "t", "--licence", "l", "--attribution", "a")
+    made = ["models", "package", str(folder / "runs" / name), name, *options, *about]
+    assert CliRunner().invoke(app, made).exit_code == 0
+
+
 def test_a_run_goes_on_with_the_network_for_little_noise(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,12 +129,10 @@ def test_a_run_goes_on_with_the_network_for_little_noise(
     monkeypatch.setenv("MRI_POSTERIOR_MODELS", str(folder / "models"))
     for name in ("much", "both", "next"):
         (folder / f"{name}.toml").write_text(RESIDUAL.replace("OUT", f"runs/{name}"))
-    about = ("--training", "t", "--licence", "l", "--attribution", "a")
     invoke(folder / "much.toml")
     invoke(folder / "both.toml", "--seed", "1")
-    for name, *above in (("much", "--lowest-sigma", "0.7"), ("both", "--above", "much")):
-        made = ["models", "package", str(folder / "runs" / name), name, *above, *about]
-        assert CliRunner().invoke(app, made).exit_code == 0
+    make_model(folder, "much", "--lowest-sigma", "0.7")
+    make_model(folder, "both", "--above", "much")
     _, output = invoke(folder / "next.toml", "--from", "both", "--seed", "2")
     assert "`mri-posterior models package --above both`" in output
     begun = load_file(folder / "models" / "both" / "weights.safetensors")
@@ -143,14 +148,9 @@ def test_a_run_goes_on_with_all_networks_but_that_for_much_noise(
     for name in ("much", "middle", "three"):
         (folder / f"{name}.toml").write_text(RESIDUAL.replace("OUT", f"runs/{name}"))
         invoke(folder / f"{name}.toml", "--seed", str(len(name)))
-    about = ("--training", "t", "--licence", "l", "--attribution", "a")
-    for name, *options in (
-        ("much", "--lowest-sigma", "0.7"),
-        ("middle", "--lowest-sigma", "0.2"),
-        ("three", "--above", "much", "--between", "middle", "--weights-dtype", "int8"),
-    ):
-        made = ["models", "package", str(folder / "runs" / name), name, *options, *about]
-        assert CliRunner().invoke(app, made).exit_code == 0
+    make_model(folder, "much", "--lowest-sigma", "0.7")
+    make_model(folder, "middle", "--lowest-sigma", "0.2")
+    make_model(folder, "three", "--above", "much", "--between", "middle", "--weights-dtype", "int8")
     begun = read_model(folder / "models" / "three").tensors
     for name, plan in (
         ("unnamed", RESIDUAL[: RESIDUAL.index("[training.network]")]),
