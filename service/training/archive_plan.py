@@ -45,6 +45,10 @@ drawn and made so again.
 ARCHIVE_TRAINING = TrainingConfig(
     network=ResidualUNetConfig(),
     augmentation=LAW_KEEPING,
+    optimizer="muon",
+    learning_rate=1e-3,
+    schedule="trapezoid",
+    cooldown=1.0,
     steps=1500,
     large_patch_share=0.0,
     log_sigma_mean=-2.0,
