@@ -28,6 +28,7 @@ EXPERIMENTS = {
     "truth": "scans whose truth is known without noise",
     "varnet": "fastMRI's supervised network, taught an hour on the prior's images, on other masks",
     "gpu": "a GPU: equality with the CPU, times, memory, others; eight minutes (--device, --small)",
+    "power": "the prior with its power and without one: intervals, means, samples",
     "peers": "our samplers and other people's on the same scans, maps, noise and prior; hours",
 }
 
@@ -42,6 +43,7 @@ SEPARATE = {
     "gpu",
     "inverse_problems",
     "peers",
+    "power",
     "small",
     "speed",
     "truth",
