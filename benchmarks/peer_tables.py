@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from benchmarks.contestants import PEERS
 from benchmarks.record import Check, Outcome
@@ -158,6 +159,10 @@ def _draw_calibration(place: Axes, records: Mapping[str, Record], case: Case) ->
     place.set(
         xscale="log", xlabel="calibration ratio (1: honest)", ylabel="PSNR of the mean of 8, dB"
     )
+    # As plain numbers, few enough to stand beside each other.
+    place.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    place.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    place.xaxis.set_minor_formatter(NullFormatter())
     place.set_title(case.name, fontsize=9)
 
 
