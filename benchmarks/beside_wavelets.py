@@ -50,6 +50,12 @@ class Subject:
     truth: NDArray[np.float32] | None = None
     """(rows, columns) root of the sum of squares without noise; None takes the scan's own."""
 
+    def reference(self, scan: Scan) -> Reference:
+        """What a reconstruction of `scan`, the full one thinned, is compared with."""
+        if self.truth is None:
+            return reference_of(self.full, scan.mask)
+        return Reference.exact(self.truth[None])
+
 
 def simulated(name: str, image: NDArray[Any], coils: int, noise_std: float, seed: int) -> Subject:
     """What coils receive of an image (rows, columns) that is known without noise."""
@@ -71,11 +77,7 @@ def row_of(
 ) -> Row:
     """Scores of every method on one scan."""
     scan = thinned(subject.full, acceleration)
-    reference = (
-        reference_of(subject.full, scan.mask)
-        if subject.truth is None
-        else Reference.exact(subject.truth[None])
-    )
+    reference = subject.reference(scan)
     weight, wavelet = best_l1(scan, reference.images[:1], _WEIGHTS)
     rival = volume_scores(reference.images[:1], wavelet[None])
     rows, columns = scan.image_shape

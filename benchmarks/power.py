@@ -9,8 +9,7 @@ truth without noise: preset `fast`, four samples, no self-check.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import torch
@@ -22,10 +21,11 @@ from benchmarks.scans import full_scan
 from benchmarks.truth import subjects
 from models.denoiser import NetworkPrior
 from models.loading import load_prior
+from models.registry import read_config
 from recon.evaluation import evaluate
 from recon.pipeline import reconstruct
 from recon.posterior import SlicePosterior
-from recon.reference import Reference, reference_of
+from recon.prior import Prior
 from recon.settings import Settings
 from service.runs import DEFAULT_MODEL
 
@@ -46,31 +46,20 @@ SIMULATED = (
 SETTINGS = Settings("fast", samples=4, self_check=False)
 
 
-@dataclass(frozen=True)
-class _Case:
-    subject: Subject
-    acceleration: int
-
-
-def cases() -> Iterator[_Case]:
-    """Real scans, then simulated ones."""
+def cases() -> Iterator[tuple[Subject, int]]:
+    """Real scans, then simulated ones, each with its R."""
     for name, acceleration in REAL:
-        yield _Case(Subject(name, full_scan(name, DATA / "scans")), acceleration)
+        yield Subject(name, full_scan(name, DATA / "scans")), acceleration
     known = list(subjects())
     for part, acceleration in SIMULATED:
-        yield _Case(next(each for each in known if part in each.name), acceleration)
+        yield next(each for each in known if part in each.name), acceleration
 
 
-def row_of(case: _Case, powers: dict[float, NetworkPrior]) -> Row:
+def row_of(subject: Subject, acceleration: int, powers: Mapping[float, Prior]) -> Row:
     """Scores with every power."""
-    subject = case.subject
-    scan = thinned(subject.full, case.acceleration)
-    reference = (
-        reference_of(subject.full, scan.mask)
-        if subject.truth is None
-        else Reference.exact(subject.truth[None])
-    )
-    row: dict[str, float | int | str | bool | None] = {"scan": subject.name, "R": case.acceleration}
+    scan = thinned(subject.full, acceleration)
+    reference = subject.reference(scan)
+    row: dict[str, float | int | str | bool | None] = {"scan": subject.name, "R": acceleration}
     for power, prior in powers.items():
         *_, posterior = reconstruct(scan, prior, SETTINGS, [0])
         assert isinstance(posterior, SlicePosterior)
@@ -93,12 +82,12 @@ def run() -> list[Row]:
         shipped.network, shipped.sigma_range, shipped.compute_dtype, symmetric=shipped.symmetric
     )
     powers = {plain.power: plain, shipped.power: shipped}
-    return [row_of(case, powers) for case in cases()]
+    return [row_of(subject, acceleration, powers) for subject, acceleration in cases()]
 
 
 def outcome(rows: Sequence[Row]) -> Outcome:
     """Whether intervals hold what they say with the power that ships."""
-    power = load_prior(DEFAULT_MODEL).power
+    power = read_config(DEFAULT_MODEL).power
     checks = tuple(
         Check(
             f"{row['scan']} R={row['R']}: 90 % holds",
@@ -124,11 +113,11 @@ def draw(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def main(_arguments: Sequence[str] = ()) -> bool:
+def main() -> bool:
     """Whether intervals hold what they say."""
     torch.set_num_threads(1)
     return publish("power", run, outcome, draw)
 
 
 if __name__ == "__main__":
-    sys.exit(not main(sys.argv[1:]))
+    sys.exit(not main())
