@@ -3,8 +3,9 @@
     python -m benchmarks speed
 
 A phantom of the stated matrix and coils is calibrated and sampled with the shipped prior. After
-every step of the sampler the network alone is run on the same batch, so that both are measured
-side by side; `ratio` is the one over the other. Each row is a process of its own, for its peak
+every step of the sampler the network alone is run on as large a batch at the same level of noise
+(levels have networks of their own, of which one costs a thirteenth), so that both are measured side
+by side; `ratio` is the one over the other. Each row is a process of its own, for its peak
 memory. The shares of the chains' time come from a second run under the profiler. On a machine with
 a GPU everything runs there.
 """
@@ -37,6 +38,7 @@ from recon.receivers import noise_model
 from recon.sampler import InverseProblem
 from recon.schedule import PRESETS, Preset
 from recon.settings import Settings
+from recon.symmetry import RandomSymmetry
 from recon.undersampling import undersample, undersampling_mask
 from service.runs import DEFAULT_MODEL
 
@@ -101,7 +103,7 @@ def measure(case: Case) -> dict[str, float | int | str]:
     started = now()
     preset = replace(SHORT, chains=case.chains)
     problem, plan = current.problem, replace(current.plan, preset=preset)
-    chains, bare = _side_by_side(problem, prior, plan, current.coarse)
+    chains, bare = side_by_side(problem, prior, plan, current.coarse)
     per_evaluation = chains / preset.evaluations
     standard = PRESETS["standard"].evaluations * per_evaluation
     row: dict[str, float | int | str] = {
@@ -124,21 +126,42 @@ def measure(case: Case) -> dict[str, float | int | str]:
     return row
 
 
-def _side_by_side(
+class _Asked:
+    """A prior that keeps the level it was asked about last."""
+
+    def __init__(self, prior: Prior) -> None:
+        self._prior, self.sigma = prior, prior.sigma_range[1]
+
+    @property
+    def sigma_range(self) -> tuple[float, float]:
+        return self._prior.sigma_range
+
+    def denoise(self, noisy: torch.Tensor, sigma: float) -> torch.Tensor:
+        """As the prior does."""
+        self.sigma = sigma
+        return self._prior.denoise(noisy, sigma)
+
+
+def side_by_side(
     problem: InverseProblem, prior: Prior, plan: ChainPlan, coarse: torch.Tensor
 ) -> tuple[float, float]:
-    """Seconds of all steps of the chains, and of the network alone between them."""
-    run = run_chains(problem, prior, plan, coarse, NoiseKey(0, "speed"), range(plan.preset.chains))
+    """Seconds of all steps of the chains, and of the network alone between them.
+
+    The chains ask about mirror images, as those of a reconstruction do.
+    """
+    asked = _Asked(prior)
+    varied = RandomSymmetry(asked, 0, "speed")
+    run = run_chains(problem, varied, plan, coarse, NoiseKey(0, "speed"), range(plan.preset.chains))
     steps = alone = 0.0
     warm = next(run).denoised
-    prior.denoise(warm, plan.localization_sigma)
+    prior.denoise(warm, asked.sigma)
     finished = False
     while not finished:
         began = now()
         finished = next(run, None) is None
         half = now()
         if not finished:
-            prior.denoise(warm, plan.localization_sigma)
+            prior.denoise(warm, asked.sigma)
             alone += now() - half
         steps += half - began
     # The first step warmed up and is not counted; the others stand for it.
