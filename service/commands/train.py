@@ -34,7 +34,12 @@ def train(
         ),
     ] = None,
     start_from: Annotated[
-        str | None, typer.Option("--from", help="Model whose weights the run begins with.")
+        str | None,
+        typer.Option(
+            "--from",
+            help="Model whose weights the run begins with; brain-small is the better start for "
+            "undersampled scans.",
+        ),
     ] = None,
     network: Annotated[
         NetworkSize | None, typer.Option(help="small runs on a CPU; base wants a GPU.")
