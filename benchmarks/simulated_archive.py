@@ -85,37 +85,36 @@ def make_archive(out: Path, source: Source, count: int) -> None:
         (out / "scans" / patient).mkdir(parents=True, exist_ok=True)
         write_scan(out / "scans" / patient / f"{number:04d}.h5", undersample(full, mask))
         truth.append(image)
-    write_images(out / "truth.h5", np.stack(truth), "several", None)
+    write_images(out / "truth.h5", np.stack(truth), "several")
 
 
 def full_images(out: Path, scans: Sequence[str]) -> Path:
     """The images that these scans are of."""
-    file = out / "full.h5"
-    if not file.exists():
+
+    def images() -> Iterator[Image]:
         with h5py.File(out / "truth.h5") as handle:
-            images = np.asarray(handle["images"])
-        numbers = [int(Path(scan).stem) for scan in scans]
-        write_images(file, images[numbers].astype(np.complex64), "several", None)
-    return file
+            for scan in scans:
+                yield handle["images"][int(Path(scan).stem)]
+
+    return _kept(out / "full.h5", images())
 
 
 def coarse_images(out: Path, scans: Sequence[str]) -> Path:
     """L1-wavelet images of these scans, in the units of priors."""
-    file = out / "coarse.h5"
-    if not file.exists():
-        images = []
-        for name in scans:
-            scan = read_scan(out / "scans" / name)
-            images.append(coarse_image(scan, 0, Settings(coarse=CoarseMethod.L1_WAVELET)))
-        write_images(file, np.stack(images).astype(np.complex64), "several", None)
-    return file
+    settings = Settings(coarse=CoarseMethod.L1_WAVELET)
+    read = (read_scan(out / "scans" / name) for name in scans)
+    return _kept(out / "coarse.h5", (coarse_image(scan, 0, settings) for scan in read))
 
 
 def images_of_others(out: Path) -> Path:
     """Slices of people whom the archive has not, from scanners that it has not."""
-    file = out / "others.h5"
+    sources = ((Source(f"train/{name}.h5", "()"), count) for name, count in OTHERS.items())
+    found = (image for source, count in sources for _, image in images_of(source, count))
+    return _kept(out / "others.h5", found)
+
+
+def _kept(file: Path, images: Iterator[Image]) -> Path:
+    """A file of images, which are made where it is not there yet."""
     if not file.exists():
-        sources = [(Source(f"train/{name}.h5", "()"), count) for name, count in OTHERS.items()]
-        found = [image for source, count in sources for _, image in images_of(source, count)]
-        write_images(file, np.stack(found).astype(np.complex64), "several", None)
+        write_images(file, np.stack(list(images)).astype(np.complex64), "several")
     return file

@@ -16,6 +16,7 @@ import cProfile
 import platform
 import resource
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
@@ -28,17 +29,18 @@ from matplotlib.figure import Figure
 from benchmarks.record import Check, Outcome, Row, publish
 from models.loading import load_prior
 from recon.calibration import CalibrationSettings, calibrate
-from recon.chains import ChainPlan, run_chains
+from recon.chains import Advance, ChainPlan, run_chains
 from recon.choices import PatternName
 from recon.noise import NoiseKey
 from recon.phantom import simulate
-from recon.preparation import inverse_problem, prepare
+from recon.power import power_of
+from recon.preparation import as_sampled, inverse_problem, prepare
 from recon.prior import Prior
 from recon.receivers import noise_model
 from recon.sampler import InverseProblem
 from recon.schedule import PRESETS, Preset
 from recon.settings import Settings
-from recon.symmetry import RandomSymmetry
+from recon.symmetry import is_symmetric
 from recon.undersampling import undersample, undersampling_mask
 from service.runs import DEFAULT_MODEL
 
@@ -131,6 +133,7 @@ class _Asked:
 
     def __init__(self, prior: Prior) -> None:
         self._prior, self.sigma = prior, prior.sigma_range[1]
+        self.symmetric, self.power = is_symmetric(prior), power_of(prior)
 
     @property
     def sigma_range(self) -> tuple[float, float]:
@@ -147,11 +150,10 @@ def side_by_side(
 ) -> tuple[float, float]:
     """Seconds of all steps of the chains, and of the network alone between them.
 
-    The chains ask about mirror images, as those of a reconstruction do.
+    The chains ask the prior as those of a reconstruction do.
     """
     asked = _Asked(prior)
-    varied = RandomSymmetry(asked, 0, "speed")
-    run = run_chains(problem, varied, plan, coarse, NoiseKey(0, "speed"), range(plan.preset.chains))
+    run = _chains(problem, asked, plan, coarse)
     steps = alone = 0.0
     warm = next(run).denoised
     prior.denoise(warm, asked.sigma)
@@ -169,12 +171,20 @@ def side_by_side(
     return steps * counted, alone * counted
 
 
+def _chains(
+    problem: InverseProblem, prior: Prior, plan: ChainPlan, coarse: torch.Tensor
+) -> Iterator[Advance]:
+    """The steps of all chains."""
+    sampled, chains = as_sampled(prior, (0, "speed")), range(plan.preset.chains)
+    return run_chains(problem, sampled, plan, coarse, NoiseKey(0, "speed"), chains)
+
+
 def _shares(
     problem: InverseProblem, prior: Prior, plan: ChainPlan, coarse: torch.Tensor
 ) -> dict[str, float]:
     """Shares of the chains' time."""
     profile = cProfile.Profile()
-    run = run_chains(problem, prior, plan, coarse, NoiseKey(0, "speed"), range(plan.preset.chains))
+    run = _chains(problem, prior, plan, coarse)
     profile.enable()
     for _ in run:
         pass
